@@ -1,0 +1,1 @@
+"""The work behind `meshkit gen`: find protos, compile, mend imports, write clients, keep a folder current."""

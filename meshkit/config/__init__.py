@@ -1,0 +1,35 @@
+"""The configuration of a program: its settings, where they come from, and what is wrong with them.
+
+Services extend `SharedConfig`; `BrainConfig.load()` reads the configuration, or raises `ConfigError` with all
+that is wrong. This is the only place of meshkit that looks at the environment.
+"""
+
+from meshkit.config.explain import Explained, explain
+from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
+from meshkit.config.loading import load
+from meshkit.config.problems import ConfigError, Problem, Wrong
+from meshkit.config.rules import check_production
+from meshkit.config.secrets import ProjectSecret, Secret, parse_project_secrets, redact_url
+from meshkit.config.shared import SharedConfig
+from meshkit.config.state import local_secret
+
+__all__ = [
+    "ConfigError",
+    "Environment",
+    "Explained",
+    "LbPolicy",
+    "LogLevel",
+    "Problem",
+    "ProjectSecret",
+    "RequestProof",
+    "Secret",
+    "SharedConfig",
+    "Wrong",
+    "check_production",
+    "explain",
+    "is_loopback",
+    "load",
+    "local_secret",
+    "parse_project_secrets",
+    "redact_url",
+]

@@ -1,0 +1,48 @@
+"""What a setting may be, in words: its values, its range, its grammar."""
+
+from __future__ import annotations
+
+import enum
+
+import annotated_types
+from pydantic import AfterValidator
+from pydantic.fields import FieldInfo
+
+from meshkit.config.grammar import Grammar
+
+
+def allowed(info: FieldInfo) -> str:
+    """The values that a field takes, from its type and constraints; empty where any of its type will do."""
+    kinds = [kind for kind in (info.annotation, *getattr(info.annotation, "__args__", ())) if kind]
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            return _listed([str(member.value) for member in kind])
+    if bool in kinds:
+        return "true or false"
+    if pattern := next((text for item in info.metadata if (text := _pattern(item))), ""):
+        return pattern
+    return " and ".join(text for item in info.metadata if (text := _bound(item)))
+
+
+def _pattern(item: object) -> str:
+    if not isinstance(item, AfterValidator):
+        return ""
+    owner = getattr(item.func, "__self__", None)
+    return owner.pattern if isinstance(owner, Grammar) else ""
+
+
+def _bound(item: object) -> str:
+    match item:
+        case annotated_types.Gt(gt=bound):
+            return f"above {bound}"
+        case annotated_types.Ge(ge=bound):
+            return f"at least {bound}"
+        case annotated_types.Lt(lt=bound):
+            return f"below {bound}"
+        case annotated_types.Le(le=bound):
+            return f"at most {bound}"
+    return ""
+
+
+def _listed(values: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))

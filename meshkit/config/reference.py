@@ -1,0 +1,108 @@
+"""The configuration reference: a Markdown page made from the settings classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from meshkit.config.allowed import allowed
+from meshkit.config.explain import default_text
+from meshkit.config.release import RELEASE, UNBUILT
+from meshkit.config.shared import SharedConfig
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+MADE_BY = "meshkit config reference"
+
+_INTRODUCTION = """\
+# Configuration
+
+A program of the mesh reads its settings once, at the start, and checks them before it binds a port. It
+reports everything that is wrong at once and exits with 78. `meshkit config check` gives the same report
+without starting anything; `meshkit config explain` prints each setting with its value, where that came
+from, and its meaning.
+
+## Where settings come from
+
+Later sources hold over earlier ones. An empty value is no value.
+
+1. The defaults of this page.
+2. The TOML file that `CU_CONFIG_FILE` names. Its keys are the names of this page, in either case. Secrets,
+   and URLs with passwords, are refused in it.
+3. `.env` in the working folder, for local use: in production its presence is an error. Values are taken as
+   they stand; `$NAME` in them is not replaced.
+4. The environment.
+5. Files, for secrets and URLs: `NAME_FILE` names one (setting both `NAME` and `NAME_FILE` is an error), or
+   a systemd credential is called `NAME` in upper or lower case.
+
+A service's own settings are the fields of its config class: `brain_database_url` reads
+`BRAIN_DATABASE_URL`. Tuples are written `a,b,c`, mappings `a=1,b=2`.
+
+Names that begin with `CU_` and are no setting are refused, and so are names that begin with `GRPC_` and are
+within two letters of one; gRPC's own `GRPC_VERBOSITY` and the variables of Kubernetes service links pass.
+In the configuration file of a service any unknown name is refused. Where several services share a process,
+`GRPC_PORT` and `SERVICE_NAME` are refused, because they could be meant for only one.
+"""
+
+_RULES = f"""\
+## Production
+
+`CU_ENV=production` is refused by this release ({RELEASE}), because it has no TLS. The report names every
+other rule that is broken as well:
+
+- the registry is one that machines share, not `file://` or `memory://`;
+- a project secret is set;
+- request proofs are required;
+- databases are not SQLite, PostgreSQL is asked with `sslmode=verify-full`, Redis with `rediss://` and
+  credentials;
+- there is no `.env` in the working folder.
+
+## The local secret
+
+In local, a program that binds to loopback and has no `CU_PROJECT_SECRET` uses a secret of the machine's
+own: `project-secret` in the state folder, made by the first program that needs it, with mode 0600. A file
+that others may read, that belongs to somebody else or that is broken is refused. A program that other
+machines can reach must be given a secret.
+"""
+
+
+def reference(sections: Iterable[tuple[str, type[SharedConfig]]]) -> str:
+    """The page.
+
+    Args:
+        sections: The services' config classes, each with the `module:Class` that it was asked for by.
+    """
+    listed = list(sections)
+    command = " ".join([MADE_BY, *(target for target, _ in listed)])
+    parts = [f"<!-- Made by `{command}`. Do not edit. -->\n", _INTRODUCTION]
+    parts.append("## Settings of every program\n\n" + _table(SharedConfig, list(SharedConfig.model_fields)))
+    for _, config_class in listed:
+        own = [name for name in config_class.model_fields if name not in SharedConfig.model_fields]
+        parts.append(f"## {config_class.__name__}\n\n{_summary(config_class)}\n\n{_table(config_class, own)}")
+    parts += [_RULES, _later()]
+    return "\n".join(parts)
+
+
+def _summary(config_class: type[SharedConfig]) -> str:
+    return (config_class.__doc__ or "").strip().partition("\n")[0]
+
+
+def _table(config_class: type[SharedConfig], fields: Sequence[str]) -> str:
+    if not fields:
+        return "It has none beyond those of every program.\n"
+    rows = [_row(config_class.env_name(name), config_class.model_fields[name]) for name in fields]
+    return "\n".join(["| name | default | values | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _row(name: str, info: FieldInfo) -> str:
+    values = allowed(info)
+    grammar = values.startswith("[")
+    cells = (f"`{name}`", default_text(info), f"`{values}`" if grammar else values, info.description or "")
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _later() -> str:
+    names = "\n".join(f"- `{name}`: {unbuilt.feature}" for name, unbuilt in UNBUILT.items())
+    introduction = f"Known to {RELEASE}, and refused unless they are empty or off:"
+    return f"## Not in this release\n\n{introduction}\n\n{names}\n"

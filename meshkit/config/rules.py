@@ -1,0 +1,93 @@
+"""Rules between settings: those that always hold, and those of production."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+from meshkit.config.grammar import Environment, RequestProof, is_loopback
+from meshkit.config.problems import Problem
+from meshkit.config.release import RELEASE
+
+if TYPE_CHECKING:
+    from meshkit.config.shared import SharedConfig
+
+_MAKE_SECRET = "set it, or CU_PROJECT_SECRET_FILE; make one with `openssl rand -hex 32`"
+
+
+def check_consistency(config: SharedConfig) -> list[Problem]:
+    """What is wrong between settings that are each right by themselves, in any environment."""
+    problems = []
+    if config.token_ttl_s > config.token_max_ttl_s:
+        what = f"{config.token_ttl_s} s is above CU_TOKEN_MAX_TTL_S ({config.token_max_ttl_s} s)"
+        problems.append(Problem("CU_TOKEN_TTL_S", what, "no verifier would accept such a token: lower it"))
+    if config.env is Environment.LOCAL and (missing := missing_secret(config)):
+        problems.append(missing)
+    return problems
+
+
+def missing_secret(config: SharedConfig) -> Problem | None:
+    """The problem that there is no project secret where one must be set, else None."""
+    if config.project_secret.get_secret_value():
+        return None
+    if config.env is Environment.PRODUCTION:
+        return Problem("CU_PROJECT_SECRET", "production needs a project secret", _MAKE_SECRET)
+    if is_loopback(config.grpc_host):
+        return None
+    what = f"GRPC_HOST {config.grpc_host} can be reached from other machines, and no project secret is set"
+    return Problem("CU_PROJECT_SECRET", what, f"{_MAKE_SECRET}; or bind to 127.0.0.1")
+
+
+def check_production(config: SharedConfig) -> list[Problem]:
+    """Every production rule that a configuration breaks; `load` runs it where `CU_ENV` is production.
+
+    This release has no TLS, so no configuration passes: it says so rather than start a mesh in the clear.
+    """
+    problems = [
+        Problem(
+            "GRPC_TLS_ENABLED",
+            f"TLS is not in this release ({RELEASE}); CU_ENV=production refuses to start without it",
+            "use CU_ENV=local, within a network that you trust, until a release has it",
+        )
+    ]
+    if problem := _check_registry(config):
+        problems.append(problem)
+    if problem := missing_secret(config):
+        problems.append(problem)
+    if config.request_proof is not RequestProof.REQUIRED:
+        what = f"production requires proofs, and this is {config.request_proof.value}"
+        problems.append(Problem("CU_REQUEST_PROOF", what, "unset it"))
+    for field in type(config).model_fields:
+        if field.endswith("_database_url") and (wrong := _check_database(getattr(config, field))):
+            problems.append(Problem(config.env_name(field), *wrong))
+    return problems
+
+
+def _check_registry(config: SharedConfig) -> Problem | None:
+    scheme = config.effective_registry_url.partition("://")[0]
+    if scheme not in ("file", "memory"):
+        return None
+    what = f"production needs a registry that machines share, and {scheme}:// is not one"
+    return Problem("CU_REGISTRY_URL", what, f"use static://, the only one in this release ({RELEASE})")
+
+
+def _check_database(value: object) -> tuple[str, str] | None:
+    """What is wrong with a database's URL in production, and the mend; quotes nothing of it."""
+    reveal = getattr(value, "get_secret_value", None)
+    url = str(reveal() if reveal else value or "")
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.partition("+")[0].lower()
+    if not url or scheme.startswith("sqlite"):
+        return (
+            "production needs a database that replicas share, and SQLite is not one",
+            "set a postgresql:// URL",
+        )
+    if scheme in ("postgres", "postgresql") and parse_qs(urlsplit(f"//{rest}").query).get("sslmode") != [
+        "verify-full"
+    ]:
+        return "production verifies the database's certificate", "put sslmode=verify-full into its query"
+    if scheme == "redis":
+        return "production encrypts what goes to Redis", "use rediss:// with credentials"
+    if scheme == "rediss" and "@" not in rest:
+        return "production identifies itself to Redis", "put user:password@ into the URL"
+    return None

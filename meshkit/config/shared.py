@@ -1,0 +1,310 @@
+"""SharedConfig: the settings that every program of the mesh has.
+
+It is a plain pydantic model with a small chain of sources beside it, not a pydantic-settings `BaseSettings`:
+there, construction itself reads the environment, nothing records where a value came from, errors quote what
+they read, and misspelt names pass. Here construction is pure, and `load` reads.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from meshkit.config import grammar, rules, secrets, state
+from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof
+from meshkit.config.names import shared_name
+from meshkit.config.problems import ConfigError, Problem, Wrong
+from meshkit.config.secrets import ProjectSecret, Secret
+from meshkit.config.split import split
+from meshkit.config.translation import translate
+
+
+def _in(local: Any, production: Any) -> Any:
+    """A default that depends on `CU_ENV`."""
+    return lambda data: production if data["env"] is Environment.PRODUCTION else local
+
+
+def _construct(model: SharedConfig, values: dict[str, Any]) -> list[Problem]:
+    """Validates into the model and returns what is wrong: the frame that raises shall hold no secret."""
+    try:
+        BaseModel.__init__(model, **values)
+    except ValidationError as error:
+        return translate(type(model), error, values)
+    except Wrong as wrong:  # a default that cannot be found; pydantic lets what a factory raises through
+        return [Problem("CU_STATE_DIR", wrong.what, wrong.mend)]
+    return rules.check_consistency(model)
+
+
+class SharedConfig(BaseModel):
+    """Base settings of the mesh. A service extends it with fields of its own and reads them as `self.config`.
+
+    A field `brain_database_url` of a subclass reads BRAIN_DATABASE_URL. Collections are written `a,b,c`,
+    mappings `a=1,b=2`. Constructing one (`BrainConfig(grpc_port=0)`) looks at nothing but its arguments;
+    `BrainConfig.load()` reads the configuration file, `.env`, the environment and secret files. Dumps hide
+    passwords in URLs, so they are for people, not for making a second config of.
+
+    Raises:
+        ConfigError: On construction and on `load`, with everything that is wrong.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    env: Environment = Field(
+        default=Environment.LOCAL,
+        description="Where this runs; `production` switches the production rules on.",
+    )
+    service_name: grammar.OptionalServiceName = Field(
+        default="", description="What the service is called in the mesh; empty: the name of its class."
+    )
+    service_version: grammar.Version = Field(
+        default="0.0.0", description="The service's own version, as discovery and logs show it."
+    )
+    namespace: grammar.Namespace = Field(
+        default="contextunity",
+        description="Name of the mesh: programs meet only within one; part of keys, and of folder names.",
+    )
+    default_timeout_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=86400,
+        description="Deadline in seconds of a unary call for which neither the proto's `deadline_ms` nor the "
+        "caller gives one.",
+    )
+    zone: grammar.OptionalZone = Field(
+        default="", description="Locality of this replica; empty: it does not matter."
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="Share of calls that this replica gets, relative to its peers.",
+    )
+    shard_key: grammar.OptionalShardKey = Field(
+        default="",
+        description="Name of this replica for tenant sharding, the same after a restart; empty: its address.",
+    )
+    log_level: LogLevel = Field(
+        default=LogLevel.INFO, description="The least severe log lines that are written."
+    )
+    log_json: bool = Field(
+        default_factory=_in(False, True), description="Log lines as JSON objects, instead of text for people."
+    )
+    grpc_host: grammar.Host = Field(
+        default_factory=_in("127.0.0.1", "0.0.0.0"),
+        description="Address or name to bind to; `0.0.0.0` and `::` mean all of the machine's.",
+    )
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port to bind to, 0 for any free one; unset: the port of the service's class.",
+    )
+    grpc_advertise: grammar.OptionalAddress = Field(
+        default="",
+        description="`host:port` that other services dial; empty: what is bound, with the machine's "
+        "name where bound to all.",
+    )
+    grpc_max_message_mb: int = Field(
+        default=16, ge=1, le=1024, description="Largest message in MiB, both directions, both sides."
+    )
+    registry_url: grammar.RegistryUrl = Field(
+        default="",
+        description="Where instances are found: `memory://`, "
+        "`static://brain=host:port,host:port;router=host:port` or `file:///folder`; empty: a file registry "
+        "in the state folder.",
+    )
+    state_dir: Path = Field(
+        default_factory=lambda data: state.default_folder(data["namespace"]),
+        description="Folder of embedded databases, the file registry and the local secret; made with "
+        "mode 0700 when first needed.",
+        json_schema_extra={"default_text": "`$XDG_STATE_HOME/meshkit/<namespace>`, else `~/.local/state/…`"},
+    )
+    lease_ttl_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=3600,
+        description="Seconds after its last renewal that a lease ends; renewed every third of it.",
+    )
+    lb_policy: grammar.Policy = Field(
+        default=LbPolicy.ROUND_ROBIN, description="How the next endpoint of a service is picked."
+    )
+    lb_policies: Mapping[grammar.ServiceName, grammar.Policy] = Field(
+        default_factory=dict,
+        description="Policies of single services: `brain=round_robin,router=round_robin`.",
+    )
+    project_id: grammar.ProjectId = Field(
+        default="local", description="The project that this program belongs to."
+    )
+    project_secret: Secret = Field(
+        default=Secret(""),
+        description="The project's secrets, `kid:secret,kid:secret` with the newest first, or one bare "
+        "secret; each of 32 to 1024 bytes. May be absent in local on loopback: one is made in the state "
+        "folder.",
+    )
+    project_keys_file: Path | None = Field(
+        default=None, description="TOML file with key rows of other projects, read again when it changes."
+    )
+    tenant: grammar.OptionalTenant = Field(
+        default_factory=_in("local", ""), description="Tenant of calls of a script that names none."
+    )
+    token_ttl_s: int = Field(
+        default=300, ge=1, le=86400, description="Seconds that a token made here is valid."
+    )
+    token_max_ttl_s: int = Field(
+        default=3600, ge=1, le=86400, description="Longest validity in seconds that a token is accepted with."
+    )
+    clock_skew_s: float = Field(
+        default=30.0, ge=0, le=600, description="Seconds that the clocks of caller and callee may differ by."
+    )
+    stream_max_age_s: float = Field(
+        default=3600.0,
+        gt=0,
+        le=604800,
+        description="Seconds after which a stream is ended, to be opened anew.",
+    )
+    request_proof: RequestProof = Field(
+        default=RequestProof.REQUIRED,
+        description="Whether calls must prove possession of the key; production: `required` only.",
+    )
+    drain_grace_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="Seconds that calls in flight have to end when the service stops.",
+    )
+    drain_propagation_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="Seconds for callers to notice that the service drains, before it refuses calls.",
+    )
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    RESERVED_PREFIX: ClassVar[str] = "cu_"
+
+    if not typing.TYPE_CHECKING:  # the type checkers' view is the constructor made from the fields
+
+        def __init__(self, **values: Any) -> None:
+            problems = _construct(self, values)
+            del values  # nothing secret in the frame that raises
+            if problems:
+                raise ConfigError(problems)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses fields whose names are the mesh's own."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name in cls.model_fields:
+            if name.startswith(cls.RESERVED_PREFIX):
+                raise TypeError(
+                    f"{cls.__module__}.{cls.__qualname__}.{name}: settings named CU_* are meshkit's own"
+                )
+
+    @classmethod
+    def load(
+        cls, environ: Mapping[str, str] | None = None, *, shared_process: bool = False, **overrides: Any
+    ) -> Self:
+        """Reads and checks the configuration of this program.
+
+        Args:
+            environ: Read instead of the process's environment.
+            shared_process: Several services share this process, so SERVICE_NAME and GRPC_PORT are refused.
+            **overrides: Values by field name that hold whatever the sources say.
+
+        Raises:
+            ConfigError: With everything that is wrong.
+        """
+        from meshkit.config import loading
+
+        outcome = loading.attempt(cls, environ, overrides, shared_process=shared_process)
+        del environ, overrides  # nothing secret in a frame of the traceback
+        return loading.settle(outcome)
+
+    @classmethod
+    def env_name(cls, field: str) -> str:
+        """The name of a field in the environment."""
+        return shared_name(field) if field in SharedConfig.model_fields else field.upper()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _split(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name].annotation if info.field_name else None
+        return split(value, annotation)
+
+    @field_validator("project_secret", mode="after")
+    @classmethod
+    def _check_project_secret(cls, value: Secret) -> Secret:
+        secrets.parse_project_secrets(value.get_secret_value())
+        return value
+
+    @field_validator("state_dir", "project_keys_file", mode="after")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else state.absolute(value)
+
+    @field_serializer("*", mode="wrap")
+    def _redact(self, value: object, handler: SerializerFunctionWrapHandler) -> object:
+        shown = handler(value)
+        return secrets.redact_url(shown) if isinstance(shown, str) else shown
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [
+            (name, secrets.redact_url(value) if isinstance(value, str) and "://" in value else value)
+            for name, value in super().__repr_args__()
+        ]
+
+    @property
+    def project_secrets(self) -> tuple[ProjectSecret, ...]:
+        """The configured secrets, newest first; empty where there is none. See `ensure_project_secrets`."""
+        return secrets.parse_project_secrets(self.project_secret.get_secret_value())
+
+    def ensure_project_secrets(self) -> tuple[ProjectSecret, ...]:
+        """The configured secrets; where there is none, in local on loopback, this machine's own (made once).
+
+        Raises:
+            ConfigError: There is none and none may be made, or the local one's file is not to be trusted.
+        """
+        if configured := self.project_secrets:
+            return configured
+        if problem := rules.missing_secret(self):
+            raise ConfigError([problem])
+        return secrets.parse_project_secrets(state.local_secret(self.state_dir).get_secret_value())
+
+    @property
+    def effective_registry_url(self) -> str:
+        """The registry that is used: the configured one, else files in the state folder."""
+        return self.registry_url or f"file://{self.state_dir}/registry"
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest message in bytes."""
+        return self.grpc_max_message_mb * 1024 * 1024
+
+    def lb_policy_for(self, service: str) -> LbPolicy:
+        """The balancing policy for calls to a service."""
+        return self.lb_policies.get(service, self.lb_policy)
+
+    def ensure_state_dir(self) -> Path:
+        """Makes the state folder where it is missing, readable by its owner only, and returns it.
+
+        Raises:
+            ConfigError: It cannot be made, or anybody may write into it.
+        """
+        return state.ensure_folder(self.state_dir)

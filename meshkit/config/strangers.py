@@ -1,0 +1,87 @@
+"""Names that look like settings: misspelt ones, and those of a later release."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from meshkit.config.names import nearest
+from meshkit.config.problems import Problem
+from meshkit.config.release import RELEASE, UNBUILT
+
+if TYPE_CHECKING:
+    from meshkit.config.shared import SharedConfig
+
+_SLIP = 2
+_NOT_SETTINGS = frozenset({"CU_CONFIG_FILE"})
+_SERVICE_LINK = "_SERVICE_HOST"
+
+
+def known_names(config_class: type[SharedConfig]) -> frozenset[str]:
+    """All names that the sources of a config class may hold, those of later releases among them."""
+    from meshkit.config.sources import takes_file
+
+    own = {config_class.env_name(field) for field in config_class.model_fields}
+    files = {
+        f"{config_class.env_name(f)}_FILE" for f in config_class.model_fields if takes_file(config_class, f)
+    }
+    return frozenset(own | files | _NOT_SETTINGS | UNBUILT.keys())
+
+
+def check_names(
+    config_class: type[SharedConfig],
+    sources: Mapping[str, str],
+    texts: Mapping[str, str],
+    *,
+    file: bool,
+    shared_process: bool,
+) -> list[Problem]:
+    """What is wrong with the names of one source.
+
+    Args:
+        config_class: Whose settings they are.
+        sources: Where each name stands.
+        texts: The value of each.
+        file: It is a configuration file, where every name must be ours; elsewhere, others have theirs.
+        shared_process: Several services read the same file, and each leaves the others' names alone.
+    """
+    from meshkit.config.shared import SharedConfig
+
+    known = known_names(config_class)
+    own = {config_class.env_name(field) for field in config_class.model_fields}
+    strict = file and config_class is not SharedConfig and not shared_process
+    links = service_links(sources)
+    problems = []
+    for name, source in sources.items():
+        later = UNBUILT.get(name) or UNBUILT.get(name.removesuffix("_FILE"))
+        if later and name not in own:
+            if texts[name].strip().lower() not in later.off:
+                what = f"{later.feature} is not in this release ({RELEASE})"
+                problems.append(Problem(name, what, "unset it", source))
+        elif name in known or name.startswith(links):
+            continue
+        elif mend := _mend(name, known, strict=strict, file=file):
+            problems.append(Problem(name, "there is no such setting", mend, source))
+    return problems
+
+
+def service_links(names: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of the variables that Kubernetes puts into a container for each service of its namespace.
+
+    A Kubernetes service named `cu-brain` brings CU_BRAIN_SERVICE_HOST, CU_BRAIN_PORT and more.
+    """
+    hosts = (name for name in names if name.endswith(_SERVICE_LINK))
+    return tuple(name.removesuffix(_SERVICE_LINK) + "_" for name in hosts if re.fullmatch("[A-Z0-9_]+", name))
+
+
+def _mend(name: str, known: frozenset[str], *, strict: bool, file: bool) -> str:
+    """How to mend a name that is not ours; empty where it is none of our business."""
+    upper = name.upper()
+    if not file and not upper.startswith(("CU_", "GRPC_")):
+        return ""
+    close, distance = nearest(upper, known)
+    hint = f"did you mean {close}?"
+    if upper.startswith("CU_"):
+        return hint if distance <= len(upper) // 3 else f"names of the form CU_* are meshkit's; {hint}"
+    return hint if strict or distance <= _SLIP else ""

@@ -1,0 +1,107 @@
+"""From pydantic's errors to problems in our words, which quote values but never secrets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from meshkit.config.allowed import allowed
+from meshkit.config.problems import Problem, Wrong
+from meshkit.config.secrets import is_secret_type, redact_url
+
+if TYPE_CHECKING:
+    from meshkit.config.shared import SharedConfig
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "finite": "a finite number",
+}
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+# What pydantic adds because another setting is wrong already.
+_CONSEQUENCES = {"default_factory_not_called"}
+_SHORTEST_SCRUBBED = 4
+
+
+def translate(
+    config_class: type[SharedConfig], error: ValidationError, values: Mapping[str, Any]
+) -> list[Problem]:
+    """The problems that a failed validation stands for.
+
+    Args:
+        config_class: What was validated.
+        error: How it failed.
+        values: What it was validated from, by field.
+    """
+    details = [detail for detail in error.errors(include_url=False) if detail["type"] not in _CONSEQUENCES]
+    hidden = sorted(set(_secret_texts(config_class, values)), key=len, reverse=True)
+    return [_scrub(_problem(config_class, detail), hidden) for detail in details]
+
+
+def _problem(config_class: type[SharedConfig], detail: ErrorDetails) -> Problem:
+    field = str(detail["loc"][0]) if detail["loc"] else ""
+    info = config_class.model_fields.get(field)
+    if detail["type"] == "extra_forbidden":
+        return Problem(field, f"{config_class.__name__} has no such setting", _suggest(field, config_class))
+    setting = config_class.env_name(field) if info else config_class.__name__
+    if detail["type"] == "missing":
+        return Problem(
+            setting, "it is not set, and has no default", f"set it: {info.description if info else ''}"
+        )
+    secret = info is not None and is_secret_type(info.annotation)
+    value = "the value" if secret else _quote(detail["input"])
+    return Problem(setting, *_explain(detail, value, allowed(info) if info else ""))
+
+
+def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
+    kind = detail["type"]
+    cause = detail.get("ctx", {}).get("error")
+    mend = f"it must be {fits}" if fits else ""
+    if isinstance(cause, Wrong):
+        return cause.what, cause.mend
+    if kind in ("value_error", "assertion_error"):
+        return str(cause), ""
+    if kind in _BOUNDS:
+        return f"{value} is out of range", mend
+    if kind in ("enum", "literal_error"):
+        return f"{value} is none of its values", mend
+    if expected := _EXPECTED.get(kind.partition("_")[0]):
+        return f"{value} is not {expected}", mend
+    return f"{value} does not fit ({detail['msg']})", mend
+
+
+def _quote(value: object) -> str:
+    text = redact_url(value) if isinstance(value, str) else value
+    shown = repr(text)
+    return shown if len(shown) <= 80 else f"{shown[:77]}…"
+
+
+def _suggest(field: str, config_class: type[SharedConfig]) -> str:
+    close = difflib.get_close_matches(field, config_class.model_fields, n=1)
+    return f"did you mean {close[0]}?" if close else "take it out"
+
+
+def _secret_texts(config_class: type[SharedConfig], values: Mapping[str, Any]) -> Iterator[str]:
+    """Secret texts, whole and in parts, that a validator of somebody else's might have quoted."""
+    for field, value in values.items():
+        info = config_class.model_fields.get(field)
+        if info is None or not is_secret_type(info.annotation):
+            continue
+        text = value.get_secret_value() if isinstance(value, (SecretStr, SecretBytes)) else value
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        parts = [text, *(part for item in text.split(",") for part in (item, item.rpartition(":")[2]))]
+        yield from (part for part in parts if len(part) >= _SHORTEST_SCRUBBED)
+
+
+def _scrub(problem: Problem, hidden: list[str]) -> Problem:
+    what, mend = problem.what, problem.mend
+    for text in hidden:
+        what, mend = what.replace(text, "***"), mend.replace(text, "***")
+    return Problem(problem.setting, what, mend, problem.source)

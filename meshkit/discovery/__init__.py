@@ -1,0 +1,84 @@
+"""Discovery: where replicas register under a lease, and where callers watch them come and go.
+
+`open_registry` turns `CU_REGISTRY_URL` into a `Registry`. An implementation is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote
+
+from meshkit.discovery.registry import Lease, Registry, Snapshot
+
+__all__ = ["Lease", "Registry", "Snapshot", "open_registry"]
+
+SCHEMES = ("file", "memory", "static")
+"""What a registry URL of this release may begin with."""
+
+_LATER = frozenset(
+    {"dns"} | {f"{redis}{kind}" for redis in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")}
+)
+
+
+def open_registry(
+    url: str,
+    *,
+    lease_ttl: float,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Registry:
+    """Opens the registry that a URL names. Nothing is read or written before its first use.
+
+    - `memory://`: within this process; each call makes a registry of its own.
+    - `static://brain=host:port,host:port;router=host:port`: fixed addresses.
+    - `file:///absolute/folder`: the processes of one machine.
+
+    Args:
+        url: The registry's URL.
+        lease_ttl: Seconds after which an owner that was not heard of may be forgotten; leases are renewed
+            every third of it.
+        clock: Unix time in seconds.
+        sleep: What waits a number of seconds between renewals and looks.
+
+    Raises:
+        ValueError: The URL is none of these; the message says what is wrong with it.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ValueError(f"registry URL {url!r} has no scheme: {_known_schemes()}")
+    if scheme in _LATER:
+        raise ValueError(f"registry URL scheme {scheme}:// is not in this release: {_known_schemes()}")
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown registry URL scheme {scheme}:// in {url!r}: {_known_schemes()}")
+    if not 0 < lease_ttl < float("inf"):
+        raise ValueError(f"lease TTL {lease_ttl} is not a number of seconds above 0")
+    if scheme == "memory":
+        if rest:
+            raise ValueError(f"registry URL {url!r}: nothing may follow memory://")
+        from meshkit.discovery.memory import MemoryRegistry
+
+        return MemoryRegistry(clock=clock)
+    if scheme == "static":
+        from meshkit.discovery.static import StaticRegistry
+
+        return StaticRegistry.parse(rest)
+    from meshkit.discovery.file import FileRegistry
+
+    return FileRegistry(_folder(url, rest), lease_ttl=lease_ttl, clock=clock, sleep=sleep)
+
+
+def _folder(url: str, rest: str) -> str:
+    path = unquote(rest.removeprefix("localhost"))
+    if not path.startswith("/"):
+        raise ValueError(f"registry URL {url!r} names no absolute folder: write file:///absolute/folder")
+    if "?" in rest or "#" in rest:
+        raise ValueError(f"registry URL {url!r}: file:// takes no options; write ? as %3F and # as %23")
+    if "\0" in path or not path.strip("/"):
+        raise ValueError(f"registry URL {url!r} names no folder of its own: write file:///absolute/folder")
+    return path
+
+
+def _known_schemes() -> str:
+    return f"there are {', '.join(f'{scheme}://' for scheme in SCHEMES)}"

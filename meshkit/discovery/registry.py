@@ -1,0 +1,75 @@
+"""What discovery is: a place where instances register under a lease and callers watch them come and go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from meshkit.instance import Instance, State
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole of a service's instances at one moment.
+
+    Attributes:
+        service: Name of the service.
+        instances: Each live instance, by instance id.
+        stale_since: Unix time in seconds since when the registry cannot be read and this is its last known
+            state; None while it is fresh.
+    """
+
+    service: str
+    instances: dict[str, Instance]
+    stale_since: float | None = None
+
+
+class Lease(Protocol):
+    """The hold of an instance on its place in the registry, renewed in the background until released."""
+
+    @property
+    def instance(self) -> Instance:
+        """The record as it stands in the registry."""
+        ...
+
+    async def update(self, *, state: State | None = None, weight: float | None = None) -> None:
+        """Changes the record; watchers see it."""
+        ...
+
+    async def release(self) -> None:
+        """Gives the place up; watchers see it at once. Released twice is released."""
+        ...
+
+
+class Registry(Protocol):
+    """Where instances are found. One object serves any number of leases and watches of its event loop."""
+
+    async def register(self, instance: Instance) -> Lease:
+        """Puts the instance in and keeps it there, however often the registry itself is lost and found.
+
+        Raises:
+            Unavailable: The registry cannot be written and cannot be expected to heal by itself (a folder
+                that is not ours, a registry that is read-only).
+        """
+        ...
+
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """Yields a full snapshot once known, and again on each change; never ends by itself.
+
+        It never yields an empty snapshot because the registry is unreachable: the last one is yielded again
+        with `stale_since` set. The caller closes it.
+        """
+        ...
+
+    async def services(self) -> list[str]:
+        """Names of all services that have, or lately had, an instance."""
+        ...
+
+    async def close(self) -> None:
+        """Releases what this object holds, leases included."""
+        ...
+
+    def __str__(self) -> str:
+        """The registry as an operator would name it, without credentials."""
+        ...

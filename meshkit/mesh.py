@@ -1,0 +1,179 @@
+"""The way to other services: channels and typed clients, with all that the mesh does for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, aclosing
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from meshkit.balancing import POLICIES
+from meshkit.balancing.pool import EndpointPool, Link, attempt, balanced
+from meshkit.call import Criticality, scoped
+from meshkit.client import Client
+from meshkit.instance import SERVICE_NAME, Instance
+from meshkit.naming import service_name
+from meshkit.pipeline import Handler, compose
+from meshkit.resilience.retry import Budget, retrying
+from meshkit.security.signing import signing
+from meshkit.security.tokens import Identity, TokenSource
+from meshkit.transport.caller import Caller, MeshInvoker
+from meshkit.transport.channel import MeshChannel
+from meshkit.transport.link import GrpcLink
+
+if TYPE_CHECKING:
+    from meshkit.config import SharedConfig
+    from meshkit.discovery import Registry
+
+C = TypeVar("C", bound=Client)
+
+ANYBODY = "client"
+"""Name under which a script calls that has no SERVICE_NAME."""
+
+
+class Mesh:
+    """Channels and clients to the services of a mesh. Belongs to the event loop that it is first used on.
+
+        async with Mesh.from_env() as mesh:
+            greeter = mesh.client(GreeterClient)
+            reply = await greeter.greet(pb.GreetRequest(name="Ada"), tenant="acme", timeout=2)
+
+    Args:
+        config: Settings; its project and secret are as whom calls are made.
+        registry: Where instances are found.
+        name: Name of the service or script that calls; `SERVICE_NAME` by default.
+        owns_registry: Whether closing the mesh closes the registry too.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made.
+    """
+
+    def __init__(
+        self, config: SharedConfig, registry: Registry, *, name: str = "", owns_registry: bool = False
+    ) -> None:
+        newest = config.ensure_project_secrets()[0]
+        identity = Identity(
+            config.namespace, config.project_id, name or config.service_name or ANYBODY, newest.kid, newest.secret.encode()
+        )
+        self.config = config
+        self.registry = registry
+        self.tokens = TokenSource(identity, lifetime=config.token_ttl_s)
+        self.budget = Budget()
+        self._owns_registry = owns_registry
+        self._pools: dict[str, EndpointPool] = {}
+        self._closed = False
+
+    @classmethod
+    def from_env(cls, *, name: str = "") -> Mesh:
+        """The mesh that the environment describes, for a program that calls services and is none.
+
+        Args:
+            name: Name under which it calls; `SERVICE_NAME` by default.
+
+        Raises:
+            ConfigError: With everything that is wrong with the settings.
+        """
+        from meshkit.config import SharedConfig
+        from meshkit.discovery import open_registry
+
+        config = SharedConfig.load()
+        registry = open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
+        return cls(config, registry, name=name, owns_registry=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all connections. Calls under way fail."""
+        self._closed = True
+        for pool in self._pools.values():
+            await pool.close()
+        self._pools.clear()
+        if self._owns_registry:
+            await self.registry.close()
+
+    def channel(self, service: str, *, permissions: Sequence[str] = ("*",)) -> MeshChannel:
+        """A channel to all instances of a service: a `grpc.aio.Channel`, so any generated stub works on it.
+
+        Args:
+            service: Name of the service.
+            permissions: Rights that calls claim; fewer than all make a stolen token worth less.
+
+        Raises:
+            ValueError: The service's name is none.
+        """
+        return MeshChannel(self._caller(service, permissions), self.pool(service))
+
+    def client(
+        self, client: Callable[..., C], *, service: str = "", permissions: Sequence[str] = ("*",)
+    ) -> C:
+        """A typed client, of a class made by `meshkit gen`.
+
+        Args:
+            client: The class.
+            service: Name of the service; by default what its contract is called without `Service`, in kebab case.
+            permissions: Rights that calls claim.
+        """
+        contract = getattr(client, "contract", None)
+        if contract is None:
+            raise TypeError(f"{client!r} is no client class made by `meshkit gen`")
+        return client(MeshInvoker(self._caller(service or service_name(contract.name), permissions)))
+
+    def scope(
+        self, *, tenant: str = "", criticality: Criticality | None = None, as_self: bool | None = None
+    ) -> AbstractContextManager[None]:
+        """Sets what calls carry that are made within the block.
+
+        Args:
+            tenant: For which tenant.
+            criticality: How much they matter to a service that must turn some away.
+            as_self: Whether to call as this service alone, not on behalf of whoever called it.
+        """
+        return scoped(tenant=tenant, criticality=criticality, as_self=as_self)
+
+    async def services(self) -> list[str]:
+        """Names of the services that the registry knows."""
+        return await self.registry.services()
+
+    async def instances(self, service: str) -> list[Instance]:
+        """The instances of a service that the registry knows now."""
+        async with aclosing(self.registry.watch(service)) as snapshots:
+            async for snapshot in snapshots:
+                return list(snapshot.instances.values())
+        return []
+
+    def pool(self, service: str) -> EndpointPool:
+        """The endpoints of a service; connecting to them begins with the first look."""
+        found = self._pools.get(service)
+        if found is None:
+            if self._closed:
+                raise RuntimeError("the mesh is closed")
+            if not SERVICE_NAME.fullmatch(service):
+                raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
+            found = self._pools[service] = EndpointPool(
+                service,
+                watch=self.registry.watch,
+                dial=self._dial,
+                policy=POLICIES[self.config.lb_policy_for(service).value](),
+                registry=str(self.registry),
+            )
+            found.start()
+        return found
+
+    def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
+        return GrpcLink(instance, on_change, max_message_bytes=self.config.max_message_bytes)
+
+    def _caller(self, service: str, permissions: Iterable[str]) -> Caller:
+        return Caller(
+            service,
+            self._handler(self.pool(service)),
+            tenant=self.config.tenant,
+            timeout=self.config.default_timeout_s,
+            permissions=tuple(permissions),
+        )
+
+    def _handler(self, pool: EndpointPool) -> Handler:
+        """The onion on the way out."""
+        return compose((retrying(self.budget), balanced(pool), signing(self.tokens)), attempt)

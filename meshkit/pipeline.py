@@ -1,0 +1,136 @@
+"""The onion: one shape of handler and middleware for all four arities, on the serving and on the calling side.
+
+A handler is a coroutine that runs for the whole life of a call. Messages pass through the `Exchange`: a handler takes
+the caller's with `request` or `receive`, and gives its own with `send`. So a middleware is plain code around `await`:
+
+    def timed(next: Handler) -> Handler:
+        async def handle(exchange: Exchange) -> None:
+            start = time.monotonic()
+            try:
+                await next(exchange)
+            finally:
+                exchange.call.log.info("served", seconds=time.monotonic() - start)
+
+        return handle
+
+To see or change messages it replaces `exchange.send` or `exchange.receive` by functions of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from meshkit.call import Call
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+
+
+class End(Enum):
+    """The end of a stream of messages."""
+
+    END = "end"
+
+
+END: Final = End.END
+"""What `Exchange.receive` returns after the last message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An RPC method, as its contract states it.
+
+    Attributes:
+        path: `/package.Service/Method`, as on the wire.
+        streams_requests: Whether the caller sends a stream.
+        streams_replies: Whether the service answers with a stream.
+        idempotent: Whether it may safely run twice (`idempotency_level` of the proto).
+        deadline: Seconds that a call may take where nobody says otherwise (`meshkit.v1.deadline_ms`); None leaves the
+            default.
+    """
+
+    path: str
+    streams_requests: bool = False
+    streams_replies: bool = False
+    idempotent: bool = False
+    deadline: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's own name."""
+        return self.path.rpartition("/")[2]
+
+    @classmethod
+    def of(cls, descriptor: MethodDescriptor) -> Method:
+        """The method that a protobuf descriptor describes."""
+        from google.protobuf.descriptor_pb2 import MethodOptions
+
+        from meshkit._gen.meshkit.v1 import options_pb2
+
+        options = descriptor.GetOptions()
+        milliseconds = options.Extensions[options_pb2.deadline_ms]
+        return cls(
+            path=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
+            streams_requests=descriptor.client_streaming,
+            streams_replies=descriptor.server_streaming,
+            idempotent=options.idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN,
+            deadline=milliseconds / 1000 if milliseconds else None,
+        )
+
+
+def always() -> bool:
+    """True."""
+    return True
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One call under way: its facts, and the way for messages in and out.
+
+    Attributes:
+        method: The method called.
+        call: Facts of the call. On the way in, the layers replace it as they learn more.
+        receive: Awaits the next message of the caller's stream, or `END`.
+        send: Awaits until a message for the caller is on its way. A call with one reply sends once.
+        request: The message of a call with one request: bytes until decoded, None until it was read.
+        headers: The request's metadata, keys in lower case, one value each.
+        trailers: Metadata sent back at the end.
+
+    On the calling side only:
+        permissions: Rights that the token for the call claims.
+        endpoint: What was picked for the attempt under way.
+        tried: Ids of the instances that attempts went to.
+        first_reply: When the first reply came, on the clock of `time.monotonic`; None until then. From then on no
+            other attempt is made.
+        rewind: Makes `receive` begin again with the first request; False where that cannot be.
+    """
+
+    method: Method
+    call: Call
+    receive: Callable[[], Awaitable[Any]]
+    send: Callable[[Any], Awaitable[None]]
+    request: Any = None
+    headers: dict[str, str | bytes] = field(default_factory=dict)
+    trailers: dict[str, str] = field(default_factory=dict)
+    permissions: tuple[str, ...] = ("*",)
+    endpoint: Any = None
+    tried: set[str] = field(default_factory=set)
+    first_reply: float | None = None
+    rewind: Callable[[], bool] = always
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+"""Serves, or makes, one call; returns when the call is over, raises when it failed."""
+
+Middleware = Callable[[Handler], Handler]
+"""Wraps a handler in a layer."""
+
+
+def compose(layers: Iterable[Middleware], handler: Handler) -> Handler:
+    """Wraps the handler in the layers, the first of which becomes the outermost."""
+    for layer in reversed(tuple(layers)):
+        handler = layer(handler)
+    return handler

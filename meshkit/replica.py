@@ -1,0 +1,233 @@
+"""One instance of a service: from its settings to serving, and back out in the order that loses no call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from meshkit.instance import Instance, State, new_instance_id
+from meshkit.mesh import Mesh
+from meshkit.resilience.admission import Admission
+from meshkit.security.guard import Guard
+from meshkit.security.keys import ChainedRing, KeyRing, own_ring
+from meshkit.security.keysfile import FileRing
+from meshkit.security.proof import NonceCache
+from meshkit.security.tokens import TokenVerifier
+from meshkit.serving import handlers
+from meshkit.transport.health import Health
+from meshkit.transport.reflection import add_reflection
+from meshkit.transport.server import Server
+
+if TYPE_CHECKING:
+    from meshkit.config import SharedConfig
+    from meshkit.discovery import Lease, Registry
+    from meshkit.service import CUService, Job
+
+log = structlog.get_logger("meshkit.replica")
+
+Overrides = Mapping[Callable[..., Any], Callable[[Any], AbstractAsyncContextManager[Any]]]
+"""Openers of resources, each with the one to use in its stead."""
+
+_ALL_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
+
+
+class Replica:
+    """One instance of a service in this process.
+
+    Args:
+        kind: The service's class.
+        config: Its settings.
+        registry: Where it registers and finds others.
+        overrides: Openers to use instead of those of its resources.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
+    """
+
+    def __init__(
+        self, kind: type[CUService], config: SharedConfig, registry: Registry, *, overrides: Overrides | None = None
+    ) -> None:
+        self.kind = kind
+        self.config = config
+        self.registry = registry
+        self.name = config.service_name or kind.definition.name
+        self.instance_id = new_instance_id(self.name)
+        self.admission = Admission(refusing="STARTING")
+        self.health = Health((kind.definition.contract.full_name,))
+        self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
+        self.mesh = Mesh(config, registry, name=self.name)
+        self.service = kind(config=config, mesh=self.mesh)
+        self.instance: Instance | None = None
+        self._guard = self._make_guard()
+        self._overrides = dict(overrides or {})
+        self._open = AsyncExitStack()
+        self._jobs: list[asyncio.Task[None]] = []
+        self._lease: Lease | None = None
+
+    def _make_guard(self) -> Guard:
+        config = self.config
+        verifier = TokenVerifier(
+            self.name,
+            key_ring(config),
+            namespace=config.namespace,
+            max_lifetime=config.token_max_ttl_s,
+            skew=config.clock_skew_s,
+        )
+        return Guard(
+            self.name,
+            self.instance_id,
+            verifier,
+            NonceCache(2 * config.clock_skew_s),
+            mode=config.request_proof.value,
+            skew=config.clock_skew_s,
+        )
+
+    def bind(self) -> None:
+        """Takes the port.
+
+        Raises:
+            PortTaken: It cannot be had.
+        """
+        port = self.kind.definition.port if self.config.grpc_port is None else self.config.grpc_port
+        bound = self.server.bind(self.config.grpc_host, port)
+        address = self.config.grpc_advertise or f"{_reachable(self.config.grpc_host)}:{bound}"
+        self.instance = self.service.instance = Instance(
+            service=self.name,
+            instance_id=self.instance_id,
+            address=address,
+            zone=self.config.zone,
+            version=self.config.service_version,
+            weight=self.config.weight,
+            shard_key=self.config.shard_key or address,
+            started_at=time.time(),
+            contracts=(self.kind.definition.contract.full_name,),
+        )
+
+    async def start(self) -> None:
+        """Opens the resources, registers and serves. What was begun is undone when it fails."""
+        if self.instance is None:
+            self.bind()
+        assert self.instance is not None
+        self.server.add(
+            self.kind.definition.contract.full_name,
+            handlers(self.service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
+        )
+        self.health.add_to(self.server.grpc)
+        add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        try:
+            await self.server.start()
+            await self._open_resources()
+            self.admission.refusing = None
+            self._lease = await self.registry.register(self.instance)
+        except BaseException:
+            await self.kill()
+            raise
+        self._jobs = [asyncio.create_task(self._repeat(job)) for job in self.kind.definition.jobs]
+        self.health.set(True)
+        log.info("serving", service=self.name, instance=self.instance_id, address=self.instance.address)
+
+    async def _open_resources(self) -> None:
+        for attribute, declared in self.kind.definition.resources.items():
+            opener = self._overrides.get(declared.opener, declared.opener)
+            setattr(self.service, attribute, await self._open.enter_async_context(opener(self.service)))
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Leaves the mesh: out of the registry's serving set, then no new calls, then the end of those under way.
+
+        Args:
+            hurry: Set by whoever cannot wait any longer.
+        """
+        hurry = hurry or asyncio.Event()
+        self.health.set(False)
+        for job in self._jobs:
+            job.cancel()
+        if self._lease is not None:
+            await _logged(self._lease.update(state=State.DRAINING), "could not mark the instance as draining")
+        await _unless(hurry, asyncio.sleep(self.config.drain_propagation_s))
+        self.admission.refusing = "DRAINING"
+        self.health.close()
+        stopping = asyncio.ensure_future(self.server.stop(self.config.drain_grace_s))
+        await _unless(hurry, asyncio.shield(stopping))
+        if not stopping.done():
+            await self.server.stop(0)
+        await stopping
+        if self._lease is not None:
+            await _logged(self._lease.release(), "could not release the instance's lease")
+        await self._close()
+        log.info("stopped", service=self.name, instance=self.instance_id)
+
+    async def kill(self) -> None:
+        """Ends at once, as a crash would: calls under way are cut, the registry is not told."""
+        for job in self._jobs:
+            job.cancel()
+        self.health.close()
+        await self.server.stop(0)
+        await self._close()
+
+    async def _close(self) -> None:
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await self._open.aclose()
+        await self.mesh.close()
+
+    async def _repeat(self, job: Job) -> None:
+        """Runs a background job until it is cancelled. What it raises is logged, and does not end it."""
+        run = getattr(self.service, job.attribute)
+        while True:
+            await asyncio.sleep(job.seconds * random.uniform(1 - job.jitter, 1 + job.jitter))
+            try:
+                await run()
+            except Exception:
+                log.exception("job failed", service=self.name, job=job.attribute)
+
+
+def key_ring(config: SharedConfig) -> KeyRing:
+    """Where keys are found: the own secrets, then the keys file.
+
+    Raises:
+        ConfigError: The keys file is wrong.
+    """
+    from meshkit.config import ConfigError, Problem
+
+    own = own_ring(config.project_id, [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()])
+    if config.project_keys_file is None:
+        return own
+    try:
+        return ChainedRing((own, FileRing(config.project_keys_file)))
+    except ValueError as error:
+        raise ConfigError(
+            [Problem("CU_PROJECT_KEYS_FILE", str(error), "mend the file, or unset the setting")]
+        ) from None
+
+
+def _reachable(host: str) -> str:
+    if host in _ALL_ADDRESSES:
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+async def _logged(step: Any, failed: str) -> None:
+    """Awaits a step of the drain that must not keep the rest from happening."""
+    try:
+        await step
+    except Exception:
+        log.exception(failed)
+
+
+async def _unless(hurry: asyncio.Event, waiting: Any) -> None:
+    """Awaits, but no longer than until `hurry` is set."""
+    tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(hurry.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,138 @@
+"""Retries: which failures may be tried again, after how long, and how many of them a client may cause."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from meshkit.errors import MeshError, ResourceExhausted, Unavailable
+from meshkit.pipeline import Exchange, Handler, Middleware
+
+Clock = Callable[[], float]
+
+
+class Budget:
+    """Bounds retries to a share of calls, so that retrying cannot multiply an overload (Finagle's RetryBudget).
+
+    Calls deposit, retries withdraw; both are forgotten after `window` seconds.
+
+    Args:
+        share: Retries allowed for each call.
+        per_second: Retries allowed a second even with few calls.
+        window: Seconds over which both are counted.
+        clock: A monotonic clock, in seconds.
+    """
+
+    SLOTS = 10
+
+    def __init__(
+        self, *, share: float = 0.2, per_second: float = 10.0, window: float = 10.0, clock: Clock = time.monotonic
+    ) -> None:
+        if share < 0 or per_second < 0 or not window > 0 or share + per_second == 0:
+            raise ValueError("a retry budget needs a share or a rate above 0, and a window above 0 seconds")
+        self._share = share
+        self._reserve = per_second * window
+        self._width = window / self.SLOTS
+        self._clock = clock
+        self._slots = [0.0] * self.SLOTS
+        self._now = int(clock() / self._width)
+
+    def deposit(self) -> None:
+        """Counts a call."""
+        self._turn()
+        self._slots[self._now % self.SLOTS] += self._share
+
+    def withdraw(self) -> bool:
+        """Takes one retry out of the budget, if there is one."""
+        self._turn()
+        if self.balance() < 1:
+            return False
+        self._slots[self._now % self.SLOTS] -= 1
+        return True
+
+    def balance(self) -> float:
+        """Retries that the budget still allows."""
+        return self._reserve + sum(self._slots)
+
+    def _turn(self) -> None:
+        now = int(self._clock() / self._width)
+        if now == self._now:
+            return
+        for slot in range(max(self._now + 1, now - self.SLOTS + 1), now + 1):
+            self._slots[slot % self.SLOTS] = 0.0
+        self._now = now
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before another try: uniformly up to a bound that doubles (full jitter).
+
+    Attributes:
+        first: Seconds that bound the first wait.
+        most: Seconds that bound any wait.
+        uniform: Random number between two bounds.
+    """
+
+    first: float = 0.02
+    most: float = 1.0
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def pause(self, retry: int) -> float:
+        """Seconds to wait before a retry, the first of which is number 0."""
+        return self.uniform(0.0, min(self.most, self.first * 2**retry))
+
+
+def may_retry(exchange: Exchange, error: MeshError) -> bool:
+    """Whether another attempt can do no harm, and can be made; requests then begin again with the first.
+
+    It can do none where it is certain that no handler saw the call, or where the method is idempotent and the failure is
+    one that another instance, or the same one later, may not have. Never after the first reply.
+    """
+    if exchange.first_reply is not None or (error.pushback is not None and error.pushback < 0):
+        return False
+    if isinstance(error, Unavailable):
+        harmless = error.unprocessed or exchange.method.idempotent
+    elif isinstance(error, ResourceExhausted):
+        harmless = error.unprocessed or (exchange.method.idempotent and error.pushback is not None)
+    else:
+        return False
+    return harmless and exchange.rewind()
+
+
+def retrying(
+    budget: Budget,
+    *,
+    attempts: int = 3,
+    backoff: Backoff = Backoff(),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Middleware:
+    """The layer that tries again.
+
+    Args:
+        budget: What all calls of the client share.
+        attempts: Attempts at most, the first included.
+        backoff: How long to wait in between, where the server does not say.
+        sleep: Waits for seconds.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def retried(exchange: Exchange) -> None:
+            budget.deposit()
+            for retry in range(attempts):
+                try:
+                    await next(exchange)
+                    return
+                except MeshError as error:
+                    if retry + 1 == attempts or not may_retry(exchange, error):
+                        raise
+                    pause = backoff.pause(retry) if error.pushback is None else error.pushback
+                    if exchange.call.deadline.remaining() <= pause or not budget.withdraw():
+                        raise
+                await sleep(pause)
+
+        return retried
+
+    return wrap

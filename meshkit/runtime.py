@@ -1,0 +1,159 @@
+"""The process: boots services, serves until a signal, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+from meshkit.config import ConfigError, Problem, SharedConfig
+from meshkit.replica import Overrides, Replica
+from meshkit.transport.server import PortTaken
+
+if TYPE_CHECKING:
+    from meshkit.discovery import Registry
+    from meshkit.service import CUService
+
+log = structlog.get_logger("meshkit.runtime")
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_CONFIG = 78
+"""Exit codes: ended by a signal and drained; could not start, or failed; the configuration is wrong (EX_CONFIG)."""
+
+
+class Runtime:
+    """Runs services in this process, each on a port of its own.
+
+    Args:
+        *services: Their classes.
+        configs: Settings by class, where they are not to be read from the environment.
+        registry: The registry, where it is not to be opened from the settings.
+        overrides: Openers to use instead of those of the services' resources.
+    """
+
+    def __init__(
+        self,
+        *services: type[CUService],
+        configs: dict[type[CUService], SharedConfig] | None = None,
+        registry: Registry | None = None,
+        overrides: Overrides | None = None,
+    ) -> None:
+        if not services:
+            raise ValueError("a runtime needs at least one service")
+        names = [kind.definition.name for kind in services]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a service is there twice: {', '.join(names)}")
+        self._services = services
+        self._configs = configs or {}
+        self._registry = registry
+        self._overrides = overrides
+        self.replicas: list[Replica] = []
+
+    def configure(self) -> dict[type[CUService], SharedConfig]:
+        """The settings of each service, all checked, before anything is opened.
+
+        Raises:
+            ConfigError: With everything that is wrong with any of them.
+        """
+        found: dict[type[CUService], SharedConfig] = {}
+        problems: list[Problem] = []
+        for kind in self._services:
+            try:
+                found[kind] = self._configs.get(kind) or kind.config_class().load(
+                    shared_process=len(self._services) > 1
+                )
+            except ConfigError as error:
+                problems.extend(problem for problem in error.problems if problem not in problems)
+        if problems:
+            raise ConfigError(problems)
+        return found
+
+    async def serve(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
+        """Boots, serves until `stop` is set, drains.
+
+        Raises:
+            ConfigError: The settings are wrong.
+            PortTaken: A port cannot be had.
+        """
+        from meshkit.discovery import open_registry
+
+        configs = self.configure()
+        first = next(iter(configs.values()))
+        registry = self._registry or open_registry(first.effective_registry_url, lease_ttl=first.lease_ttl_s)
+        try:
+            self.replicas = [
+                Replica(kind, config, registry, overrides=self._overrides) for kind, config in configs.items()
+            ]
+            for replica in self.replicas:
+                replica.bind()
+            log.info("starting", registry=str(registry), state=str(first.state_dir))
+            await self._start()
+            await stop.wait()
+            await asyncio.gather(*(replica.drain(hurry) for replica in self.replicas))
+        finally:
+            if self._registry is None:
+                await registry.close()
+
+    async def _start(self) -> None:
+        outcomes = await asyncio.gather(*(replica.start() for replica in self.replicas), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if not failures:
+            return
+        for replica, outcome in zip(self.replicas, outcomes, strict=True):
+            if outcome is None:
+                await replica.drain()
+        raise failures[0]
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
+
+        Returns:
+            The exit code of the process.
+        """
+        from meshkit.telemetry.logs import configure
+
+        try:
+            settings = next(iter(self.configure().values()))
+            configure(settings.log_level.value, json=settings.log_json)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._until_signalled())
+        except ConfigError as error:
+            sys.stderr.write(f"{error}\n")
+            return EXIT_CONFIG
+        except PortTaken as error:
+            sys.stderr.write(f"{error}\n")
+            return EXIT_FAILED
+        except Exception:
+            log.exception("could not serve")
+            return EXIT_FAILED
+        return EXIT_OK
+
+    async def _until_signalled(self) -> None:
+        stop, hurry = asyncio.Event(), asyncio.Event()
+
+        def signalled() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signalled)
+        await self.serve(stop, hurry)
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    loop: type[asyncio.AbstractEventLoop] = uvloop.Loop
+    return loop
+
+
+def main(*services: type[CUService]) -> None:
+    """Runs the services and ends the process."""
+    sys.exit(Runtime(*services).run())

@@ -1,0 +1,231 @@
+"""The layers that let a call in: on its headers, token, freshness, rights and tenant; on its message, the proof.
+
+A caller that is refused on its headers never has its message read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from meshkit import metadata
+from meshkit.call import CRITICALITIES, TENANT, Principal
+from meshkit.errors import InvalidArgument, MeshError, PermissionDenied, Unauthenticated, Unavailable
+from meshkit.pipeline import END, Exchange, Handler, Middleware
+from meshkit.security.proof import ANY_INSTANCE, Claim, NonceCache, Proof, body_digest
+from meshkit.security.rights import meet
+from meshkit.security.tokens import TokenVerifier, Verified, digest
+
+ProofMode = Literal["required", "optional", "off"]
+"""Whether each call must carry a proof, may carry one, or has it ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a method asks of its callers.
+
+    Attributes:
+        permission: `service:verb`; empty for a public method.
+        tenant: `required`, `optional` or `none`.
+    """
+
+    permission: str = ""
+    tenant: Literal["required", "optional", "none"] = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Lets calls of one instance in.
+
+    Attributes:
+        service: Name of the service.
+        instance_id: Id of this instance: the `x-cu-to` that it accepts.
+        verifier: Checks tokens.
+        nonces: Remembers proofs.
+        mode: Whether proofs are required.
+        skew: Seconds by which clocks may differ.
+        clock: Unix time in seconds.
+        booted_at: Unix time in seconds of this instance's boot: proofs for any instance must be younger.
+    """
+
+    service: str
+    instance_id: str
+    verifier: TokenVerifier
+    nonces: NonceCache
+    mode: ProofMode = "required"
+    skew: float = 30.0
+    clock: Callable[[], float] = time.time
+    booted_at: float = field(default_factory=time.time)
+
+    def layer(self, demand: Demand) -> Middleware:
+        """The layer for a method that makes this demand."""
+
+        def wrap(next: Handler) -> Handler:
+            async def guarded(exchange: Exchange) -> None:
+                await self._admit(exchange, demand)
+                await next(exchange)
+
+            return guarded
+
+        return wrap
+
+    async def _admit(self, exchange: Exchange, demand: Demand) -> None:
+        headers = exchange.headers
+        public = not demand.permission
+        if public and metadata.AUTHORIZATION not in headers:
+            exchange.call = replace(exchange.call, criticality=_criticality(headers))
+            return
+        token = _bearer(headers)
+        try:
+            actor = self.verifier.known(token) or await self.verifier.verify(token)
+        except MeshError:
+            if not public:
+                raise
+            return
+        tenant = "" if demand.tenant == "none" else _tenant(headers, demand)
+        subject = await self._subject(headers, actor)
+        _authorize(actor, subject, demand, tenant)
+        await self._demand_proof(exchange, actor)
+        exchange.call = replace(
+            exchange.call,
+            principal=actor.principal,
+            subject=actor.principal if subject is None else _on_behalf(actor, subject),
+            tenant=tenant,
+            criticality=_criticality(headers),
+            subject_token=token,
+            forwarded=subject is not None,
+        )
+
+    async def _subject(self, headers: dict[str, str | bytes], actor: Verified) -> Verified | None:
+        """The verified token on whose behalf the actor calls, if it forwarded one."""
+        token = _text(headers, metadata.SUBJECT)
+        if not token:
+            return None
+        name = actor.principal.name
+        try:
+            subject = self.verifier.known(token, name) or await self.verifier.verify(token, name)
+        except Unauthenticated as error:
+            raise Unauthenticated(f"x-cu-subject: {error.message}", reason=f"SUBJECT_{error.reason}") from None
+        project = subject.principal.project
+        if not ("*" in actor.grants.delegate or project in actor.grants.delegate):
+            raise PermissionDenied(
+                f"{actor.principal.project} may not call on behalf of project {project}", reason="DELEGATE_FORBIDDEN"
+            )
+        return subject
+
+    async def _demand_proof(self, exchange: Exchange, actor: Verified) -> None:
+        """Checks the proof as far as the headers tell, and the rest when the message is there."""
+        headers = exchange.headers
+        if self.mode == "off" or (self.mode == "optional" and metadata.PROOF not in headers):
+            return
+        if metadata.PROOF not in headers:
+            raise Unauthenticated("the call carries no x-cu-proof", reason="PROOF_MISSING")
+        proof = Proof.parse(_text(headers, metadata.PROOF))
+        now = self.clock()
+        proof.check_fresh(now, self.skew)
+        to = _text(headers, metadata.TO)
+        if to == ANY_INSTANCE:
+            if proof.time < self.booted_at:
+                raise Unauthenticated("the proof is older than this instance; sign anew", reason="PROOF_REPLAYED")
+        elif to != self.instance_id:
+            raise _misdirected()
+        subject = _text(headers, metadata.SUBJECT)
+
+        def check(body: bytes | None) -> None:
+            claim = Claim(
+                alg=actor.alg,
+                kid=actor.kid,
+                to=to,
+                path=exchange.method.path,
+                tenant=_text(headers, metadata.TENANT),
+                criticality=_text(headers, metadata.CRITICALITY),
+                token_digest=actor.digest,
+                subject_digest=digest(subject) if subject else "",
+                body_digest="" if body is None else body_digest(body),
+            )
+            proof.check_signature(claim, actor.proof_key)
+            self.nonces.add(f"{actor.kid}:{actor.principal.name}", proof.nonce)
+
+        if exchange.method.streams_requests:
+            check(None)
+            return
+        receive = exchange.receive
+
+        async def proven() -> Any:
+            body = await receive()
+            if body is not END:
+                check(body)
+            return body
+
+        exchange.receive = proven
+
+
+def _authorize(actor: Verified, subject: Verified | None, demand: Demand, tenant: str) -> None:
+    """Refuses a caller without the permission, or not of the tenant; the subject needs both as well."""
+    for verified in (actor, subject):
+        if verified is None:
+            continue
+        held, claimed = verified.principal, verified.claimed
+        if demand.permission and not held.may(demand.permission):
+            exceeded = claimed.may(demand.permission)
+            raise PermissionDenied(
+                f"{held.name} of project {held.project} lacks the permission {demand.permission}",
+                reason="GRANT_EXCEEDED" if exceeded else "PERMISSION_MISSING",
+                permission=demand.permission,
+            )
+        if tenant and not held.serves(tenant):
+            exceeded = claimed.serves(tenant)
+            raise PermissionDenied(
+                f"{held.name} of project {held.project} may not call for tenant {tenant}",
+                reason="GRANT_EXCEEDED" if exceeded else "TENANT_FORBIDDEN",
+            )
+
+
+def _on_behalf(actor: Verified, subject: Verified) -> Principal:
+    return replace(
+        subject.principal, permissions=meet(actor.principal.permissions, subject.principal.permissions)
+    )
+
+
+def _text(headers: dict[str, str | bytes], key: str) -> str:
+    value = headers.get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+def _bearer(headers: dict[str, str | bytes]) -> str:
+    value = _text(headers, metadata.AUTHORIZATION)
+    if not value:
+        raise Unauthenticated("the call carries no token", reason="TOKEN_MISSING")
+    if not value.startswith(metadata.BEARER):
+        raise Unauthenticated("authorization is not `Bearer <token>`", reason="TOKEN_MALFORMED")
+    return value[len(metadata.BEARER) :]
+
+
+def _tenant(headers: dict[str, str | bytes], demand: Demand) -> str:
+    tenant = _text(headers, metadata.TENANT)
+    if tenant and not TENANT.fullmatch(tenant):
+        raise InvalidArgument(f"x-cu-tenant is not {TENANT.pattern}", reason="TENANT_MALFORMED")
+    if not tenant and demand.tenant == "required":
+        raise InvalidArgument(
+            "this method is called for a tenant: pass tenant=…, use mesh.scope(tenant=…), or set CU_TENANT",
+            reason="TENANT_MISSING",
+        )
+    return tenant
+
+
+def _criticality(headers: dict[str, str | bytes]) -> Literal["critical", "default", "sheddable"]:
+    value = _text(headers, metadata.CRITICALITY) or "default"
+    for known in CRITICALITIES:
+        if value == known:
+            return known
+    raise InvalidArgument(
+        f"x-cu-criticality is none of {', '.join(CRITICALITIES)}", reason="CRITICALITY_MALFORMED"
+    )
+
+
+def _misdirected() -> MeshError:
+    error = Unavailable("the call is for another instance, which was here before", reason="PROOF_MISDIRECTED")
+    error.unprocessed = True
+    return error

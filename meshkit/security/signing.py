@@ -1,0 +1,69 @@
+"""The layer that signs each attempt of an outgoing call for the instance that was picked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from meshkit import metadata
+from meshkit.errors import PermissionDenied
+from meshkit.instance import Instance
+from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.security.proof import ANY_INSTANCE, Claim, body_digest, make_proof
+from meshkit.security.tokens import TokenSource, digest
+
+
+def signing(source: TokenSource, *, clock: Callable[[], float] = time.time) -> Middleware:
+    """Makes the layer.
+
+    Args:
+        source: Where tokens come from.
+        clock: Unix time in seconds.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def signed(exchange: Exchange) -> None:
+            sign(exchange, source, now=clock())
+            await next(exchange)
+
+        return signed
+
+    return wrap
+
+
+def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
+    """Puts token, proof and what they cover into the exchange's headers, over whatever an earlier attempt put there.
+
+    Raises:
+        PermissionDenied: The call is on behalf of a subject that cannot be forwarded once more.
+    """
+    call, headers = exchange.call, exchange.headers
+    if call.forwarded:
+        raise PermissionDenied(
+            "this call came on behalf of somebody, who cannot be forwarded once more: call as the service itself "
+            "with mesh.scope(as_self=True)",
+            reason="DELEGATION_DEPTH",
+        )
+    token = source.token(call.service, call.tenant, exchange.permissions)
+    instance: Instance = exchange.endpoint.instance
+    to = ANY_INSTANCE if instance.instance_id == instance.address else instance.instance_id
+    claim = Claim(
+        alg=token.alg,
+        kid=token.kid,
+        to=to,
+        path=exchange.method.path,
+        tenant=call.tenant,
+        criticality="" if call.criticality == "default" else call.criticality,
+        token_digest=token.digest,
+        subject_digest=digest(call.subject_token) if call.subject_token else "",
+        body_digest="" if exchange.method.streams_requests else body_digest(exchange.request),
+    )
+    headers[metadata.AUTHORIZATION] = metadata.BEARER + token.text
+    headers[metadata.PROOF] = make_proof(claim, token.proof_key, now=now)
+    headers[metadata.TO] = to
+    if call.tenant:
+        headers[metadata.TENANT] = call.tenant
+    if claim.criticality:
+        headers[metadata.CRITICALITY] = claim.criticality
+    if call.subject_token:
+        headers[metadata.SUBJECT] = call.subject_token

@@ -1,0 +1,194 @@
+"""The onion on the way in: from the layers that every service has to the service's own method."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from meshkit.call import Deadline, serving
+from meshkit.errors import Cancelled, DeadlineExceeded, Internal, MeshError, Unauthenticated, Unavailable, Unimplemented
+from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
+from meshkit.resilience.admission import Admission, admitting
+from meshkit.security.guard import Demand, Guard
+from meshkit.service import PUBLIC, CUService, Rpc
+from meshkit.transport.codec import decoding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from meshkit.pipeline import Method
+
+
+def handlers(
+    service: CUService, guard: Guard, admission: Admission, *, stream_max_age: float = 3600.0
+) -> Mapping[Method, Handler]:
+    """The methods of a service, each with its onion: serialized messages in, serialized messages out.
+
+    Args:
+        service: The service, with its resources open.
+        guard: What lets its calls in.
+        admission: What limits them.
+        stream_max_age: Seconds after which a stream is ended, to be opened anew.
+    """
+    return {
+        rpc.method: compose(layers(service, rpc, guard, admission, stream_max_age), invoking(service, rpc))
+        for rpc in service.definition.rpcs
+    }
+
+
+def layers(
+    service: CUService, rpc: Rpc, guard: Guard, admission: Admission, stream_max_age: float
+) -> tuple[Middleware, ...]:
+    """The layers of a method, outermost first; up to `decoding` none of them reads the caller's message."""
+    return (
+        error_boundary,
+        admitting(admission),
+        guard.layer(demand(rpc)),
+        deadline(rpc.timeout),
+        *((aging(stream_max_age),) if rpc.method.streams_requests or rpc.method.streams_replies else ()),
+        decoding(rpc.request, rpc.reply),
+        processing,
+        *service.definition.middleware,
+    )
+
+
+def demand(rpc: Rpc) -> Demand:
+    """What the method asks of its callers. Nobody can be made to name a tenant for a public method."""
+    if rpc.permission is PUBLIC:
+        return Demand("", "none" if rpc.tenant == "none" else "optional")
+    return Demand(rpc.permission, rpc.tenant)
+
+
+def error_boundary(next: Handler) -> Handler:
+    """Lets nothing out but a `MeshError` meant for the caller.
+
+    Any other exception becomes `Internal` with an incident id; what it says stays in this process, in the log under
+    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered.
+    """
+
+    async def bounded(exchange: Exchange) -> None:
+        try:
+            await next(exchange)
+        except MeshError as error:
+            if _is_ours(error):
+                raise
+            raise _incident(exchange, error) from None
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _incident(exchange, error) from None
+        except Exception as error:
+            raise _incident(exchange, error) from None
+
+    return bounded
+
+
+def _is_ours(error: MeshError) -> bool:
+    """Whether the caller may see it: not where another service refused *us*, which the caller cannot mend."""
+    return error.instance is None or not isinstance(error, (Unauthenticated, Unimplemented, Cancelled))
+
+
+def _incident(exchange: Exchange, error: BaseException) -> MeshError:
+    incident = secrets.token_hex(8)
+    exchange.call.log.error("call failed", incident=incident, exc_info=error)
+    return Internal(
+        f"the service failed; its log has the cause under incident {incident}", reason="INTERNAL", incident=incident
+    )
+
+
+def deadline(timeout: float | None) -> Middleware:
+    """The layer that begins no work past its deadline, and ends work at the method's own cap.
+
+    Args:
+        timeout: The cap, in seconds; None for none. The caller's own deadline is gRPC's to enforce.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def bounded(exchange: Exchange) -> None:
+            call = exchange.call
+            if call.deadline.passed:
+                raise DeadlineExceeded("the deadline passed before work began")
+            if timeout is None or call.deadline.remaining() <= timeout:
+                await next(exchange)
+                return
+            exchange.call = replace(call, deadline=Deadline.after(timeout))
+            name = exchange.method.name
+            late = DeadlineExceeded(f"{name} takes at most {timeout:g} s here", reason="SERVICE_TIMEOUT")
+            await _within(timeout, next(exchange), late)
+
+        return bounded
+
+    return wrap
+
+
+def aging(seconds: float) -> Middleware:
+    """The layer that ends a stream at an age, so that it is opened anew with rights that are checked anew.
+
+    Args:
+        seconds: That age.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def aged(exchange: Exchange) -> None:
+            old = Unavailable(f"the stream is {seconds:g} s old; open it anew", reason="STREAM_AGED")
+            await _within(seconds, next(exchange), old)
+
+        return aged
+
+    return wrap
+
+
+async def _within(seconds: float, work: Awaitable[None], late: MeshError) -> None:
+    try:
+        async with asyncio.timeout(seconds) as cap:
+            await work
+    except TimeoutError:
+        if not cap.expired():
+            raise
+        raise late from None
+
+
+def processing(next: Handler) -> Handler:
+    """Marks where the service's own code begins: the call propagates from here on, and counts as processed.
+
+    What another service said of *its* processing, in an error that passes through, is not true of this call.
+    """
+
+    async def processed(exchange: Exchange) -> None:
+        serving(exchange.call)
+        try:
+            await next(exchange)
+        except MeshError as error:
+            error.unprocessed = False
+            if error.instance is not None:
+                error.pushback = None
+            raise
+
+    return processed
+
+
+def invoking(service: CUService, rpc: Rpc) -> Handler:
+    """The innermost handler: calls the method."""
+    method = getattr(service, rpc.attribute)
+    takes_stream, gives_stream = rpc.method.streams_requests, rpc.method.streams_replies
+
+    async def invoke(exchange: Exchange) -> None:
+        request = _requests(exchange) if takes_stream else exchange.request
+        if not gives_stream:
+            await exchange.send(await method(request, exchange.call))
+            return
+        async with aclosing(method(request, exchange.call)) as replies:
+            async for reply in replies:
+                await exchange.send(reply)
+
+    return invoke
+
+
+async def _requests(exchange: Exchange) -> AsyncIterator[Any]:
+    while (message := await exchange.receive()) is not END:
+        yield message

@@ -1,0 +1,123 @@
+"""`LocalMesh`: the mesh in one process, for tests. The network is real; the registry is in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from meshkit.config import SharedConfig
+from meshkit.discovery.memory import MemoryRegistry
+from meshkit.mesh import Mesh
+from meshkit.replica import Overrides, Replica
+
+if TYPE_CHECKING:
+    from meshkit.service import CUService
+
+
+class LocalMesh:
+    """Runs services in this process for the length of an `async with`, whose value is a `Mesh` to call them with.
+
+        async with LocalMesh(Greeter, Brain, overrides={open_phrasebook: fake}) as mesh:
+            await mesh.client(GreeterClient).greet(...)
+
+    Each instance listens on a free port of loopback. Settings are the defaults and what is given here; the environment
+    is not read. State goes to a folder that is removed at the end.
+
+    Args:
+        *services: Classes of the services.
+        replicas: How many instances of each; or of single services, by class.
+        overrides: Openers of resources, each with the one to use in its stead.
+        settings: Settings of all services and of the mesh, by field name.
+        configs: Settings of single services, by class, as a mapping by field name.
+        tenant: The tenant of calls that name none.
+    """
+
+    def __init__(
+        self,
+        *services: type[CUService],
+        replicas: int | Mapping[type[CUService], int] = 1,
+        overrides: Overrides | None = None,
+        settings: Mapping[str, Any] | None = None,
+        configs: Mapping[type[CUService], Mapping[str, Any]] | None = None,
+        tenant: str = "local",
+    ) -> None:
+        self._services = services
+        self._replicas = replicas
+        self._overrides = overrides
+        self._settings = {"tenant": tenant, "drain_propagation_s": 0.05, **(settings or {})}
+        self._configs = configs or {}
+        self._secret = secrets.token_urlsafe(32)
+        self._state: tempfile.TemporaryDirectory[str] | None = None
+        self._mesh: Mesh | None = None
+        self._running: dict[str, Replica] = {}
+        self.registry = MemoryRegistry()
+
+    async def __aenter__(self) -> Mesh:
+        self._state = tempfile.TemporaryDirectory(prefix="meshkit-")
+        try:
+            await asyncio.gather(
+                *(self.start(kind) for kind in self._services for _ in range(self._count(kind)))
+            )
+            self._mesh = Mesh(self._config(SharedConfig, {}), self.registry)
+        except BaseException:
+            await self._stop()
+            raise
+        return self._mesh
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    @property
+    def instances(self) -> Sequence[str]:
+        """Ids of the instances that run."""
+        return list(self._running)
+
+    def service(self, instance_id: str) -> CUService:
+        """The service object of an instance, to look inside."""
+        return self._running[instance_id].service
+
+    async def start(self, kind: type[CUService]) -> str:
+        """Starts one more instance.
+
+        Returns:
+            Its id.
+        """
+        config = self._config(kind.config_class(), {"grpc_port": 0, **self._configs.get(kind, {})})
+        replica = Replica(kind, config, self.registry, overrides=self._overrides)
+        await replica.start()
+        self._running[replica.instance_id] = replica
+        return replica.instance_id
+
+    async def drain(self, instance_id: str) -> None:
+        """Ends an instance as a deployment does: it leaves the mesh, and finishes what it began."""
+        await self._running.pop(instance_id).drain()
+
+    async def kill(self, instance_id: str) -> None:
+        """Ends an instance as a crash does: its connections are cut, and the registry finds out afterwards."""
+        replica = self._running.pop(instance_id)
+        await replica.kill()
+        self.registry.expire(replica.name, instance_id)
+
+    def _count(self, kind: type[CUService]) -> int:
+        return self._replicas if isinstance(self._replicas, int) else self._replicas.get(kind, 1)
+
+    def _config(self, kind: type[SharedConfig], values: Mapping[str, Any]) -> SharedConfig:
+        assert self._state is not None
+        return kind(
+            project_secret=self._secret, state_dir=self._state.name, **{**self._settings, **values}
+        )
+
+    async def _stop(self) -> None:
+        if self._mesh is not None:
+            await self._mesh.close()
+        await asyncio.gather(*(replica.drain() for replica in self._running.values()))
+        self._running.clear()
+        await self.registry.close()
+        if self._state is not None:
+            self._state.cleanup()

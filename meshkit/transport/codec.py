@@ -1,0 +1,64 @@
+"""The layers around a service's own code: messages from bytes and back, and the call itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError, EncodeError
+
+from meshkit.errors import Internal, InvalidArgument
+from meshkit.pipeline import END, Exchange, Handler, Middleware
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+
+def decoding(request: type[Message], reply: type[Message]) -> Middleware:
+    """The layer inside of which messages are objects, and outside of which they are bytes.
+
+    It also reads the request of a method that has one.
+
+    Args:
+        request: Class of the requests.
+        reply: Class of the replies.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def decoded(exchange: Exchange) -> None:
+            receive, send = exchange.receive, exchange.send
+
+            async def receive_message() -> Any:
+                raw = await receive()
+                return END if raw is END else _decode(raw, request)
+
+            async def send_message(message: Any) -> None:
+                await send(_encode(message, reply))
+
+            exchange.receive, exchange.send = receive_message, send_message
+            if not exchange.method.streams_requests:
+                exchange.request = await receive_message()
+                if exchange.request is END:
+                    raise InvalidArgument("the call ended without its request message", reason="REQUEST_MISSING")
+            await next(exchange)
+
+        return decoded
+
+    return wrap
+
+
+def _decode(raw: bytes, kind: type[Message]) -> Message:
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise InvalidArgument(
+            f"the request is no {kind.DESCRIPTOR.full_name}", reason="REQUEST_MALFORMED"
+        ) from None
+
+
+def _encode(message: Any, kind: type[Message]) -> bytes:
+    if not isinstance(message, kind):
+        raise TypeError(f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}")
+    try:
+        return message.SerializeToString()
+    except EncodeError as error:
+        raise Internal("the reply cannot be serialized") from error

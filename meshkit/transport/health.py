@@ -1,0 +1,83 @@
+"""The `grpc.health.v1` protocol, open to all, exempt from admission."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_Status = health_pb2.HealthCheckResponse.ServingStatus
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """Whether an instance serves, for itself (the empty name) and for each contract of its alike.
+
+    It starts as not serving. Watches end when it is closed, so that they do not hold up a stop.
+
+    Args:
+        contracts: Full protobuf names of the gRPC services it answers for.
+    """
+
+    def __init__(self, contracts: tuple[str, ...]) -> None:
+        self._names = frozenset({"", *contracts})
+        self._serving = False
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serves the protocol."""
+        health_pb2_grpc.add_HealthServicer_to_server(self, server)
+
+    def set(self, serving: bool) -> None:
+        """Says whether the instance serves."""
+        self._serving = serving
+        self._wake()
+
+    def close(self) -> None:
+        """Ends all watches."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _status(self, name: str) -> Any:
+        if name not in self._names:
+            return _UNKNOWN
+        return _SERVING if self._serving else _NOT_SERVING
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802
+        """Whether it serves now."""
+        if request.service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
+        return health_pb2.HealthCheckResponse(status=self._status(request.service))
+
+    async def List(self, request: health_pb2.HealthListRequest, context: Any) -> Any:  # noqa: N802
+        """Whether each contract is served now."""
+        return health_pb2.HealthListResponse(
+            statuses={
+                name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in sorted(self._names)
+            }
+        )
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[Any]:
+        """Whether it serves, now and on each change."""
+        told = None
+        while True:
+            changed = self._changed
+            status = self._status(request.service)
+            if status != told:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            if self._closed:
+                return
+            await changed.wait()

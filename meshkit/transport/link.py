@@ -1,0 +1,150 @@
+"""A connection to one instance, kept ready ahead of use, and one attempt of a call over it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc.aio import EOF, AioRpcError
+
+from meshkit import metadata
+from meshkit.errors import MeshError
+from meshkit.instance import Instance
+from meshkit.pipeline import END, Exchange, Method
+from meshkit.transport.options import channel_options
+from meshkit.transport.status import code_of, error_from, text_of, trailers_of
+
+_READY = grpc.ChannelConnectivity.READY
+_IDLE = grpc.ChannelConnectivity.IDLE
+_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+
+
+class GrpcLink:
+    """A channel to one address that connects by itself, and again whenever the connection is lost.
+
+    Args:
+        instance: Whom to connect to.
+        on_change: Called whenever `ready` may have changed.
+        max_message_bytes: Largest message taken or sent, in bytes.
+    """
+
+    def __init__(self, instance: Instance, on_change: Callable[[], None], *, max_message_bytes: int) -> None:
+        self._channel = grpc.aio.insecure_channel(instance.address, options=channel_options(max_message_bytes))
+        self._on_change = on_change
+        self._callables: dict[Method, Any] = {}
+        self._watching = asyncio.create_task(self._keep_connected(), name=f"meshkit link {instance.instance_id}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call begun now would be sent at once."""
+        return self._channel.get_state() is _READY
+
+    async def close(self, grace: float) -> None:
+        """Lets calls under way end, for at most `grace` seconds, and ends the connection."""
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        await self._channel.close(grace)
+
+    async def _keep_connected(self) -> None:
+        state = self._channel.get_state(try_to_connect=True)
+        while state is not _SHUTDOWN:
+            self._on_change()
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state(try_to_connect=True)
+
+    async def attempt(self, exchange: Exchange) -> None:
+        """Makes the call over this connection, once.
+
+        Raises:
+            MeshError: It failed; gRPC's own error is its cause.
+        """
+        call = self._begin(exchange)
+        try:
+            if exchange.method.streams_requests:
+                await self._converse(exchange, call)
+            else:
+                await self._replies(exchange, call)
+            trailers = await call.trailing_metadata()
+        except AioRpcError as error:
+            raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
+        finally:
+            if not call.done():
+                call.cancel()
+        for key, value in trailers:
+            exchange.trailers[key] = value
+
+    def _begin(self, exchange: Exchange) -> Any:
+        method = exchange.method
+        multi = self._callables.get(method)
+        if multi is None:
+            multi = self._callables[method] = self._callable(method)
+        remaining = exchange.call.deadline.remaining()
+        options = {
+            "timeout": None if remaining == float("inf") else max(remaining, 0.0),
+            "metadata": tuple(exchange.headers.items()),
+        }
+        return multi(**options) if method.streams_requests else multi(exchange.request, **options)
+
+    def _callable(self, method: Method) -> Any:
+        arity = f"{'stream' if method.streams_requests else 'unary'}_{'stream' if method.streams_replies else 'unary'}"
+        return getattr(self._channel, arity)(method.path)
+
+    async def _replies(self, exchange: Exchange, call: Any) -> None:
+        if not exchange.method.streams_replies:
+            await _deliver(exchange, await call)
+            return
+        while (reply := await call.read()) is not EOF:
+            await _deliver(exchange, reply)
+
+    async def _converse(self, exchange: Exchange, call: Any) -> None:
+        """Sends the requests beside taking the replies, and stops sending when the call is over."""
+        sending = asyncio.create_task(_send_requests(exchange, call))
+        try:
+            await self._replies(exchange, call)
+        except (AioRpcError, asyncio.CancelledError):
+            if sending.done() and not sending.cancelled() and (failure := sending.exception()):
+                raise failure from None
+            raise
+        finally:
+            sending.cancel()
+            sending.add_done_callback(_seen)
+
+
+async def _deliver(exchange: Exchange, reply: bytes) -> None:
+    if exchange.first_reply is None:
+        exchange.first_reply = time.monotonic()
+    await exchange.send(reply)
+
+
+async def _send_requests(exchange: Exchange, call: Any) -> None:
+    """Sends the caller's messages. A failure of the caller's own iterator ends the call with that failure."""
+    try:
+        while (message := await exchange.receive()) is not END:
+            await call.write(message)
+        await call.done_writing()
+    except (AioRpcError, asyncio.InvalidStateError):
+        return  # the call is over; its status says why
+    except Exception:
+        call.cancel()
+        raise
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Takes note of a failure that the caller learns of another way."""
+    if not task.cancelled():
+        task.exception()
+
+
+def rpc_error(error: MeshError) -> AioRpcError:
+    """The error as a caller of a plain gRPC stub expects it: gRPC's own, or one like it for what never reached gRPC."""
+    if isinstance(error.__cause__, AioRpcError):
+        return error.__cause__
+    trailers = trailers_of(error)
+    if error.instance is not None:
+        trailers = ((metadata.INSTANCE, error.instance), *trailers)
+    return AioRpcError(
+        code_of(error), grpc.aio.Metadata(), grpc.aio.Metadata(*trailers), details=text_of(error)
+    )

@@ -1,0 +1,50 @@
+"""Channel arguments that both sides of a connection set alike, so that neither surprises the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+KEEPALIVE_S = 20
+KEEPALIVE_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 1
+
+Options = list[tuple[str, Any]]
+
+
+def server_options(max_message_bytes: int) -> Options:
+    """Arguments of a server.
+
+    Args:
+        max_message_bytes: Largest message taken or sent, in bytes.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+    ]
+
+
+def channel_options(max_message_bytes: int) -> Options:
+    """Arguments of a channel to one instance: retries and backoff are the mesh's own, gRPC's are off.
+
+    Args:
+        max_message_bytes: Largest message taken or sent, in bytes.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_S * 1000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.enable_http_proxy", 0),
+    ]

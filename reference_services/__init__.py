@@ -1,0 +1,1 @@
+"""Services that teams can start from, written on meshkit's public face only."""

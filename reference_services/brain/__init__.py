@@ -1,0 +1,1 @@
+"""Brain: knowledge (cells, documents, products) and memory (episodes, facts, traces) of a tenant."""

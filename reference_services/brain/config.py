@@ -1,0 +1,72 @@
+"""Settings of brain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from meshkit.config import Secret, SharedConfig
+
+_SQLITE = "sqlite:///"
+
+
+class BrainConfig(SharedConfig):
+    """Settings of brain, beside those of every service."""
+
+    brain_database_url: str = Field(
+        default="",
+        description="Where brain keeps its rows: `sqlite:///path` (`sqlite:////absolute/path`); empty: "
+        "brain.sqlite in the state folder.",
+    )
+    brain_readers: int = Field(
+        default=4, ge=1, le=64, description="Threads that read the database, in a replica."
+    )
+    brain_vector_cache_mb: int = Field(
+        default=256,
+        ge=1,
+        le=65536,
+        description="Memory in MiB for vectors of the tenants asked for last, in a replica.",
+    )
+    brain_embedder: Literal["hashing", "openai"] = Field(
+        default="hashing",
+        description="What makes the vectors: `hashing` is built in, `openai` any OpenAI-compatible endpoint.",
+    )
+    brain_embedding_base_url: str = Field(
+        default="", description="Address of the endpoint, up to and without `/embeddings`."
+    )
+    brain_embedding_api_key: Secret = Field(
+        default=Secret(""), description="Key of the endpoint; empty where it needs none."
+    )
+    brain_embedding_model: str = Field(default="", description="Name of the endpoint's model.")
+    brain_embedding_dimensions: int = Field(
+        default=384, ge=8, le=4096, description="Length of a vector; for an endpoint, what its model makes."
+    )
+    brain_embedding_timeout_s: float = Field(
+        default=20.0, gt=0, le=600, description="Seconds for one request to the endpoint."
+    )
+
+    @field_validator("brain_database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        if value and not (value.startswith(_SQLITE) and len(value) > len(_SQLITE)):
+            raise ValueError("brain keeps its rows in SQLite: write sqlite:///path, or leave it empty")
+        return value
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> Self:
+        if self.brain_embedder == "openai" and not (
+            self.brain_embedding_base_url and self.brain_embedding_model
+        ):
+            raise ValueError(
+                "BRAIN_EMBEDDER=openai needs BRAIN_EMBEDDING_BASE_URL and BRAIN_EMBEDDING_MODEL: set both"
+            )
+        return self
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        if not self.brain_database_url:
+            return self.state_dir / "brain.sqlite"
+        return Path(self.brain_database_url.removeprefix(_SQLITE))

@@ -1,0 +1,241 @@
+"""Episodes, facts, traces and figures in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from meshkit import Aborted, AlreadyExists
+from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
+from reference_services.brain.sqlite.database import Database
+from reference_services.brain.sqlite.rows import timestamp
+from reference_services.brain.sqlite.schema import VERSION
+
+Event = TypeVar("Event", pb.Episode, pb.Trace)
+Between = tuple[int | None, int | None]
+After = tuple[int, str] | None
+
+
+class SqliteMemory:
+    """Episodes and facts.
+
+    Args:
+        database: Where they are.
+        now: The clock, in microseconds since 1970.
+    """
+
+    def __init__(self, database: Database, now: Callable[[], int]) -> None:
+        self._database = database
+        self._now = now
+
+    async def append_episode(self, tenant: str, episode: pb.Episode) -> tuple[pb.Episode, bool]:
+        """See `Memory`."""
+
+        def work(db: sqlite3.Connection) -> tuple[pb.Episode, bool]:
+            row = db.execute(
+                "SELECT body FROM episodes WHERE tenant = ? AND id = ?", (tenant, episode.id)
+            ).fetchone()
+            if row is not None:
+                return _same(episode, pb.Episode.FromString(row[0]), "occurred_at", "EPISODE_EXISTS"), False
+            new = _dated(episode, "occurred_at", self._now())
+            db.execute(
+                "INSERT INTO episodes VALUES (?, ?, ?, ?, ?)",
+                (tenant, new.id, new.session_id, new.occurred_at.ToMicroseconds(), new.SerializeToString()),
+            )
+            return new, True
+
+        return await self._database.write(work)
+
+    async def list_episodes(
+        self, tenant: str, session_id: str, between: Between, after: After, limit: int
+    ) -> list[pb.Episode]:
+        """See `Memory`."""
+        where, parameters = _newest_first("occurred_at", between, after)
+        if session_id:
+            where, parameters = f"{where} AND session_id = ?", [*parameters, session_id]
+
+        def work(db: sqlite3.Connection) -> list[pb.Episode]:
+            rows = db.execute(
+                f"SELECT body FROM episodes WHERE tenant = ? {where} ORDER BY occurred_at DESC, id DESC "
+                f"LIMIT ?",
+                (tenant, *parameters, limit),
+            )
+            return [pb.Episode.FromString(body) for (body,) in rows]
+
+        return await self._database.read(work)
+
+    async def upsert_fact(self, tenant: str, fact: pb.Fact, if_match: str | None) -> tuple[pb.Fact, bool]:
+        """See `Memory`."""
+
+        def work(db: sqlite3.Connection) -> tuple[pb.Fact, bool]:
+            row = db.execute(
+                "SELECT body FROM facts WHERE tenant = ? AND id = ?", (tenant, fact.id)
+            ).fetchone()
+            there = pb.Fact.FromString(row[0]) if row else None
+            if there is not None and there.etag == fact.etag:
+                return there, False
+            if if_match is not None and if_match != (there.etag if there else ""):
+                raise Aborted(
+                    "the fact is not as if_match says: read it again, and decide anew",
+                    reason="ETAG_MISMATCH",
+                    etag=there.etag if there else "",
+                )
+            new = pb.Fact()
+            new.CopyFrom(fact)
+            now = timestamp(self._now())
+            new.created_at.CopyFrom(there.created_at if there else now)
+            new.updated_at.CopyFrom(now)
+            db.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
+                (tenant, new.id, new.subject, new.predicate, new.SerializeToString()),
+            )
+            return new, there is None
+
+        return await self._database.write(work)
+
+    async def list_facts(
+        self, tenant: str, subject: str, predicate: str, after_id: str, limit: int
+    ) -> list[pb.Fact]:
+        """See `Memory`."""
+        where, parameters = "", [tenant, after_id]
+        for column, value in (("subject", subject), ("predicate", predicate)):
+            if value:
+                where, parameters = f"{where} AND {column} = ?", [*parameters, value]
+
+        def work(db: sqlite3.Connection) -> list[pb.Fact]:
+            rows = db.execute(
+                f"SELECT body FROM facts WHERE tenant = ? AND id > ? {where} ORDER BY id LIMIT ?",
+                (*parameters, limit),
+            )
+            return [pb.Fact.FromString(body) for (body,) in rows]
+
+        return await self._database.read(work)
+
+
+class SqliteTraces:
+    """Records of what agents did.
+
+    Args:
+        database: Where they are.
+        now: The clock, in microseconds since 1970.
+    """
+
+    def __init__(self, database: Database, now: Callable[[], int]) -> None:
+        self._database = database
+        self._now = now
+
+    async def log_trace(self, tenant: str, trace: pb.Trace) -> bool:
+        """See `Traces`."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            row = db.execute(
+                "SELECT body FROM traces WHERE tenant = ? AND id = ?", (tenant, trace.id)
+            ).fetchone()
+            if row is not None:
+                _same(trace, pb.Trace.FromString(row[0]), "started_at", "TRACE_EXISTS")
+                return False
+            new = _dated(trace, "started_at", self._now())
+            db.execute(
+                "INSERT INTO traces VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    tenant,
+                    new.id,
+                    new.session_id,
+                    new.agent_id,
+                    new.started_at.ToMicroseconds(),
+                    new.SerializeToString(),
+                ),
+            )
+            return True
+
+        return await self._database.write(work)
+
+    async def list_traces(
+        self, tenant: str, session_id: str, agent_id: str, between: Between, after: After, limit: int
+    ) -> list[pb.Trace]:
+        """See `Traces`."""
+        where, parameters = _newest_first("started_at", between, after)
+        for column, value in (("session_id", session_id), ("agent_id", agent_id)):
+            if value:
+                where, parameters = f"{where} AND {column} = ?", [*parameters, value]
+
+        def work(db: sqlite3.Connection) -> list[pb.Trace]:
+            rows = db.execute(
+                f"SELECT body FROM traces WHERE tenant = ? {where} ORDER BY started_at DESC, id DESC LIMIT ?",
+                (tenant, *parameters, limit),
+            )
+            return [pb.Trace.FromString(body) for (body,) in rows]
+
+        return await self._database.read(work)
+
+
+class SqliteFigures:
+    """What there is.
+
+    Args:
+        database: Where it is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def stats(self, tenant: str) -> pb.StatsResponse:
+        """See `Figures`."""
+
+        def work(db: sqlite3.Connection) -> pb.StatsResponse:
+            cells, size, products = db.execute(
+                "SELECT count(*), coalesce(sum(text_bytes), 0), coalesce(sum(kind = ?), 0) FROM cells "
+                "WHERE tenant = ?",
+                (pb.CELL_KIND_PRODUCT, tenant),
+            ).fetchone()
+            found = pb.StatsResponse(
+                cells=cells, text_bytes=size, products=products, storage="sqlite", schema_version=VERSION
+            )
+            for table in ("documents", "episodes", "facts", "traces"):
+                (count,) = db.execute(f"SELECT count(*) FROM {table} WHERE tenant = ?", (tenant,)).fetchone()
+                setattr(found, table, count)
+            row = db.execute("SELECT updated_at FROM tenants WHERE tenant = ?", (tenant,)).fetchone()
+            if row:
+                found.updated_at.CopyFrom(timestamp(row[0]))
+            return found
+
+        return await self._database.read(work)
+
+
+def _dated(event: Event, field: str, now: int) -> Event:
+    """The event with its time, which is now where it has none."""
+    new = type(event)()
+    new.CopyFrom(event)
+    if not new.HasField(field):  # type: ignore[arg-type]
+        stamp: Timestamp = getattr(new, field)
+        stamp.CopyFrom(timestamp(now))
+    return new
+
+
+def _same(wanted: Event, there: Event, field: str, reason: str) -> Event:
+    """What is there, if it is what is wanted; a time that the wanted one leaves out does not count.
+
+    Raises:
+        AlreadyExists: It is something else.
+    """
+    bare = type(there)()
+    bare.CopyFrom(there)
+    if not wanted.HasField(field):  # type: ignore[arg-type]
+        bare.ClearField(field)  # type: ignore[arg-type]
+    if bare != wanted:
+        raise AlreadyExists("there is one with this id and other content: choose another id", reason=reason)
+    return there
+
+
+def _newest_first(column: str, between: Between, after: After) -> tuple[str, list[object]]:
+    parts: list[tuple[str, list[object]]] = []
+    if between[0] is not None:
+        parts.append((f"AND {column} >= ?", [between[0]]))
+    if between[1] is not None:
+        parts.append((f"AND {column} < ?", [between[1]]))
+    if after is not None:
+        parts.append((f"AND ({column}, id) < (?, ?)", list(after)))
+    return " ".join(sql for sql, _ in parts), [value for _, values in parts for value in values]

@@ -1,0 +1,56 @@
+"""Opening brain's store on a SQLite file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from reference_services.brain.sqlite.cells import SqliteCells, SqliteDocuments
+from reference_services.brain.sqlite.database import open_database
+from reference_services.brain.sqlite.identity import claim_embedder
+from reference_services.brain.sqlite.memory import SqliteFigures, SqliteMemory, SqliteTraces
+from reference_services.brain.sqlite.retrieval import SqliteRetrieval
+from reference_services.brain.sqlite.vectors import VectorCache
+from reference_services.brain.store import KnowledgeStore
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: Path,
+    *,
+    embedder: str,
+    dimensions: int,
+    cache_bytes: int = 256 * 1024 * 1024,
+    readers: int = 4,
+    now: Callable[[], int] = wall_clock,
+) -> AsyncGenerator[KnowledgeStore]:
+    """Opens the store in a file, which is made where there is none.
+
+    Args:
+        path: The file.
+        embedder: Name of what makes the vectors.
+        dimensions: Length of a vector.
+        cache_bytes: Memory for vectors.
+        readers: Threads for reading.
+        now: The clock, in microseconds since 1970.
+
+    Raises:
+        FailedPrecondition: The file cannot be used: see `open_database` and `claim_embedder`.
+    """
+    async with open_database(path, readers=readers) as database:
+        await database.write(lambda db: claim_embedder(db, embedder, dimensions))
+        yield KnowledgeStore(
+            cells=SqliteCells(database, now),
+            retrieval=SqliteRetrieval(database, VectorCache(dimensions, cache_bytes)),
+            documents=SqliteDocuments(database, now),
+            memory=SqliteMemory(database, now),
+            traces=SqliteTraces(database, now),
+            figures=SqliteFigures(database),
+        )

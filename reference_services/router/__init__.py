@@ -1,0 +1,1 @@
+"""Router: dispatch. Projects register agents, callers run them."""

@@ -1,0 +1,78 @@
+"""Settings of the router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from meshkit.config import Secret, SharedConfig, Wrong
+
+_SQLITE = "sqlite://"
+
+
+class RouterConfig(SharedConfig):
+    """What the router is told beyond the settings that all services share."""
+
+    router_database_url: str = Field(
+        default="",
+        description="Where manifests are kept: sqlite:///absolute/path; empty means router.sqlite in the "
+        "state folder.",
+    )
+    router_llm_base_url: str = Field(
+        default="",
+        description="OpenAI-compatible endpoint, such as http://127.0.0.1:11434/v1; empty means no LLM.",
+    )
+    router_llm_api_key: Secret = Field(
+        default=Secret(""), description="Key for the LLM endpoint; empty where it asks for none."
+    )
+    router_llm_model: str = Field(
+        default="", max_length=200, description="Model to ask for; required with an endpoint."
+    )
+    router_llm_timeout_s: float = Field(
+        default=60.0, gt=0, le=3600, description="Seconds that an LLM answer may take, all attempts included."
+    )
+    router_llm_first_token_timeout_s: float = Field(
+        default=15.0, gt=0, le=3600, description="Seconds until an attempt must have brought its first token."
+    )
+    router_llm_max_retries: int = Field(
+        default=2, ge=0, le=10, description="Further attempts after one that failed before its first token."
+    )
+
+    @field_validator("router_database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        if value and not (value.startswith(f"{_SQLITE}/") and len(value.rstrip("/")) > len(_SQLITE)):
+            raise Wrong("this release keeps manifests in SQLite", "write sqlite:///absolute/path")
+        return value
+
+    @field_validator("router_llm_base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        except ValueError:
+            usable = False
+        if not usable:
+            raise Wrong(
+                "it is no URL of an endpoint", "write http(s)://host:port/v1; the key has its own setting"
+            )
+        return value
+
+    @field_validator("router_llm_model")
+    @classmethod
+    def _check_model(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("router_llm_base_url") and not value:
+            raise Wrong("it is missing, and ROUTER_LLM_BASE_URL is set", "name the model to ask for")
+        return value
+
+    @property
+    def router_database_path(self) -> Path:
+        """The SQLite file."""
+        if not self.router_database_url:
+            return self.state_dir / "router.sqlite"
+        return Path("/") / self.router_database_url.removeprefix(_SQLITE).lstrip("/")

@@ -1,0 +1,44 @@
+"""Placeholders of masked data in an answer that comes in pieces: none is passed on in parts.
+
+zero's placeholders look like `[EMAIL_1_3f9xk2]` and survive lost brackets and Markdown's escapes, so an
+opening bracket alone does not tell where one begins. A piece is therefore cut only where no placeholder can
+stand: after a sign that is neither part of a word nor a bracket nor a backslash.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_HELD = 4096
+"""Characters held back at most; a longer run without a gap is passed on as it is."""
+
+_GAP = re.compile(r"[^\w\[\]\\]")
+_LIKELY = re.compile(r"[A-Za-z]{2,}\\?_[0-9]+\\?_[A-Za-z0-9]{4,}")
+
+
+def may_hold_placeholder(text: str) -> bool:
+    """Whether the text may have a placeholder in it, so that it is worth asking zero."""
+    return _LIKELY.search(text) is not None
+
+
+class Segmenter:
+    """Cuts text anew, so that no placeholder is in two pieces."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """Takes a piece; returns what can be passed on."""
+        end = 0
+        for gap in _GAP.finditer(text):
+            end = gap.end()
+        if end:
+            ready, self._held = self._held + text[:end], text[end:]
+            return ready
+        self._held += text
+        return self.finish() if len(self._held) > MAX_HELD else ""
+
+    def finish(self) -> str:
+        """Returns what was held back; the text is over."""
+        rest, self._held = self._held, ""
+        return rest

@@ -1,0 +1,80 @@
+"""Settings of the worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from meshkit import SharedConfig
+
+_SQLITE = "sqlite:///"
+
+
+class WorkerConfig(SharedConfig):
+    """Settings of the worker, beside those that every service has."""
+
+    worker_database_url: str = Field(
+        default="",
+        description="Where workflows are kept: `sqlite:///` and the absolute path of a file that all replicas share, or "
+        "empty for files in the state folder. The worker's other tables are in files beside it.",
+    )
+    worker_concurrency: int = Field(
+        default=4, ge=1, le=256, description="Workflows that one replica runs at a time."
+    )
+    worker_modules: tuple[str, ...] = Field(
+        default=(),
+        description="Python modules whose `@workflow` functions this worker runs, beside the harvester.",
+    )
+    worker_takeover_s: float = Field(
+        default=5.0,
+        ge=0.5,
+        le=600,
+        description="Seconds without a heartbeat after which the work of a replica is taken over by the others.",
+    )
+    worker_polling_s: float = Field(
+        default=0.2, ge=0.05, le=5, description="Seconds between two looks for new work."
+    )
+    harvest_roots: tuple[str, ...] = Field(
+        default=(),
+        description="Absolute folders from which product feeds may be read; empty refuses all feeds.",
+    )
+    harvest_batch_rows: int = Field(
+        default=100, ge=1, le=5000, description="Rows of a feed that are stored in one transaction."
+    )
+    harvest_segment_batches: int = Field(
+        default=4, ge=1, le=1000, description="Batches of a feed that one replica harvests at a stretch."
+    )
+
+    @field_validator("worker_database_url")
+    @classmethod
+    def _embedded(cls, url: str) -> str:
+        if url and not url.startswith(f"{_SQLITE}/"):
+            raise ValueError(
+                "write sqlite:////absolute/path/of/worker.sqlite; PostgreSQL is not supported yet"
+            )
+        return url
+
+    @field_validator("harvest_roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        relative = [root for root in roots if not Path(root).is_absolute()]
+        if relative:
+            raise ValueError(f"{relative[0]!r} is not absolute; write whole paths")
+        return roots
+
+    @property
+    def database(self) -> Path:
+        """File of the workflow engine."""
+        url = self.worker_database_url
+        return Path(url.removeprefix(_SQLITE)) if url else self.state_dir / "worker.sqlite"
+
+    @property
+    def ledger(self) -> Path:
+        """File of tenants, states, progress and heartbeats."""
+        return self.database.with_name(f"{self.database.stem}-ledger.sqlite")
+
+    @property
+    def commerce(self) -> Path:
+        """File of the commerce tables."""
+        return self.database.with_name("commerce.sqlite")

@@ -1,0 +1,399 @@
+"""`WorkflowEngine` on DBOS: it records steps and queues work; tenants, states, progress and takeover are the ledger's.
+
+DBOS is a process-wide singleton, so there is one engine in a process, and replicas of the worker are processes. It is
+launched from a thread without an event loop, and so runs workflows on a loop of its own: a workflow's code cannot hold
+up the serving of calls. What needs the mesh is handed over to the service's loop.
+
+One DBOS workflow, `meshkit-worker`, runs them all: it looks up the code by the name that is in the ledger. Two queues,
+one for workflows that a call started and one for their children, so that parents who wait cannot keep their children
+from running. The limit of workflows at a time is a semaphore here, because a DBOS queue's limit is a row that all
+replicas share; that row merely keeps a replica from claiming what it could not begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from meshkit import DeadlineExceeded, FailedPrecondition, MeshError, NotFound, Unavailable
+from reference_services.worker.context import (
+    MeshPort,
+    Resources,
+    Superseded,
+    WorkflowContext,
+    failure_of,
+)
+from reference_services.worker.engine import Order, Page
+from reference_services.worker.ledger import Ledger
+from reference_services.worker.liveness import Liveness
+from reference_services.worker.watch import Watchers
+from reference_services.worker.workflow import Catalogue, Failure, Json, State, Workflow
+
+if TYPE_CHECKING:
+    from dbos import Queue
+    from structlog.typing import FilteringBoundLogger
+
+T = TypeVar("T")
+
+RUNNER = "meshkit-worker"
+"""Name of the one DBOS workflow, and of its queues' beginning."""
+
+VERSION = "meshkit-worker-1"
+"""The `application_version`: DBOS gives work back within one version only, and its default changes with the source."""
+
+MAX_ATTEMPTS = 20
+"""A workflow that took so many replicas with it is given up (`TOO_MANY_ATTEMPTS`)."""
+
+_FORGOTTEN_S = 10.0
+_one_engine = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How the engine runs.
+
+    Attributes:
+        database: SQLite file of DBOS; all replicas share it.
+        executor: This process, by its instance id.
+        concurrency: Workflows that run here at a time.
+        takeover_s: Seconds after which a silent replica's work is taken over.
+        polling_s: Seconds between two looks at the queues.
+    """
+
+    database: Path
+    executor: str
+    concurrency: int = 4
+    takeover_s: float = 5.0
+    polling_s: float = 0.2
+
+
+class DbosEngine:
+    """Workflows on DBOS.
+
+    Args:
+        options: How it runs.
+        catalogue: The workflows that it knows.
+        ledger: The book.
+        resources: What workflows use.
+        mesh: The way to other services; lives on the loop that calls `open`.
+        log: Where it says what happens.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        resources: Resources,
+        mesh: MeshPort,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._options = options
+        self._catalogue = catalogue
+        self._ledger = ledger
+        self._resources = resources
+        self._mesh = mesh
+        self._log = log
+        self._watchers = Watchers(ledger)
+        self._liveness = Liveness(ledger, options.executor, options.takeover_s, self._give_back, log)
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="worker-engine")
+        self._queues: tuple[Queue, ...] = ()
+        self._runner: Callable[[str], Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._slots = asyncio.Semaphore(options.concurrency)
+
+    async def open(self) -> None:
+        """Launches DBOS and begins to take up work.
+
+        Raises:
+            FailedPrecondition: `ENGINE_IN_PROCESS`: there is one in this process already.
+        """
+        if not _one_engine.acquire(blocking=False):
+            raise FailedPrecondition(
+                "this process runs a workflow engine already (DBOS is one to a process): start each worker replica "
+                "as a process of its own",
+                reason="ENGINE_IN_PROCESS",
+            )
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._ledger.beat(self._options.executor)
+            await self._in_thread(self._launch)
+        except BaseException:
+            _one_engine.release()
+            raise
+        self._task = asyncio.create_task(self._live(), name="worker-liveness")
+
+    async def close(self) -> None:
+        """Stops. What runs is left for other replicas, which take over at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._watchers.close()
+        try:
+            await self._in_thread(_destroy)
+            await self._ledger.leave(self._options.executor)
+        finally:
+            _one_engine.release()
+            self._threads.shutdown(wait=False)
+
+    async def start(self, order: Order) -> tuple[str, bool]:
+        """See `WorkflowEngine.start`."""
+        definition = self._catalogue.startable(order.name)
+        if definition.check is not None:
+            await definition.check(order.arguments, self._resources)
+        workflow_id = hashlib.sha256(f"{order.tenant}\0{order.idempotency_key}".encode()).hexdigest()[:32]
+        new = Workflow(
+            id=workflow_id,
+            tenant=order.tenant,
+            principal=order.principal,
+            name=order.name,
+            state=State.QUEUED,
+            arguments=order.arguments,
+        )
+        added = await self._ledger.add(new)
+        if added or (await self.get(order.tenant, workflow_id)).attempts == 0:
+            await self.enqueue(workflow_id)
+        return workflow_id, not added
+
+    async def get(self, tenant: str, workflow_id: str) -> Workflow:
+        """See `WorkflowEngine.get`."""
+        return _there(await self._ledger.get(tenant, workflow_id))
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        states: Sequence[State] = (),
+        name: str = "",
+        parent_id: str = "",
+        before: tuple[float, str] | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """See `WorkflowEngine.page`."""
+        found = await self._ledger.page(
+            tenant,
+            states=states,
+            name=name,
+            parent_id=parent_id,
+            before=before or (float("inf"), ""),
+            limit=limit + 1,
+        )
+        more = len(found) > limit
+        found = found[:limit]
+        return Page(found, (found[-1].created_at, found[-1].id) if more else None)
+
+    async def cancel(self, tenant: str, workflow_id: str) -> Workflow:
+        """See `WorkflowEngine.cancel`."""
+        return _there(await self._ledger.cancel(tenant, workflow_id))
+
+    async def watch(self, tenant: str, workflow_id: str) -> AsyncIterator[Workflow]:
+        """See `WorkflowEngine.watch`."""
+        async for standing in self._watchers.follow(await self.get(tenant, workflow_id)):
+            yield standing
+
+    async def enqueue(self, workflow_id: str) -> None:
+        """Puts a workflow that is in the ledger into its queue; without effect where it is there, or was."""
+        try:
+            await self._in_thread(lambda: self._enqueue(workflow_id))
+        except MeshError:
+            raise
+        except Exception as error:
+            raise Unavailable(
+                "the workflow engine's database cannot be written", reason="ENGINE_UNAVAILABLE"
+            ) from error
+
+    async def on_mesh(self, use: Callable[[MeshPort], Awaitable[T]], tenant: str, timeout: float) -> T:
+        """See `Execution.on_mesh`."""
+
+        async def call() -> T:
+            with self._mesh.scope(tenant=tenant, as_self=True):
+                return await use(self._mesh)
+
+        future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {timeout:g} s", reason="MESH_CALL_TIMEOUT") from None
+
+    async def record(self, name: str, run: Callable[[], Awaitable[Json]]) -> Json:
+        """See `Execution.record`."""
+        from dbos import DBOS
+
+        async def step() -> Json:
+            return await run()
+
+        recorded: Json = await DBOS.run_step_async({"name": name}, step)
+        return recorded
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """See `Execution.waiting`."""
+        self._slots.release()
+        try:
+            yield
+        finally:
+            await self._slots.acquire()
+
+    async def run(self, workflow_id: str) -> None:
+        """Executes a workflow to its end, or until it is no longer this replica's to execute. DBOS calls this.
+
+        No error gets out, for DBOS would take the workflow for ended while the ledger knows nothing of it.
+        """
+        async with self._slots:
+            taken = await self._insist(lambda: self._ledger.take_up(workflow_id, self._options.executor))
+            if taken is None:
+                return
+            result, failure = await self._outcome(taken)
+            ended = await self._insist(
+                lambda: self._ledger.finish(taken.id, taken.attempts, result=result, failure=failure)
+            )
+            if not ended:
+                await self._yield_to_owner(taken)
+
+    async def _outcome(self, taken: Workflow) -> tuple[Json | None, Failure | None]:
+        definition = self._catalogue.get(taken.name)
+        if definition is None:
+            return None, Failure(
+                "WORKFLOW_UNKNOWN", f"this replica does not know {taken.name}", "FAILED_PRECONDITION"
+            )
+        if taken.attempts > MAX_ATTEMPTS:
+            return None, Failure("TOO_MANY_ATTEMPTS", f"given up after {MAX_ATTEMPTS} executions", "ABORTED")
+        context = WorkflowContext(taken, self, self._ledger, self._resources, self._log)
+        try:
+            result = await definition.body(context, taken.arguments)
+            json.dumps(result)
+        except Superseded:
+            return None, None
+        except Exception as error:  # noqa: BLE001 - recorded as the workflow's outcome
+            return None, failure_of(error, context.log)
+        return result, None
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Keeps the ledger's books whatever it takes: a busy or vanished database is waited for."""
+        while True:
+            try:
+                return await work()
+            except Exception as error:  # noqa: BLE001
+                self._log.error("the ledger cannot be written; trying again", error=str(error))
+                await asyncio.sleep(1.0)
+
+    async def _yield_to_owner(self, taken: Workflow) -> None:
+        """Ends a superseded execution: as done where the workflow has ended, else so that DBOS parks it."""
+        from dbos import error as dbos_error
+
+        now = (await self._insist(lambda: self._ledger.standing([taken.id]))).get(taken.id)
+        if now is not None and not now.state.final:
+            raise dbos_error.DBOSWorkflowConflictIDError(taken.id)
+
+    async def _live(self) -> None:
+        """Heartbeats, takeovers, and work that was accepted but never queued because its replica died in between."""
+        rounds = 0
+        while True:
+            try:
+                await self._liveness.round()
+                if rounds % 5 == 0:
+                    for lost in await self._ledger.forgotten(_FORGOTTEN_S):
+                        await self.enqueue(lost.id)
+            except Exception as error:  # noqa: BLE001 - the next round tries again
+                self._log.warning("a heartbeat round failed", error=str(error))
+            rounds += 1
+            await asyncio.sleep(self._liveness.interval)
+
+    async def _give_back(self, executor: str) -> None:
+        from dbos import DBOS
+
+        await self._in_thread(lambda: DBOS._recover_pending_workflows([executor]))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Runs blocking work of DBOS in a thread that has neither an event loop nor a workflow's context."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _launch(self) -> None:
+        from dbos import DBOS
+
+        quiet = logging.getLogger("dbos")
+        if not quiet.handlers:
+            quiet.addHandler(
+                logging.NullHandler()
+            )  # else DBOS adds a console handler of its own and stops propagation
+        self._options.database.parent.mkdir(parents=True, exist_ok=True)
+        DBOS(
+            config={
+                "name": RUNNER,
+                "system_database_url": f"sqlite:///{self._options.database}",
+                "application_version": VERSION,
+                "executor_id": self._options.executor,
+                "serializer": _serializer(),
+                "enable_otlp": False,
+                "log_level": "WARNING",
+                "max_executor_threads": 16,
+                "scheduler_polling_interval_sec": 3600.0,
+            }
+        )
+
+        async def run(workflow_id: str) -> None:
+            await self.run(workflow_id)
+
+        self._runner = DBOS.workflow(name=RUNNER, max_recovery_attempts=10_000)(run)
+        DBOS.launch()
+        self._queues = tuple(
+            DBOS.register_queue(
+                f"{RUNNER}-{level}",
+                worker_concurrency=self._options.concurrency,
+                polling_interval_sec=self._options.polling_s,
+                on_conflict="always_update",
+            )
+            for level in ("calls", "children")
+        )
+
+    def _enqueue(self, workflow_id: str) -> None:
+        from dbos import SetWorkflowID
+
+        if self._runner is None:
+            raise Unavailable("the workflow engine is not running", reason="ENGINE_UNAVAILABLE")
+        with SetWorkflowID(workflow_id):
+            self._queues["-" in workflow_id].enqueue(self._runner, workflow_id)
+
+
+def _destroy() -> None:
+    from dbos import DBOS
+
+    DBOS.destroy(destroy_registry=True)
+
+
+def _there(found: Workflow | None) -> Workflow:
+    if found is None:
+        raise NotFound("there is no such workflow", reason="WORKFLOW_NOT_FOUND")
+    return found
+
+
+def _serializer() -> Any:
+    """JSON in place of DBOS's pickle: a shared database must not be a way to run code."""
+    from dbos import Serializer
+
+    class JsonSerializer(Serializer):  # type: ignore[misc,unused-ignore]
+        def name(self) -> str:
+            return "meshkit-json"
+
+        def serialize(self, data: Any) -> str:
+            if isinstance(data, BaseException):
+                data = {"__exception__": f"{type(data).__name__}: {data}"}
+            return json.dumps(data, default=str)
+
+        def deserialize(self, serialized_data: str) -> Any:
+            data = json.loads(serialized_data)
+            if isinstance(data, dict) and "__exception__" in data:
+                return RuntimeError(data["__exception__"])
+            return data
+
+    return JsonSerializer()

@@ -1,0 +1,120 @@
+"""The worker as a service of the mesh."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from meshkit import Call, CUService, resource, rpc
+from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
+from reference_services.worker import ledger, messages
+from reference_services.worker.config import WorkerConfig
+from reference_services.worker.context import Resources
+from reference_services.worker.database import Database
+from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
+from reference_services.worker.engine import Order, WorkflowEngine
+from reference_services.worker.harvester import commerce
+from reference_services.worker.harvester.workflows import HarvestOptions
+from reference_services.worker.workflow import Catalogue
+
+HARVESTER = "reference_services.worker.harvester.workflows"
+"""The module of the workflows that every worker runs."""
+
+
+@asynccontextmanager
+async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
+    """The engine with all that its workflows use, from the worker's settings."""
+    config = worker.config
+    catalogue = Catalogue.of((HARVESTER, *config.worker_modules))
+    options = EngineOptions(
+        database=config.database,
+        executor=worker.instance.instance_id,
+        concurrency=config.worker_concurrency,
+        takeover_s=config.worker_takeover_s,
+        polling_s=config.worker_polling_s,
+    )
+    harvests = HarvestOptions(
+        roots=config.harvest_roots,
+        batch_rows=config.harvest_batch_rows,
+        segment_batches=config.harvest_segment_batches,
+        executor=options.executor,
+    )
+    async with AsyncExitStack() as stack:
+        book, shop = Database(config.ledger, ledger.SCHEMA), Database(config.commerce, commerce.SCHEMA)
+        for database in (book, shop):
+            await database.open()
+            stack.push_async_callback(database.close)
+        resources = Resources(config, harvests, commerce.Commerce(shop))
+        engine = DbosEngine(options, catalogue, ledger.Ledger(book), resources, worker.mesh, worker.log)
+        await engine.open()
+        stack.push_async_callback(engine.close)
+        yield engine
+
+
+class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"], port=50053):
+    """Durable work: starts workflows, and tells how they stand. One replica a process."""
+
+    config: WorkerConfig
+    engine = resource(open_engine)
+
+    @rpc(permission="worker:start", timeout=10.0)
+    async def start_workflow(self, request: pb.StartWorkflowRequest, call: Call) -> pb.StartWorkflowResponse:
+        """Starts a workflow, once for each key."""
+        who = call.subject or call.principal
+        order = Order(
+            tenant=call.tenant,
+            principal=f"{who.project}/{who.name}" if who is not None else "",
+            name=request.workflow,
+            arguments=messages.checked_arguments(request.arguments),
+            idempotency_key=messages.checked_key(request.idempotency_key),
+        )
+        workflow_id, existing = await self.engine.start(order)
+        return pb.StartWorkflowResponse(id=workflow_id, existing=existing)
+
+    @rpc(permission="worker:read")
+    async def get_workflow(self, request: pb.GetWorkflowRequest, call: Call) -> pb.GetWorkflowResponse:
+        """Shows one workflow."""
+        found = await self.engine.get(call.tenant, messages.checked_id(request.id))
+        return pb.GetWorkflowResponse(workflow=messages.workflow_message(found))
+
+    @rpc(permission="worker:read")
+    async def list_workflows(self, request: pb.ListWorkflowsRequest, call: Call) -> pb.ListWorkflowsResponse:
+        """Lists workflows, newest first."""
+        page = await self.engine.page(
+            call.tenant,
+            states=messages.checked_states(list(request.states)),
+            name=request.workflow,
+            parent_id=messages.checked_id(request.parent_id) if request.parent_id else "",
+            before=messages.checked_page_token(request.page_token),
+            limit=messages.checked_page_size(request.page_size),
+        )
+        return pb.ListWorkflowsResponse(
+            workflows=[messages.workflow_message(found, whole=False) for found in page.workflows],
+            next_page_token=messages.page_token(page.next),
+        )
+
+    @rpc(permission="worker:cancel")
+    async def cancel_workflow(
+        self, request: pb.CancelWorkflowRequest, call: Call
+    ) -> pb.CancelWorkflowResponse:
+        """Cancels a workflow and those that it started."""
+        found = await self.engine.cancel(call.tenant, messages.checked_id(request.id))
+        return pb.CancelWorkflowResponse(workflow=messages.workflow_message(found))
+
+    @rpc(permission="worker:read")
+    async def watch_workflow(
+        self, request: pb.WatchWorkflowRequest, call: Call
+    ) -> AsyncIterator[pb.WatchWorkflowResponse]:
+        """Follows a workflow to its end."""
+        async for found in self.engine.watch(call.tenant, messages.checked_id(request.id)):
+            yield pb.WatchWorkflowResponse(
+                state=pb.WorkflowState.ValueType(found.state),
+                done=found.done,
+                total=found.total,
+                message=found.message,
+                executor=found.executor,
+                attempts=found.attempts,
+                observed_at=messages.timestamp(time.time()),
+                workflow=messages.workflow_message(found) if found.state.final else None,
+            )

@@ -1,0 +1,68 @@
+"""Following workflows: one look at the database for all who watch in this process, at most four a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from meshkit import MeshError
+from reference_services.worker.ledger import Ledger
+from reference_services.worker.workflow import Workflow
+
+
+class Watchers:
+    """All watches of this process.
+
+    Args:
+        ledger: What is watched.
+        interval: Seconds between two looks.
+    """
+
+    def __init__(self, ledger: Ledger, interval: float = 0.25) -> None:
+        self._ledger = ledger
+        self._interval = interval
+        self._queues: dict[str, set[asyncio.Queue[Workflow]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def follow(self, first: Workflow) -> AsyncIterator[Workflow]:
+        """The workflow as it stands, then each change of its standing, up to its end."""
+        queue: asyncio.Queue[Workflow] = asyncio.Queue(maxsize=1)
+        self._queues.setdefault(first.id, set()).add(queue)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._look(), name="worker-watch")
+        try:
+            seen = first
+            yield seen
+            while not seen.state.final:
+                now = await queue.get()
+                if now != seen:
+                    seen = now
+                    yield seen
+        finally:
+            queues = self._queues[first.id]
+            queues.discard(queue)
+            if not queues:
+                del self._queues[first.id]
+
+    async def close(self) -> None:
+        """Stops looking."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _look(self) -> None:
+        while self._queues:
+            await asyncio.sleep(self._interval)
+            with suppress(MeshError):  # a busy database: look again
+                for found in (await self._ledger.standing(list(self._queues)[:500])).values():
+                    for queue in self._queues.get(found.id, ()):
+                        _replace(queue, found)
+
+
+def _replace(queue: asyncio.Queue[Workflow], newest: Workflow) -> None:
+    """Leaves the newest standing for a reader who may be slow."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(newest)

@@ -1,0 +1,77 @@
+"""Settings of zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+
+from meshkit.config import SharedConfig
+from reference_services.zero.detectors import REGIONS
+from reference_services.zero.master_key import parse_master_key
+
+_SQLITE = "sqlite://"
+
+
+class ZeroConfig(SharedConfig):
+    """What zero is told beyond the settings that all services share."""
+
+    zero_database_url: str = Field(
+        default="",
+        description="Where sessions are kept: sqlite:///absolute/path; empty: zero.sqlite in state folder.",
+    )
+    zero_session_ttl_s: float = Field(
+        default=3600.0, ge=1, le=604800, description="Seconds that a session lives after its last masking."
+    )
+    zero_master_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Key that all sessions' keys are wrapped under: base64url of 32 bytes, the same on each "
+        "replica. May be absent in local: one is made in the state folder.",
+    )
+    zero_default_region: str = Field(
+        default="",
+        description="Country (ISO 3166-1 alpha-2, such as DE) of telephone numbers that are written without "
+        "a country code; empty: only international ones are found.",
+    )
+    zero_max_sessions: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Sessions that a tenant may have at a time."
+    )
+    zero_max_entities: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Different values that a session may hold."
+    )
+
+    @field_validator("zero_database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        if value and not (value.startswith(f"{_SQLITE}/") and len(value.rstrip("/")) > len(_SQLITE)):
+            raise ValueError("this release keeps sessions in SQLite: write sqlite:///absolute/path")
+        return value
+
+    @field_validator("zero_master_key")
+    @classmethod
+    def _check_master_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        text = value.get_secret_value()
+        if text:
+            parse_master_key(text)
+        elif info.data.get("env") == "production":
+            raise ValueError(
+                "it is missing, and production makes none; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
+            )
+        return value
+
+    @field_validator("zero_default_region")
+    @classmethod
+    def _check_region(cls, value: str) -> str:
+        region = value.upper()
+        if region and region not in REGIONS:
+            raise ValueError(
+                "it is no country with telephone numbers; write two letters of ISO 3166-1, such as DE"
+            )
+        return region
+
+    @property
+    def zero_database_path(self) -> Path:
+        """The SQLite file."""
+        if not self.zero_database_url:
+            return self.state_dir / "zero.sqlite"
+        return Path("/") / self.zero_database_url.removeprefix(_SQLITE).lstrip("/")

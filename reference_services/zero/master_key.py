@@ -1,0 +1,69 @@
+"""Where the master key comes from: the configuration, or in local a file that the first replica makes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from reference_services.zero.sealing import KEY_BYTES
+
+FILE = "zero-master-key"
+"""Name of the file in the state folder."""
+
+_WRONG = f"it is not base64url of {KEY_BYTES} bytes; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
+
+
+def parse_master_key(text: str) -> bytes:
+    """Reads a key that is written in base64url, with or without padding.
+
+    Raises:
+        ValueError: It is no such key; the message quotes nothing of it.
+    """
+    stripped = text.strip().rstrip("=")
+    key = b""
+    with contextlib.suppress(binascii.Error, ValueError):
+        key = base64.b64decode(stripped + "=" * (-len(stripped) % 4), altchars=b"-_", validate=True)
+    if len(key) != KEY_BYTES:
+        raise ValueError(_WRONG)
+    return key
+
+
+def local_master_key(folder: Path) -> bytes:
+    """The key of this machine, which is made where there is none; replicas that start at once agree on one.
+
+    Raises:
+        ValueError: The file is there, and is no key or is open to others than its owner.
+        OSError: The folder cannot be written to.
+    """
+    path = folder / FILE
+    if not path.exists():
+        _make(folder, path)
+    _check_private(path)
+    return parse_master_key(path.read_text(encoding="ascii", errors="replace"))
+
+
+def _make(folder: Path, path: Path) -> None:
+    """Writes a fresh key under another name and links it into place, unless another was quicker."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = folder / f".{FILE}.{secrets.token_hex(8)}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+def _check_private(path: Path) -> None:
+    facts = path.stat()
+    if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o077:
+        raise ValueError(f"{path} must belong to you and be readable by nobody else: chmod 600, or delete it")

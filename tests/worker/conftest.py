@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reference_services.worker.database import Database
+from reference_services.worker.ledger import SCHEMA, Ledger
+
+ROOT = Path(__file__).parents[2]
+FEED = ROOT / "reference_services/worker/harvester/data/products.csv"
+
+
+class Replica:
+    """A process of `replica.py`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, executor: str) -> None:
+        self.process, self.executor = process, executor
+
+    async def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), 30)
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    async def start(self, name: str, arguments: dict[str, Any], key: str, tenant: str = "acme") -> dict[str, Any]:
+        assert self.process.stdin is not None
+        command = {"tenant": tenant, "name": name, "arguments": arguments, "idempotency_key": key}
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        return await self.answer()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+class Replicas:
+    """Replicas that share a folder, and a look into their ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.all: dict[str, Replica] = {}
+        self._book = Database(folder / "ledger.sqlite", SCHEMA)
+        self.ledger = Ledger(self._book)
+
+    async def open(self) -> None:
+        await self._book.open()
+
+    async def launch(self, count: int = 1, **options: Any) -> list[Replica]:
+        new = [await self._spawn(f"worker-{len(self.all) + number}", options) for number in range(count)]
+        for replica in new:
+            assert await replica.answer() == {"ready": replica.executor}
+            self.all[replica.executor] = replica
+        return new
+
+    async def _spawn(self, executor: str, options: dict[str, Any]) -> Replica:
+        settings = {"batch_rows": 50, "concurrency": 4, "takeover_s": 1.0, "delay": 0.0, **options}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("replica.py")),
+            json.dumps({"folder": str(self.folder), "executor": executor, **settings}),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        return Replica(process, executor)
+
+    async def close(self) -> None:
+        for replica in self.all.values():
+            if replica.process.returncode is None:
+                replica.signal(signal.SIGCONT)
+                replica.signal(signal.SIGKILL)
+        for replica in self.all.values():
+            await replica.process.wait()
+            transport = replica.process._transport  # type: ignore[attr-defined]
+            transport.close()
+        await self._book.close()
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 40) -> Any:
+    """What the condition gives as soon as that is true."""
+    async with asyncio.timeout(seconds):
+        while not (found := await condition()):
+            await asyncio.sleep(0.03)
+    return found
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., Awaitable[Any]]:
+    return until
+
+
+@pytest.fixture
+def feed() -> Path:
+    return FEED
+
+
+@pytest.fixture
+async def replicas(tmp_path: Path) -> AsyncIterator[Replicas]:
+    found = Replicas(tmp_path)
+    await found.open()
+    yield found
+    await found.close()

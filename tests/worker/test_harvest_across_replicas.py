@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from reference_services.worker.workflow import State
+
+Until = Callable[..., Awaitable[Any]]
+
+
+async def test_a_harvest_loses_and_repeats_nothing_while_replicas_die_and_freeze(
+    replicas: Any, feed: Path, wait_until: Until, tmp_path: Path
+) -> None:
+    shutil.copy(feed, tmp_path / "feed.csv")
+    first, *_ = await replicas.launch(3, delay=0.25, takeover_s=1.0)
+    started = await first.start("harvest", {"feed": str(tmp_path / "feed.csv"), "source": "shop-a"}, "once")
+
+    async def standing() -> Any:
+        return await replicas.ledger.get("acme", started["id"])
+
+    async def begun() -> bool:
+        return bool((await standing()).done >= 200)
+
+    await wait_until(begun)
+    victim = replicas.all[(await standing()).executor]
+    frozen = next(replica for replica in replicas.all.values() if replica is not victim)
+    victim.signal(signal.SIGKILL)
+    frozen.signal(signal.SIGSTOP)
+
+    async def taken_over() -> bool:
+        now = await standing()
+        return bool(now.attempts >= 2 and now.executor not in (victim.executor, frozen.executor))
+
+    async def frozen_is_given_up() -> bool:
+        return frozen.executor not in {executor.id for executor in await replicas.ledger.executors()}
+
+    await wait_until(taken_over)
+    await wait_until(frozen_is_given_up)
+    frozen.signal(signal.SIGCONT)
+
+    async def ended() -> bool:
+        return bool((await standing()).state.final)
+
+    await wait_until(ended)
+    found = await standing()
+    assert found.state is State.SUCCEEDED, found.failure
+    result = found.result
+    assert result is not None
+    assert (result["read"], result["accepted"], result["duplicates"], result["rejected"]) == (2616, 2400, 96, 120)
+    assert sum(result["reasons"].values()) == 120
+    shop, brain = sqlite3.connect(tmp_path / "commerce.sqlite"), sqlite3.connect(tmp_path / "brain.sqlite")
+    try:
+        assert shop.execute("SELECT count(*) FROM products").fetchone() == (2400,)
+        assert shop.execute("SELECT count(*) FROM rejects").fetchone() == (120,)
+        assert shop.execute("SELECT count(*) FROM price_history").fetchone() == (2448,)  # 48 repeats have a new price
+        offers = dict(shop.execute("SELECT sku, price_minor FROM offers"))
+        last = dict(shop.execute("SELECT sku, price_minor FROM price_history ORDER BY run, line"))
+        assert offers == last
+        assert offers == dict(brain.execute("SELECT sku, price FROM cells"))
+        assert shop.execute("SELECT count(DISTINCT done_by) FROM batches").fetchone()[0] >= 2
+    finally:
+        shop.close()
+        brain.close()
+
+
+async def test_a_feed_that_changes_meanwhile_fails_the_harvest(
+    replicas: Any, feed: Path, wait_until: Until, tmp_path: Path
+) -> None:
+    path = tmp_path / "feed.csv"
+    shutil.copy(feed, path)
+    (replica,) = await replicas.launch(delay=0.2)
+    started = await replica.start("harvest", {"feed": path.as_uri(), "source": "shop-a"}, "once")
+
+    async def standing() -> Any:
+        return await replicas.ledger.get("acme", started["id"])
+
+    async def begun() -> bool:
+        return bool((await standing()).done)
+
+    async def ended() -> bool:
+        return bool((await standing()).state.final)
+
+    await wait_until(begun)
+    with path.open("ab") as handle:
+        handle.write(b"late,row\n")
+    await wait_until(ended)
+    assert (await standing()).failure.reason == "FEED_CHANGED"
+    outside = await replica.start("harvest", {"feed": "/etc/passwd", "source": "shop-a"}, "twice")
+    assert outside == {"error": "InvalidArgument", "reason": "FEED_OUTSIDE_ROOTS"}
