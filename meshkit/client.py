@@ -7,7 +7,7 @@ Nothing here imports grpc.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Mapping, MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, TypeVar
 
@@ -26,12 +26,14 @@ class CallOptions(TypedDict, total=False):
         timeout: Seconds until the call ends with `DeadlineExceeded`.
         criticality: How late the call is shed by an overloaded instance.
         metadata: Additional request metadata; keys are lower-case ASCII.
+        trailers: A mapping that the reply's trailing metadata is put into; `x-cu-instance` in it says who answered.
     """
 
     tenant: str
     timeout: float
     criticality: Literal["critical", "default", "sheddable"]
     metadata: Mapping[str, str]
+    trailers: MutableMapping[str, str]
 
 
 class ResponseStream(Protocol[T_co]):

@@ -52,7 +52,11 @@ class Mesh:
     ) -> None:
         newest = config.ensure_project_secrets()[0]
         identity = Identity(
-            config.namespace, config.project_id, name or config.service_name or ANYBODY, newest.kid, newest.secret.encode()
+            config.namespace,
+            config.project_id,
+            name or config.service_name or ANYBODY,
+            newest.kid,
+            newest.secret.encode(),
         )
         self.config = config
         self.registry = registry
@@ -106,9 +110,7 @@ class Mesh:
         """
         return MeshChannel(self._caller(service, permissions), self.pool(service))
 
-    def client(
-        self, client: Callable[..., C], *, service: str = "", permissions: Sequence[str] = ("*",)
-    ) -> C:
+    def client(self, client: type[C], *, service: str = "", permissions: Sequence[str] = ("*",)) -> C:
         """A typed client, of a class made by `meshkit gen`.
 
         Args:

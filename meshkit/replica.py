@@ -53,7 +53,12 @@ class Replica:
     """
 
     def __init__(
-        self, kind: type[CUService], config: SharedConfig, registry: Registry, *, overrides: Overrides | None = None
+        self,
+        kind: type[CUService],
+        config: SharedConfig,
+        registry: Registry,
+        *,
+        overrides: Overrides | None = None,
     ) -> None:
         self.kind = kind
         self.config = config
@@ -196,7 +201,9 @@ def key_ring(config: SharedConfig) -> KeyRing:
     """
     from meshkit.config import ConfigError, Problem
 
-    own = own_ring(config.project_id, [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()])
+    own = own_ring(
+        config.project_id, [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
+    )
     if config.project_keys_file is None:
         return own
     try:

@@ -99,7 +99,9 @@ class Runtime:
                 await registry.close()
 
     async def _start(self) -> None:
-        outcomes = await asyncio.gather(*(replica.start() for replica in self.replicas), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(replica.start() for replica in self.replicas), return_exceptions=True
+        )
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if not failures:
             return
@@ -145,7 +147,7 @@ class Runtime:
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed."""
+    """Uvloop's event loop where it is installed."""
     try:
         import uvloop
     except ImportError:

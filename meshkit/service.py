@@ -161,7 +161,9 @@ def every(*, seconds: float, jitter: float = 0.1) -> Callable[[F], F]:
         ValueError: The interval or the jitter makes no sense.
     """
     if not seconds > 0 or not 0 <= jitter <= 1:
-        raise ValueError(f"@every(seconds={seconds}, jitter={jitter}): seconds must be above 0, jitter in 0..1")
+        raise ValueError(
+            f"@every(seconds={seconds}, jitter={jitter}): seconds must be above 0, jitter in 0..1"
+        )
 
     def decorate(method: F) -> F:
         method.__meshkit_every__ = (seconds, jitter)  # type: ignore[attr-defined]
@@ -170,7 +172,7 @@ def every(*, seconds: float, jitter: float = 0.1) -> Callable[[F], F]:
     return decorate
 
 
-class resource(Generic[T]):  # noqa: N801  (reads as the declaration that it is)
+class resource(Generic[T]):
     """Something a service holds while it runs: opened once before it serves, closed in reverse order after.
 
     The attribute's value is what the context manager yields. A unit test may assign it directly.
@@ -306,7 +308,9 @@ class _Binding:
     def define(self, name: str | None, port: int, middleware: tuple[Middleware, ...]) -> Definition:
         name = name or service_name(self.contract.name)
         if not SERVICE_NAME.fullmatch(name):
-            raise self.fault(None, f"name {name!r} is not {SERVICE_NAME.pattern}", "give name=… as a class keyword")
+            raise self.fault(
+                None, f"name {name!r} is not {SERVICE_NAME.pattern}", "give name=… as a class keyword"
+            )
         if not 0 <= port < 65536:
             raise self.fault(None, f"port {port} is no port", "give one from 0 (a free one) to 65535")
         return Definition(
@@ -335,12 +339,18 @@ class _Binding:
             descriptor = self.descriptor_of(attribute, function, mark)
             if descriptor.name in found:
                 other = found[descriptor.name].attribute
-                raise self.fault(function, f"{descriptor.name} is implemented by {other} already", "keep one of the two")
+                raise self.fault(
+                    function, f"{descriptor.name} is implemented by {other} already", "keep one of the two"
+                )
             found[descriptor.name] = self.bind(attribute, function, mark, descriptor)
         missing = [rpc_name for rpc_name in wanted if rpc_name not in found]
         if missing:
             listed = ", ".join(f"{rpc_name} (async def {self.names[rpc_name]})" for rpc_name in missing)
-            raise self.fault(None, f"{self.contract.full_name} has RPCs that are not implemented: {listed}", "add them with @rpc")
+            raise self.fault(
+                None,
+                f"{self.contract.full_name} has RPCs that are not implemented: {listed}",
+                "add them with @rpc",
+            )
         return (found[rpc_name] for rpc_name in wanted)
 
     def descriptor_of(self, attribute: str, function: Any, mark: RpcMark) -> MethodDescriptor:
@@ -367,7 +377,9 @@ class _Binding:
 
         if mark.permission is None:
             raise self.fault(
-                function, "@rpc names no permission", 'write @rpc(permission="service:verb"), or permission=PUBLIC'
+                function,
+                "@rpc names no permission",
+                'write @rpc(permission="service:verb"), or permission=PUBLIC',
             )
         if mark.permission is not PUBLIC and not _is_permission(mark.permission):
             raise self.fault(
@@ -386,9 +398,13 @@ class _Binding:
     def check_shape(self, function: Any, method: Method) -> None:
         plain = inspect.unwrap(function)
         if method.streams_replies and not inspect.isasyncgenfunction(plain):
-            raise self.fault(function, f"{method.name} answers with a stream", "make it `async def` with `yield`")
+            raise self.fault(
+                function, f"{method.name} answers with a stream", "make it `async def` with `yield`"
+            )
         if not method.streams_replies and not inspect.iscoroutinefunction(plain):
-            raise self.fault(function, f"{method.name} answers with one message", "make it `async def` with `return`")
+            raise self.fault(
+                function, f"{method.name} answers with one message", "make it `async def` with `return`"
+            )
         if len(inspect.signature(plain).parameters) != 3:
             takes = "requests" if method.streams_requests else "request"
             raise self.fault(function, "its parameters do not fit", f"write (self, {takes}, call: Call)")
@@ -418,7 +434,9 @@ class _Binding:
                     f"annotate it as {wanted}",
                 )
         if hints.get(call, Call) is not Call:
-            raise self.fault(function, f"`{call}` is annotated {_shown(hints[call])}", "annotate it as meshkit.Call")
+            raise self.fault(
+                function, f"`{call}` is annotated {_shown(hints[call])}", "annotate it as meshkit.Call"
+            )
 
     def jobs(self) -> Iterator[Job]:
         for attribute, function in self.members():
@@ -451,7 +469,9 @@ def _is_permission(text: str) -> bool:
 
 def _fits(annotation: Any, message: type[Message], streams: bool) -> bool:
     if streams:
-        if not (isinstance(origin := typing.get_origin(annotation), type) and issubclass(origin, AsyncIterable)):
+        if not (
+            isinstance(origin := typing.get_origin(annotation), type) and issubclass(origin, AsyncIterable)
+        ):
             return False
         annotation = typing.get_args(annotation)[0]
     descriptor = getattr(annotation, "DESCRIPTOR", None)
@@ -459,4 +479,8 @@ def _fits(annotation: Any, message: type[Message], streams: bool) -> bool:
 
 
 def _shown(annotation: Any) -> str:
-    return annotation.__name__ if inspect.isclass(annotation) and not typing.get_args(annotation) else str(annotation)
+    return (
+        annotation.__name__
+        if inspect.isclass(annotation) and not typing.get_args(annotation)
+        else str(annotation)
+    )

@@ -10,7 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshkit.call import Deadline, serving
-from meshkit.errors import Cancelled, DeadlineExceeded, Internal, MeshError, Unauthenticated, Unavailable, Unimplemented
+from meshkit.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    MeshError,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
 from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
 from meshkit.resilience.admission import Admission, admitting
 from meshkit.security.guard import Demand, Guard
@@ -97,7 +105,9 @@ def _incident(exchange: Exchange, error: BaseException) -> MeshError:
     incident = secrets.token_hex(8)
     exchange.call.log.error("call failed", incident=incident, exc_info=error)
     return Internal(
-        f"the service failed; its log has the cause under incident {incident}", reason="INTERNAL", incident=incident
+        f"the service failed; its log has the cause under incident {incident}",
+        reason="INTERNAL",
+        incident=incident,
     )
 
 

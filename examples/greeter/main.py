@@ -18,7 +18,9 @@ class Greeter(CUService, contract=pb.DESCRIPTOR.services_by_name["GreeterService
         return pb.GreetResponse(text=f"Hello {request.name} ({call.tenant})")
 
     @rpc(permission="greeter:greet")
-    async def greet_many(self, request: pb.GreetManyRequest, call: Call) -> AsyncIterator[pb.GreetManyResponse]:
+    async def greet_many(
+        self, request: pb.GreetManyRequest, call: Call
+    ) -> AsyncIterator[pb.GreetManyResponse]:
         """Greets one person several times."""
         for count in range(request.times or 3):
             yield pb.GreetManyResponse(text=f"Hello {request.name}, for the {count + 1}. time")
@@ -30,7 +32,9 @@ class Greeter(CUService, contract=pb.DESCRIPTOR.services_by_name["GreeterService
         return pb.GreetAllResponse(text=f"Hello {', '.join(names)}")
 
     @rpc(permission="greeter:greet")
-    async def chat(self, requests: AsyncIterator[pb.ChatRequest], call: Call) -> AsyncIterator[pb.ChatResponse]:
+    async def chat(
+        self, requests: AsyncIterator[pb.ChatRequest], call: Call
+    ) -> AsyncIterator[pb.ChatResponse]:
         """Greets each person as they come."""
         async for request in requests:
             yield pb.ChatResponse(text=f"Hello {request.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -145,7 +145,9 @@ class EndpointPool:
     def usable(self, tried: set[str]) -> list[Endpoint]:
         """The endpoints that may be given a call: those not tried yet, or all if each was tried."""
         usable = [endpoint for endpoint in self.endpoints.values() if endpoint.usable]
-        if tried and (fresh := [endpoint for endpoint in usable if endpoint.instance.instance_id not in tried]):
+        if tried and (
+            fresh := [endpoint for endpoint in usable if endpoint.instance.instance_id not in tried]
+        ):
             return fresh
         return usable
 
@@ -220,7 +222,9 @@ class EndpointPool:
         self._changed()
 
     def _retire(self, endpoint: Endpoint, grace: float) -> None:
-        closing = asyncio.create_task(endpoint.link.close(grace), name=f"meshkit close {endpoint.instance.instance_id}")
+        closing = asyncio.create_task(
+            endpoint.link.close(grace), name=f"meshkit close {endpoint.instance.instance_id}"
+        )
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
@@ -230,9 +234,7 @@ def _give_up(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(TimeoutError())
 
 
-def balanced(
-    pool: EndpointPool, *, clock: Callable[[], float] = time.monotonic
-) -> Middleware:
+def balanced(pool: EndpointPool, *, clock: Callable[[], float] = time.monotonic) -> Middleware:
     """The layer that picks an endpoint for each attempt, and tells the policy how it went.
 
     Args:
@@ -260,7 +262,6 @@ def balanced(
         return picked
 
     return wrap
-
 
 
 async def attempt(exchange: Exchange) -> None:

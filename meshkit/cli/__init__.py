@@ -60,13 +60,17 @@ def _app(chosen: str | None) -> typer.Typer:
 
     app = typer.Typer(help=_ABOUT, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-    @app.callback()
-    def root(
-        version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
-    ) -> None:
-        if version:
+    def show_version(wanted: bool) -> None:
+        if wanted:
             say(_version())
             raise typer.Exit
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False, "--version", help="Print the version.", is_eager=True, callback=show_version
+        ),
+    ) -> None: ...
 
     for verb, (place, text) in VERBS.items():
         target = _load(place) if verb == chosen else _absent

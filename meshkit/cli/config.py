@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,14 +95,13 @@ def _config_class(target: str | None) -> type[SharedConfig]:
     found = _import(target)
     if isinstance(found, type) and issubclass(found, SharedConfig):
         return found
-    ask = getattr(found, "config_class", None)
-    if not callable(ask):
+    ask: Callable[[], type[SharedConfig]] | None = getattr(found, "config_class", None)
+    if ask is None:
         raise Failure(f"{target} is neither a CUService nor a SharedConfig class", code=ExitCode.USAGE)
     try:
-        config_class: type[SharedConfig] = ask()
+        return ask()
     except TypeError as error:
         raise Failure(str(error), code=ExitCode.USAGE) from None
-    return config_class
 
 
 def _import(target: str) -> object:

@@ -49,7 +49,7 @@ def gen(
     package: Annotated[
         bool | None,
         typer.Option(
-            "--package/--no-package", help="Whether --out is a Python package. [default: looked up]"
+            "--package/--no-package", help="Whether --out is a Python package (else it is looked up)."
         ),
     ] = None,
     check: Annotated[

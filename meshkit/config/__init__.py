@@ -8,8 +8,10 @@ from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
 from meshkit.config.loading import load
 from meshkit.config.problems import ConfigError, Problem, Wrong
+from meshkit.config.processes import child_environment
+from meshkit.config.redaction import redact_url
 from meshkit.config.rules import check_production
-from meshkit.config.secrets import ProjectSecret, Secret, parse_project_secrets, redact_url
+from meshkit.config.secrets import ProjectSecret, Secret, parse_project_secrets
 from meshkit.config.shared import SharedConfig
 from meshkit.config.state import local_secret
 
@@ -26,6 +28,7 @@ __all__ = [
     "SharedConfig",
     "Wrong",
     "check_production",
+    "child_environment",
     "explain",
     "is_loopback",
     "load",

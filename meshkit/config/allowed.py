@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import typing
 
 import annotated_types
 from pydantic import AfterValidator
@@ -13,7 +14,9 @@ from meshkit.config.grammar import Grammar
 
 def allowed(info: FieldInfo) -> str:
     """The values that a field takes, from its type and constraints; empty where any of its type will do."""
-    kinds = [kind for kind in (info.annotation, *getattr(info.annotation, "__args__", ())) if kind]
+    if typing.get_origin(info.annotation) is typing.Literal:
+        return _listed([str(value) for value in typing.get_args(info.annotation)])
+    kinds = [kind for kind in (info.annotation, *typing.get_args(info.annotation)) if kind]
     for kind in kinds:
         if isinstance(kind, type) and issubclass(kind, enum.Enum):
             return _listed([str(member.value) for member in kind])

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 
 from meshkit.config.grammar import Environment
 from meshkit.config.problems import ConfigError, Wrong
+from meshkit.config.redaction import redact_url
 from meshkit.config.rules import missing_secret
-from meshkit.config.secrets import parse_project_secrets, redact_url
+from meshkit.config.secrets import parse_project_secrets
 from meshkit.config.state import SECRET_FILE, local_secret_kid
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator
 
 from meshkit.config.problems import Wrong
+from meshkit.config.redaction import quote
 from meshkit.config.release import RELEASE, UNBUILT_POLICIES, UNBUILT_REGISTRIES
 
 
@@ -71,9 +72,9 @@ class Grammar:
     def check(self, value: str) -> str:
         """Returns the value; raises `Wrong` where it does not match."""
         if not re.fullmatch(self.pattern, value):
-            raise Wrong(f"{value!r} is not {self.noun}", f"it must match {self.pattern}")
+            raise Wrong(f"{quote(value)} is not {self.noun}", f"it must match {self.pattern}")
         if value in self.reserved:
-            raise Wrong(f"{value!r} is reserved", "choose another")
+            raise Wrong(f"{quote(value)} is reserved", "choose another")
         return value
 
     def check_or_empty(self, value: str) -> str:
@@ -99,7 +100,7 @@ def check_host(value: str) -> str:
     except ValueError:
         if not _HOST_NAME.fullmatch(value) or value.replace(".", "").isdecimal():
             mend = "give a name or an address, without a port: 127.0.0.1, ::1, brain.internal"
-            raise Wrong(f"{value!r} is not a host", mend) from None
+            raise Wrong(f"{quote(value)} is not a host", mend) from None
     return value
 
 
@@ -114,7 +115,7 @@ def check_address(value: str) -> str:
         if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
             raise Wrong("the port is not within 1 to 65535")
     except Wrong:
-        raise Wrong(f"{value!r} is not host:port", "write it as brain-1:50051 or [::1]:50051") from None
+        raise Wrong(f"{quote(value)} is not host:port", "write it as brain-1:50051 or [::1]:50051") from None
     return value
 
 

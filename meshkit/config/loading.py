@@ -60,7 +60,7 @@ def attempt(
     *,
     shared_process: bool,
 ) -> tuple[C | None, list[Problem]]:
-    """Reads and checks, and returns what came of it: the config, unless it cannot be made, and what is wrong."""
+    """Reads and checks: the config, None where it cannot be made, and what is wrong."""
     reading = sources.read(config_class, environ, shared_process=shared_process)
     raws = reading.values | {
         name: sources.Raw(sources.wrap(config_class, name, value), CODE) for name, value in overrides.items()
@@ -117,9 +117,12 @@ def _default_state_dir(
         NAMESPACE.check(namespace)
     except Wrong:
         return None
-    if config_class.model_fields["state_dir"].default_factory is None or not (
-        home or state_home.startswith("/")
-    ):
+    from meshkit.config.shared import SharedConfig
+
+    own = config_class.model_fields["state_dir"].default_factory
+    if own is not SharedConfig.model_fields["state_dir"].default_factory:
+        return None
+    if not home and not state_home.startswith("/"):
         return None
     source = "XDG_STATE_HOME" if state_home.startswith("/") else "default"
     return sources.Raw(state.default_folder(namespace, state_home, home), source)

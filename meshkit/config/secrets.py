@@ -20,11 +20,6 @@ MIN_SECRET_BYTES = 32
 MAX_SECRET_BYTES = 1024
 MAX_SECRETS = 16
 
-_HIDDEN = "***"
-_SENSITIVE_QUERY = re.compile(
-    r"(?i)([?&][^=&#\s]*(?:pass|pwd|secret|token|key|credential)[^=&#\s]*=)[^&#\s]+"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class ProjectSecret:
@@ -99,19 +94,3 @@ def is_secret_type(annotation: object, kinds: tuple[type, ...] = (SecretStr, Sec
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
         return any(is_secret_type(part, kinds) for part in typing.get_args(annotation))
     return False
-
-
-def redact_url(text: str) -> str:
-    """Hides what a URL carries of credentials, and leaves any other text as it is.
-
-    Errs on the side of hiding: user information reaches to the last `@`; without a colon it is hidden whole.
-    """
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    user_information, at, host = rest.rpartition("@")
-    if at:
-        user, colon, _ = user_information.partition(":")
-        rest = f"{user}:{_HIDDEN}@{host}" if colon else f"{_HIDDEN}@{host}"
-    hidden = _SENSITIVE_QUERY.sub(lambda match: match.group(1) + _HIDDEN, rest)
-    return f"{scheme}://{hidden}"

@@ -28,6 +28,7 @@ from meshkit.config import grammar, rules, secrets, state
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof
 from meshkit.config.names import shared_name
 from meshkit.config.problems import ConfigError, Problem, Wrong
+from meshkit.config.redaction import redact_url
 from meshkit.config.secrets import ProjectSecret, Secret
 from meshkit.config.split import split
 from meshkit.config.translation import translate
@@ -262,11 +263,11 @@ class SharedConfig(BaseModel):
     @field_serializer("*", mode="wrap")
     def _redact(self, value: object, handler: SerializerFunctionWrapHandler) -> object:
         shown = handler(value)
-        return secrets.redact_url(shown) if isinstance(shown, str) else shown
+        return redact_url(shown) if isinstance(shown, str) else shown
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         return [
-            (name, secrets.redact_url(value) if isinstance(value, str) and "://" in value else value)
+            (name, redact_url(value) if isinstance(value, str) and "://" in value else value)
             for name, value in super().__repr_args__()
         ]
 

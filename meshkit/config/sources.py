@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from meshkit.config.problems import Problem
-from meshkit.config.secrets import is_secret_type, redact_url
+from meshkit.config.redaction import redact_url
+from meshkit.config.secrets import is_secret_type
 from meshkit.config.strangers import check_names
 
 if TYPE_CHECKING:
@@ -170,7 +171,9 @@ def _read_dotenv(path: Path, problems: list[Problem]) -> Layer:
     text = _read_text(path, _MAX_CONFIG_FILE_BYTES, DOTENV, source, problems)
     layer: Layer = {}
     for binding in parse_stream(io.StringIO(text or "")):
-        place = f"{source} line {binding.original.line}"
+        blank = len(binding.original.string) - len(binding.original.string.lstrip())
+        line = binding.original.line + binding.original.string[:blank].count("\n")
+        place = f"{source} line {line}"
         if binding.error:
             problems.append(Problem(DOTENV, "a line cannot be read", "write NAME=value", place))
         elif binding.key and binding.value and binding.value.strip():

@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from meshkit.config.allowed import allowed
 from meshkit.config.problems import Problem, Wrong
-from meshkit.config.secrets import is_secret_type, redact_url
+from meshkit.config.redaction import credentials_of, quote
+from meshkit.config.secrets import is_secret_type
 
 if TYPE_CHECKING:
     from meshkit.config.shared import SharedConfig
@@ -56,7 +57,7 @@ def _problem(config_class: type[SharedConfig], detail: ErrorDetails) -> Problem:
             setting, "it is not set, and has no default", f"set it: {info.description if info else ''}"
         )
     secret = info is not None and is_secret_type(info.annotation)
-    value = "the value" if secret else _quote(detail["input"])
+    value = "the value" if secret else quote(detail["input"])
     return Problem(setting, *_explain(detail, value, allowed(info) if info else ""))
 
 
@@ -77,12 +78,6 @@ def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
     return f"{value} does not fit ({detail['msg']})", mend
 
 
-def _quote(value: object) -> str:
-    text = redact_url(value) if isinstance(value, str) else value
-    shown = repr(text)
-    return shown if len(shown) <= 80 else f"{shown[:77]}…"
-
-
 def _suggest(field: str, config_class: type[SharedConfig]) -> str:
     close = difflib.get_close_matches(field, config_class.model_fields, n=1)
     return f"did you mean {close[0]}?" if close else "take it out"
@@ -92,12 +87,19 @@ def _secret_texts(config_class: type[SharedConfig], values: Mapping[str, Any]) -
     """Secret texts, whole and in parts, that a validator of somebody else's might have quoted."""
     for field, value in values.items():
         info = config_class.model_fields.get(field)
-        if info is None or not is_secret_type(info.annotation):
-            continue
-        text = value.get_secret_value() if isinstance(value, (SecretStr, SecretBytes)) else value
-        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-        parts = [text, *(part for item in text.split(",") for part in (item, item.rpartition(":")[2]))]
-        yield from (part for part in parts if len(part) >= _SHORTEST_SCRUBBED)
+        if info is not None and is_secret_type(info.annotation):
+            yield from (part for part in _parts(value) if len(part) >= _SHORTEST_SCRUBBED)
+        elif isinstance(value, str):
+            yield from (part for part in credentials_of(value) if len(part) >= _SHORTEST_SCRUBBED)
+
+
+def _parts(secret: object) -> Iterator[str]:
+    value = secret.get_secret_value() if isinstance(secret, (SecretStr, SecretBytes)) else secret
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    yield text
+    for item in text.split(","):
+        yield item
+        yield item.rpartition(":")[2]
 
 
 def _scrub(problem: Problem, hidden: list[str]) -> Problem:

@@ -131,7 +131,7 @@ def stands_at(descriptor: int, path: str | Path, *, dir_fd: int | None = None) -
     """Whether the open file is the one at that path still."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, dir_fd=dir_fd, follow_symlinks=False))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -1,0 +1,1 @@
+"""Living with failure: retries under a budget, and admission under a cap."""

@@ -29,7 +29,12 @@ class Budget:
     SLOTS = 10
 
     def __init__(
-        self, *, share: float = 0.2, per_second: float = 10.0, window: float = 10.0, clock: Clock = time.monotonic
+        self,
+        *,
+        share: float = 0.2,
+        per_second: float = 10.0,
+        window: float = 10.0,
+        clock: Clock = time.monotonic,
     ) -> None:
         if share < 0 or per_second < 0 or not window > 0 or share + per_second == 0:
             raise ValueError("a retry budget needs a share or a rate above 0, and a window above 0 seconds")

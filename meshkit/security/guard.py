@@ -107,11 +107,14 @@ class Guard:
         try:
             subject = self.verifier.known(token, name) or await self.verifier.verify(token, name)
         except Unauthenticated as error:
-            raise Unauthenticated(f"x-cu-subject: {error.message}", reason=f"SUBJECT_{error.reason}") from None
+            raise Unauthenticated(
+                f"x-cu-subject: {error.message}", reason=f"SUBJECT_{error.reason}"
+            ) from None
         project = subject.principal.project
         if not ("*" in actor.grants.delegate or project in actor.grants.delegate):
             raise PermissionDenied(
-                f"{actor.principal.project} may not call on behalf of project {project}", reason="DELEGATE_FORBIDDEN"
+                f"{actor.principal.project} may not call on behalf of project {project}",
+                reason="DELEGATE_FORBIDDEN",
             )
         return subject
 
@@ -128,7 +131,9 @@ class Guard:
         to = _text(headers, metadata.TO)
         if to == ANY_INSTANCE:
             if proof.time < self.booted_at:
-                raise Unauthenticated("the proof is older than this instance; sign anew", reason="PROOF_REPLAYED")
+                raise Unauthenticated(
+                    "the proof is older than this instance; sign anew", reason="PROOF_REPLAYED"
+                )
         elif to != self.instance_id:
             raise _misdirected()
         subject = _text(headers, metadata.SUBJECT)

@@ -1,11 +1,11 @@
 """The keys file: key rows of other projects in TOML, read again when it changes, all or nothing.
 
-    [[key]]
-    project = "shop"
-    kid = "2026a"
-    token_key = "…"        # 32 bytes, base64url without padding; from `meshkit keys export --for brain`
-    proof_key = "…"
-    grants = { tenants = ["acme"], permissions = ["brain:read"], subjects = ["*"], delegate = [] }
+[[key]]
+project = "shop"
+kid = "2026a"
+token_key = "…"        # 32 bytes, base64url without padding; from `meshkit keys export --for brain`
+proof_key = "…"
+grants = { tenants = ["acme"], permissions = ["brain:read"], subjects = ["*"], delegate = [] }
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class _RowModel(BaseModel):
     def row(self) -> KeyRow:
         keys = ServiceKeys(self.token_key, self.proof_key) if self.token_key and self.proof_key else None
         secret = self.secret.encode() if self.secret else None
-        return KeyRow(self.project, self.kid, self.status, Grants(**dict(self.grants)), secret=secret, keys=keys)
+        return KeyRow(
+            self.project, self.kid, self.status, Grants(**dict(self.grants)), secret=secret, keys=keys
+        )
 
 
 def parse_keys(text: str) -> list[KeyRow]:

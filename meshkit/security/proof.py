@@ -103,7 +103,8 @@ class Proof:
         match = _PROOF.fullmatch(text)
         if match is None:
             raise Unauthenticated(
-                "x-cu-proof is not ts=<ms>;nonce=<16 bytes>;sig=<signature>, base64url", reason="PROOF_MALFORMED"
+                "x-cu-proof is not ts=<ms>;nonce=<16 bytes>;sig=<signature>, base64url",
+                reason="PROOF_MALFORMED",
             )
         return cls(*match.groups())
 

@@ -153,9 +153,17 @@ class TokenSource:
         }
         text = jwt.encode(claims, keys.token, algorithm="HS256", headers={"typ": "at+jwt", "kid": kid})
         if len(text) > MAX_TOKEN:
-            raise ValueError(f"the token would have {len(text)} bytes, above {MAX_TOKEN}; name fewer rights or tenants")
+            raise ValueError(
+                f"the token would have {len(text)} bytes, above {MAX_TOKEN}; name fewer rights or tenants"
+            )
         return Minted(
-            text, digest(text), "HS256", kid, keys.proof, renew_at=now + lifetime * 0.8, expires_at=now + lifetime
+            text,
+            digest(text),
+            "HS256",
+            kid,
+            keys.proof,
+            renew_at=now + lifetime * 0.8,
+            expires_at=now + lifetime,
         )
 
 
@@ -279,7 +287,9 @@ class TokenVerifier:
             claimed.token_id,
             claimed.expires_at,
         )
-        return Verified(cut, claimed, row.grants, audience, "HS256", f"{project}:{kid}", digest(token), keys.proof)
+        return Verified(
+            cut, claimed, row.grants, audience, "HS256", f"{project}:{kid}", digest(token), keys.proof
+        )
 
     def _decode(self, token: str, key: bytes, audience: str) -> Mapping[str, Any]:
         try:
@@ -368,7 +378,9 @@ def _key_name(token: str) -> tuple[str, str]:
 
 def _names(claims: Mapping[str, Any], claim: str) -> frozenset[str]:
     value = claims[claim]
-    if not isinstance(value, list) or not all(isinstance(name, str) and 0 < len(name) <= 200 for name in value):
+    if not isinstance(value, list) or not all(
+        isinstance(name, str) and 0 < len(name) <= 200 for name in value
+    ):
         raise _malformed(f"{claim} must be a list of names")
     return frozenset(value)
 

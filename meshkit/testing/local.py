@@ -109,9 +109,8 @@ class LocalMesh:
 
     def _config(self, kind: type[SharedConfig], values: Mapping[str, Any]) -> SharedConfig:
         assert self._state is not None
-        return kind(
-            project_secret=self._secret, state_dir=self._state.name, **{**self._settings, **values}
-        )
+        given = {"project_secret": self._secret, "state_dir": self._state.name, **self._settings, **values}
+        return kind(**given)
 
     async def _stop(self) -> None:
         if self._mesh is not None:

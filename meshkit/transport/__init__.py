@@ -1,0 +1,1 @@
+"""gRPC: the only place, with `interceptors`, that touches it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,13 @@ HOP_ALLOWANCE = 0.005
 
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
-_SETTABLE = {metadata.TENANT, metadata.CRITICALITY, metadata.TRACEPARENT, metadata.TRACESTATE, metadata.BAGGAGE}
+_SETTABLE = {
+    metadata.TENANT,
+    metadata.CRITICALITY,
+    metadata.TRACEPARENT,
+    metadata.TRACESTATE,
+    metadata.BAGGAGE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,9 @@ class Caller:
     timeout: float = 5.0
     permissions: tuple[str, ...] = ("*",)
 
-    def exchange(self, method: Method, said: Said, request: bytes | None, requests: Requests | None) -> Exchange:
+    def exchange(
+        self, method: Method, said: Said, request: bytes | None, requests: Requests | None
+    ) -> Exchange:
         """Joins what is said with the current scope.
 
         Raises:
@@ -73,7 +81,9 @@ class Caller:
             service=self.service,
             method=method.path,
             tenant=self._tenant(said, scope),
-            criticality=_criticality(said.criticality) or scope.criticality or (outer.criticality if outer else "default"),
+            criticality=_criticality(said.criticality)
+            or scope.criticality
+            or (outer.criticality if outer else "default"),
             deadline=deadline,
             trace=_trace(headers, outer),
             subject_token=outer.subject_token if outer and not scope.as_self else "",
@@ -123,10 +133,13 @@ def checked_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str 
         if key in metadata.REQUEST_KEYS and key not in _SETTABLE:
             raise InvalidArgument(f"metadata {key} is set by the mesh itself", reason="METADATA_RESERVED")
         if not _KEY.fullmatch(key):
-            raise InvalidArgument(f"metadata key {key!r} is not lower-case ASCII", reason="METADATA_MALFORMED")
+            raise InvalidArgument(
+                f"metadata key {key!r} is not lower-case ASCII", reason="METADATA_MALFORMED"
+            )
         if isinstance(value, bytes) != key.endswith("-bin"):
             raise InvalidArgument(
-                f"metadata {key}: bytes go under keys that end in -bin, text under others", reason="METADATA_MALFORMED"
+                f"metadata {key}: bytes go under keys that end in -bin, text under others",
+                reason="METADATA_MALFORMED",
             )
         if isinstance(value, str) and not _VALUE.fullmatch(value):
             raise InvalidArgument(f"metadata {key} is not printable ASCII", reason="METADATA_MALFORMED")
@@ -231,7 +244,9 @@ class MeshInvoker:
         if "trailers" in options:
             options["trailers"].update(exchange.trailers)
         if len(replies) != 1:
-            raise Internal(f"{exchange.method.path} gave {len(replies)} replies instead of one", reason="REPLY_COUNT")
+            raise Internal(
+                f"{exchange.method.path} gave {len(replies)} replies instead of one", reason="REPLY_COUNT"
+            )
         return replies[0]
 
     def _bound(self, descriptor: MethodDescriptor) -> tuple[Method, Callable[[bytes], Any]]:
@@ -288,5 +303,3 @@ class Replies:
     def _end(self) -> None:
         if self._requests is not None:
             self._requests.close()
-
-

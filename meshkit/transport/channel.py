@@ -193,5 +193,3 @@ def described(path: str) -> Method | None:
     except KeyError:
         return None
     return Method.of(descriptor)
-
-

@@ -38,7 +38,9 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
             if not exchange.method.streams_requests:
                 exchange.request = await receive_message()
                 if exchange.request is END:
-                    raise InvalidArgument("the call ended without its request message", reason="REQUEST_MISSING")
+                    raise InvalidArgument(
+                        "the call ended without its request message", reason="REQUEST_MISSING"
+                    )
             await next(exchange)
 
         return decoded
@@ -57,7 +59,9 @@ def _decode(raw: bytes, kind: type[Message]) -> Message:
 
 def _encode(message: Any, kind: type[Message]) -> bytes:
     if not isinstance(message, kind):
-        raise TypeError(f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}")
+        raise TypeError(
+            f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}"
+        )
     try:
         return message.SerializeToString()
     except EncodeError as error:

@@ -146,5 +146,3 @@ class Flow:
 
 async def _hand_over(message: Any) -> None:
     await _Delivery(message)
-
-

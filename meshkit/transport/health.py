@@ -53,23 +53,22 @@ class Health(health_pb2_grpc.HealthServicer):
             return _UNKNOWN
         return _SERVING if self._serving else _NOT_SERVING
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:
         """Whether it serves now."""
         if request.service not in self._names:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
-    async def List(self, request: health_pb2.HealthListRequest, context: Any) -> Any:  # noqa: N802
+    async def List(self, request: health_pb2.HealthListRequest, context: Any) -> Any:
         """Whether each contract is served now."""
         return health_pb2.HealthListResponse(
             statuses={
-                name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in sorted(self._names)
+                name: health_pb2.HealthCheckResponse(status=self._status(name))
+                for name in sorted(self._names)
             }
         )
 
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> AsyncIterator[Any]:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> AsyncIterator[Any]:
         """Whether it serves, now and on each change."""
         told = None
         while True:

@@ -32,10 +32,14 @@ class GrpcLink:
     """
 
     def __init__(self, instance: Instance, on_change: Callable[[], None], *, max_message_bytes: int) -> None:
-        self._channel = grpc.aio.insecure_channel(instance.address, options=channel_options(max_message_bytes))
+        self._channel = grpc.aio.insecure_channel(
+            instance.address, options=channel_options(max_message_bytes)
+        )
         self._on_change = on_change
         self._callables: dict[Method, Any] = {}
-        self._watching = asyncio.create_task(self._keep_connected(), name=f"meshkit link {instance.instance_id}")
+        self._watching = asyncio.create_task(
+            self._keep_connected(), name=f"meshkit link {instance.instance_id}"
+        )
 
     @property
     def ready(self) -> bool:
@@ -74,7 +78,8 @@ class GrpcLink:
             if not call.done():
                 call.cancel()
         for key, value in trailers:
-            exchange.trailers[key] = value
+            if isinstance(value, str):
+                exchange.trailers[key] = value
 
     def _begin(self, exchange: Exchange) -> Any:
         method = exchange.method

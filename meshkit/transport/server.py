@@ -106,7 +106,9 @@ class Server:
 
             await self._serve(method, handler, context, send)
             if len(replies) != 1:
-                await self._abort(context, Internal(f"{method.path} gave {len(replies)} replies instead of one"))
+                await self._abort(
+                    context, Internal(f"{method.path} gave {len(replies)} replies instead of one")
+                )
             return replies[0]
 
         return serve
@@ -126,9 +128,7 @@ class Server:
         finally:
             self._tasks.discard(task)
 
-    def _exchange(
-        self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]]
-    ) -> Exchange:
+    def _exchange(self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
         headers = _single_valued(context.invocation_metadata() or ())
         remaining = context.time_remaining()
         call = Call(

@@ -26,8 +26,13 @@ class Embedder(Protocol):
         ...
 
     @property
-    def floor(self) -> float:
-        """Cosine up to which likeness is chance, so that it makes no hit."""
+    def span(self) -> tuple[float, float] | None:
+        """Cosines of chance likeness, below which is no hit, and of as good as certainty; None where unknown."""
+        ...
+
+    @property
+    def trust(self) -> float:
+        """What its ranking weighs beside that of the words, which weighs 1."""
         ...
 
     @property

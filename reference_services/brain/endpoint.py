@@ -27,7 +27,8 @@ class EndpointEmbedder:
         dimensions: Length of the model's vectors; an answer of another length is refused.
     """
 
-    floor = 0.0
+    span = None
+    trust = 1.0
     costly = True
 
     def __init__(self, client: AsyncOpenAI, model: str, dimensions: int) -> None:

@@ -1,17 +1,15 @@
-"""Reciprocal rank fusion: one ranking from several whose scores cannot be compared.
+"""One ranking from two whose scores cannot be compared: each is scaled to 0-1, then they are averaged by weight.
 
-Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
-Methods", SIGIR 2009. BM25 has no upper bound and a cosine has; ranks need no calibration, neither per tenant
-nor per embedder.
+Source: Bruch, Gai, Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", ACM Transactions on Information
+Systems, 2023: a convex combination of scaled scores does better than reciprocal rank fusion, which throws away by how
+much one hit is better than the next. Here that is seen at once: with ranks, a lone hit by chance likeness of vectors
+counted as much as a first place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
-
-K = 60
-"""Damping of the first ranks; the value of the source."""
 
 
 class Ranked(NamedTuple):
@@ -23,16 +21,32 @@ class Ranked(NamedTuple):
     """The ranking's score, higher is better."""
 
 
-def fuse(rankings: Sequence[Sequence[Ranked]]) -> list[Ranked]:
-    """Fuses rankings, best first; 1 = first in each of them. Ties go to the older cell.
+def scaled(ranking: Sequence[Ranked], span: tuple[float, float] | None) -> dict[int, float]:
+    """Scores of a ranking as 0-1.
 
     Args:
-        rankings: Each best first, no cell twice in one.
+        ranking: Best first.
+        span: Scores that become 0 and 1; what is outside is cut off. None: the ranking's own least and greatest.
     """
+    if not ranking:
+        return {}
+    low, high = span or (ranking[-1].score, ranking[0].score)
+    if high <= low:
+        return {seq: 1.0 for seq, _ in ranking}
+    return {seq: min(1.0, max(0.0, (score - low) / (high - low))) for seq, score in ranking}
+
+
+def fuse(rankings: Sequence[tuple[dict[int, float], float]]) -> list[Ranked]:
+    """Fuses scaled rankings, best first; 1 = the most that each can give. Ties go to the older cell.
+
+    Args:
+        rankings: Scores by cell, each within 0-1, with the ranking's weight.
+    """
+    whole = sum(weight for _, weight in rankings)
     sums: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, entry in enumerate(ranking, start=1):
-            sums[entry.seq] = sums.get(entry.seq, 0.0) + 1.0 / (K + rank)
-    best = len(rankings) / (K + 1)
-    fused = [Ranked(seq, total / best) for seq, total in sums.items()]
-    return sorted(fused, key=lambda entry: (-entry.score, entry.seq))
+    for scores, weight in rankings:
+        for seq, score in scores.items():
+            sums[seq] = sums.get(seq, 0.0) + score * weight / whole
+    return sorted(
+        (Ranked(seq, total) for seq, total in sums.items()), key=lambda entry: (-entry.score, entry.seq)
+    )

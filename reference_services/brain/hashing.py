@@ -40,11 +40,15 @@ class HashingEmbedder:
     """
 
     name = NAME
-    floor = 0.1
+    trust = 0.5
     costly = False
 
     def __init__(self, dimensions: int = 384) -> None:
         self.dimensions = dimensions
+        self.span = (
+            2 / math.sqrt(dimensions),
+            0.7,
+        )  # from two standard deviations of texts that share nothing
         self._features = lru_cache(_CACHED_WORDS)(self._hash_word)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:

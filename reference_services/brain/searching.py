@@ -12,7 +12,7 @@ from meshkit import InvalidArgument
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds
 from reference_services.brain.embedder import Embedder
-from reference_services.brain.fusion import Ranked, fuse
+from reference_services.brain.fusion import Ranked, fuse, scaled
 from reference_services.brain.store import ProductSelection, Retrieval, Selection
 
 DEEPEST = 500
@@ -64,25 +64,27 @@ async def find(
     lexical, vector = dict(by_words), dict(by_vector)
     return [
         Found(seq, score, lexical.get(seq), vector.get(seq))
-        for seq, score in _order(mode, by_words, by_vector)
+        for seq, score in _order(mode, by_words, by_vector, embedder)
     ]
 
 
 def _order(
-    mode: pb.SearchMode.ValueType, by_words: Sequence[Ranked], by_vector: Sequence[Ranked]
+    mode: pb.SearchMode.ValueType, by_words: Sequence[Ranked], by_vector: Sequence[Ranked], embedder: Embedder
 ) -> Sequence[Ranked]:
     if mode == pb.SEARCH_MODE_LEXICAL:
         return [Ranked(seq, score / (1 + score)) for seq, score in by_words]
     if mode == pb.SEARCH_MODE_VECTOR:
         return by_vector
-    return fuse([by_words, by_vector])
+    best = by_words[0].score if by_words else 0.0
+    return fuse([(scaled(by_words, (0.0, best)), 1.0), (scaled(by_vector, embedder.span), embedder.trust)])
 
 
 async def _by_vector(
     retrieval: Retrieval, embedder: Embedder, tenant: str, query: str, selection: Selection, depth: int
 ) -> list[Ranked]:
     vectors = await embedder.embed([query])
-    return await retrieval.nearest(tenant, vectors[0], selection, depth, embedder.floor)
+    floor = embedder.span[0] if embedder.span else 0.0
+    return await retrieval.nearest(tenant, vectors[0], selection, depth, floor)
 
 
 async def search(

@@ -50,15 +50,17 @@ def _pieces(word: str) -> Iterator[str]:
         yield word[at:][:LONGEST]
 
 
-def stem(word: str) -> str:
-    """The part of a word that its plural shares, for prefix search; short words and numbers stay whole.
+def beginning(word: str) -> str:
+    """The part of a word that its inflected forms share, by and large, for prefix search.
 
-    Only the endings `ies`, `es` and `s` are taken off: a light rule that serves several European languages,
-    does no harm in others, and leaves the finer likeness of words to the vectors.
+    It takes off as many letters as an ending has in most inflecting languages: three of long words, two of middling
+    ones, a plural `s` of short ones. Numbers and mixtures stay whole. Exact words weigh more than what begins alike, so
+    that a chance likeness costs little.
     """
-    if len(word) < 5 or not word.isalpha():
+    if not word.isalpha():
         return word
-    for ending in ("ies", "es", "s"):
-        if word.endswith(ending) and not word.endswith("ss"):
-            return word[: -len(ending)]
-    return word
+    if len(word) >= 9:
+        return word[:-3]
+    if len(word) >= 6:
+        return word[:-2]
+    return word[:-1] if len(word) == 5 and word.endswith("s") else word

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from reference_services.router.answering import Draft, Finished, Piece, Question
 from reference_services.router.citations import without_markers
 from reference_services.router.model import Source, Usage
+from reference_services.router.placeholders import without_placeholders
 from reference_services.router.sentences import content_terms, ends_like_a_sentence, sentences, terms
 
 NAME = "extractive/1"
@@ -28,7 +29,7 @@ MAX_TEXT = 60_000
 """Characters of sources that are read in all, the best first."""
 
 _ENOUGH = 0.34
-"""Share of the question's weight that must be covered in all."""
+"""Share of the weight of the question, or of one of its sentences, that must be covered."""
 _WORTH = 0.12
 """Share of it that each further sentence must add, or else …"""
 _AS_GOOD = 0.8
@@ -79,6 +80,7 @@ class ExtractiveAnswerer:
 
 def pick(question: str, sources: Sequence[Source], most: int) -> list[tuple[int, str]]:
     """The sentences that answer a question, each with its source's number; none where they do not."""
+    question = without_placeholders(question)
     wanted = content_terms(question)
     candidates = _candidates(wanted, sources)
     weights = _weights(wanted, candidates)
@@ -89,13 +91,25 @@ def pick(question: str, sources: Sequence[Source], most: int) -> list[tuple[int,
         candidate.merit = _merit(candidate, weights, total, terms(question))
     chosen = _choose(candidates, weights, total, most)
     covered = {term for candidate in chosen for term in candidate.weights}
-    if sum(weights[term] for term in covered) / total < _ENOUGH:
+    if not any(_enough(part, covered, weights) for part in (wanted, *_parts(question))):
         return []
     order = {
         number: rank for rank, number in enumerate(dict.fromkeys(candidate.number for candidate in chosen))
     }
     chosen.sort(key=lambda candidate: (order[candidate.number], candidate.place))
     return [(candidate.number, candidate.text) for candidate in chosen]
+
+
+def _parts(question: str) -> Iterator[list[str]]:
+    """The terms of each sentence of a question: who introduces himself first asks no less for it."""
+    for sentence in sentences(question):
+        if len(part := content_terms(sentence)) > 1:
+            yield part
+
+
+def _enough(wanted: Sequence[str], covered: set[str], weights: Mapping[str, float]) -> bool:
+    total = sum(weights[term] for term in wanted)
+    return sum(weights[term] for term in wanted if term in covered) >= _ENOUGH * total
 
 
 def _candidates(wanted: Sequence[str], sources: Sequence[Source]) -> list[_Candidate]:

@@ -24,6 +24,7 @@ MAX_QUERY_BYTES = 4096
 MAX_TRACE_TEXT = 20_000
 """Characters of input and output that a trace keeps, each."""
 
+_INSTANCE = "x-cu-instance"
 _SEARCH_SECONDS = 10.0
 _SEARCH_ATTEMPTS = 2
 _MODES = {
@@ -50,16 +51,25 @@ class MeshPrivacy:
 
     async def mask(self, text: str, session_id: str) -> Masked:
         """See `Privacy.mask`."""
-        reply = await self._client.anonymize(zero.AnonymizeRequest(text=text, session_id=session_id))
+        trailers: dict[str, str] = {}
+        request = zero.AnonymizeRequest(text=text, session_id=session_id)
+        reply = await self._client.anonymize(request, trailers=trailers)
         kinds = Counter(
             zero.PiiKind.Name(entity.kind).removeprefix("PII_KIND_").lower() for entity in reply.entities
         )
-        return Masked(text=reply.text, kinds=kinds)
+        return Masked(text=reply.text, kinds=kinds, instance=trailers.get(_INSTANCE, ""))
 
     async def unmask(self, text: str, session_id: str) -> Unmasked:
         """See `Privacy.unmask`."""
-        reply = await self._client.deanonymize(zero.DeanonymizeRequest(text=text, session_id=session_id))
-        return Unmasked(text=reply.text, restored=reply.restored, unresolved=reply.unresolved)
+        trailers: dict[str, str] = {}
+        request = zero.DeanonymizeRequest(text=text, session_id=session_id)
+        reply = await self._client.deanonymize(request, trailers=trailers)
+        return Unmasked(
+            text=reply.text,
+            restored=reply.restored,
+            unresolved=reply.unresolved,
+            instance=trailers.get(_INSTANCE, ""),
+        )
 
 
 class MeshRetriever:
@@ -93,8 +103,9 @@ class MeshTraceSink:
 
     async def log(self, trace: RunTrace) -> str:
         """See `TraceSink.log`."""
-        await self._client.log_trace(brain.LogTraceRequest(trace=trace_message(trace)))
-        return ""
+        trailers: dict[str, str] = {}
+        await self._client.log_trace(brain.LogTraceRequest(trace=trace_message(trace)), trailers=trailers)
+        return trailers.get(_INSTANCE, "")
 
 
 def search_request(query: str, retrieval: Retrieval) -> brain.SearchRequest:

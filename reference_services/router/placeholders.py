@@ -13,7 +13,13 @@ MAX_HELD = 4096
 """Characters held back at most; a longer run without a gap is passed on as it is."""
 
 _GAP = re.compile(r"[^\w\[\]\\]")
+_WRITTEN = re.compile(r"\[[A-Z]{2,12}_[0-9]+_[A-Za-z0-9]+\]")
 _LIKELY = re.compile(r"[A-Za-z]{2,}\\?_[0-9]+\\?_[A-Za-z0-9]{4,}")
+
+
+def without_placeholders(text: str) -> str:
+    """The text as it is without them, its gaps made single spaces."""
+    return " ".join(_WRITTEN.sub(" ", text).split())
 
 
 def may_hold_placeholder(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from reference_services.router.model import (
     Usage,
 )
 from reference_services.router.peers import Peers, RunTrace
-from reference_services.router.placeholders import Segmenter, may_hold_placeholder
+from reference_services.router.placeholders import Segmenter, may_hold_placeholder, without_placeholders
 from reference_services.router.prompt import clip
 
 TRACE_SECONDS = 2.0
@@ -39,7 +38,6 @@ MAX_QUOTE = 400
 """Characters of a quote."""
 
 _RESERVE_SECONDS = 1.0
-_PLACEHOLDER = re.compile(r"\[[A-Z]+_[0-9]+_[A-Za-z0-9]+\]")
 _SEPARATOR = "\x1f"
 _JOINT = f"\n\n{_SEPARATOR}\n\n"
 
@@ -161,11 +159,7 @@ class Run:
         yield StepStarted("retrieve")
         with self._step("retrieve") as mark:
             retrieval = self._agent.retrieval
-            query = (
-                " ".join(_PLACEHOLDER.sub(" ", self._input).split())
-                if self._agent.masks
-                else self._input.strip()
-            )
+            query = without_placeholders(self._input) if self._agent.masks else self._input.strip()
             if not retrieval.enabled:
                 mark.skip("This agent looks nothing up.")
             elif not query:

@@ -16,8 +16,8 @@ class WorkerConfig(SharedConfig):
 
     worker_database_url: str = Field(
         default="",
-        description="Where workflows are kept: `sqlite:///` and the absolute path of a file that all replicas share, or "
-        "empty for files in the state folder. The worker's other tables are in files beside it.",
+        description="Where workflows are kept: `sqlite:///` and the absolute path of a file that all replicas share, "
+        "or empty for files in the state folder. The worker's other tables are in files beside it.",
     )
     worker_concurrency: int = Field(
         default=4, ge=1, le=256, description="Workflows that one replica runs at a time."

@@ -13,6 +13,7 @@ from meshkit import (
     Aborted,
     AlreadyExists,
     Cancelled,
+    Client,
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 T = TypeVar("T")
-C = TypeVar("C")
+C = TypeVar("C", bound=Client)
 
 _ERRORS: dict[str, type[MeshError]] = {
     kind.code: kind
@@ -181,8 +182,8 @@ class WorkflowContext:
     async def step(self, name: str, run: Callable[[], Awaitable[T]], retry: Retry | None = None) -> T:
         """Runs a step, unless an earlier execution has: then its recorded outcome is returned, or raised, again.
 
-        A step runs at least once: a replica may die between its effect and its record. So its effect must carry its
-        own mark of being done, in the effect's own transaction.
+        A step runs at least once: a replica may die between its effect and its record. So its effect must
+        carry its own mark of being done, in the effect's own transaction.
 
         Args:
             name: Name of the step; the same in each execution.
@@ -190,7 +191,8 @@ class WorkflowContext:
             retry: How it is tried again after `Unavailable`, `DeadlineExceeded` and `ResourceExhausted`.
 
         Raises:
-            MeshError: What the step raised; anything else is logged under an incident id and raised as `Internal`.
+            MeshError: What the step raised; anything else is logged under an incident id and raised as
+                `Internal`.
         """
         await self.check()
         outcome = await self._execution.record(name, lambda: self._outcome(name, run, retry or Retry()))
@@ -217,7 +219,8 @@ class WorkflowContext:
         """Calls other services as the worker itself, for the workflow's tenant.
 
         Args:
-            use: Gets the mesh, runs on the service's own event loop: `lambda mesh: mesh.client(BrainClient).stats(…)`.
+            use: Gets the mesh, runs on the service's own event loop: `lambda mesh:
+                mesh.client(BrainClient).stats(…)`.
             timeout: Seconds for all of it.
 
         Raises:

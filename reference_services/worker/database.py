@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Database:
     """One connection to an SQLite file, in a thread of its own; usable from any event loop of the process.
 
-    WAL, so that readers never wait for writers; `synchronous=FULL`, because a workflow step that is recorded as done
-    must not lose its effect to a power cut; `busy_timeout`, because other processes write too.
+    WAL, so that readers never wait for writers; `synchronous=FULL`, because a workflow step that is recorded
+    as done must not lose its effect to a power cut; `busy_timeout`, because other processes write too.
 
     Args:
         path: The file; made with its folder where it is not there.

@@ -1,13 +1,13 @@
 """`WorkflowEngine` on DBOS: it records steps and queues work; tenants, states, progress and takeover are the ledger's.
 
-DBOS is a process-wide singleton, so there is one engine in a process, and replicas of the worker are processes. It is
-launched from a thread without an event loop, and so runs workflows on a loop of its own: a workflow's code cannot hold
-up the serving of calls. What needs the mesh is handed over to the service's loop.
+DBOS is a process-wide singleton, so there is one engine in a process, and replicas of the worker are
+processes. It is launched from a thread without an event loop, and so runs workflows on a loop of its own: a
+workflow's code cannot hold up the serving of calls. What needs the mesh is handed over to the service's loop.
 
-One DBOS workflow, `meshkit-worker`, runs them all: it looks up the code by the name that is in the ledger. Two queues,
-one for workflows that a call started and one for their children, so that parents who wait cannot keep their children
-from running. The limit of workflows at a time is a semaphore here, because a DBOS queue's limit is a row that all
-replicas share; that row merely keeps a replica from claiming what it could not begin.
+One DBOS workflow, `meshkit-worker`, runs them all: it looks up the code by the name that is in the ledger.
+Two queues, one for workflows that a call started and one for their children, so that parents who wait cannot
+keep their children from running. The limit of workflows at a time is a semaphore here, because a DBOS queue's
+limit is a row that all replicas share; that row merely keeps a replica from claiming what it could not begin.
 """
 
 from __future__ import annotations

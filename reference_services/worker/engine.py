@@ -34,7 +34,8 @@ class Page:
 
     Attributes:
         workflows: Newest first.
-        next: Where the next page begins: creation time and id of this page's last; None where this was the last page.
+        next: Where the next page begins: creation time and id of this page's last; None where this was the
+            last page.
     """
 
     workflows: list[Workflow]

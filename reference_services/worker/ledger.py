@@ -1,7 +1,8 @@
 """The worker's own book: workflows with tenant, state and progress, and the executors' heartbeats.
 
-It is the truth about workflows towards callers; the engine below it only sees to it that their code runs. Each
-execution holds an *attempt number* that the ledger gave out; whoever holds an old one can change nothing here.
+It is the truth about workflows towards callers; the engine below it only sees to it that their code runs.
+Each execution holds an *attempt number* that the ledger gave out; whoever holds an old one can change nothing
+here.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from reference_services.worker.workflow import Failure, Json, State, Workflow
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS workflows (
-    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, principal TEXT NOT NULL, name TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    parent_id TEXT NOT NULL, state INTEGER NOT NULL, arguments TEXT NOT NULL, executor TEXT NOT NULL DEFAULT '',
-    attempts INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
-    message TEXT NOT NULL DEFAULT '', result TEXT, failure TEXT, created_at REAL NOT NULL,
+    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, principal TEXT NOT NULL, name TEXT NOT NULL, fingerprint TEXT
+    NOT NULL, parent_id TEXT NOT NULL, state INTEGER NOT NULL, arguments TEXT NOT NULL, executor TEXT NOT NULL
+    DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL
+    DEFAULT 0, message TEXT NOT NULL DEFAULT '', result TEXT, failure TEXT, created_at REAL NOT NULL,
     started_at REAL NOT NULL DEFAULT 0, updated_at REAL NOT NULL, finished_at REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS workflows_by_time ON workflows (tenant, parent_id, created_at DESC, id DESC);
@@ -43,7 +44,8 @@ class Executor:
     Attributes:
         id: Its instance id.
         beat: Counts its heartbeats.
-        state: `alive`, `left` (it said goodbye), `dead` (its work is being given back), `buried` (that is done).
+        state: `alive`, `left` (it said goodbye), `dead` (its work is being given back), `buried` (that is
+            done).
         claimed_by: Who gives its work back, where it is dead.
     """
 

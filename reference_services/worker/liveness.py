@@ -1,9 +1,9 @@
 """Who is alive, and who takes over: heartbeats in the ledger, judged by the observer's own clock.
 
-An executor counts a number up. Whoever sees the same number for `takeover_s` seconds of its own monotonic clock takes
-the executor for dead, whatever the clocks of the machines say, and gives its work back. One claimant wins, by a
-conditional update; a claimant that dies over it is itself found dead and its claim passes on. Being wrong (a paused
-process) costs repeated work, never a repeated effect.
+An executor counts a number up. Whoever sees the same number for `takeover_s` seconds of its own monotonic
+clock takes the executor for dead, whatever the clocks of the machines say, and gives its work back. One
+claimant wins, by a conditional update; a claimant that dies over it is itself found dead and its claim passes
+on. Being wrong (a paused process) costs repeated work, never a repeated effect.
 """
 
 from __future__ import annotations

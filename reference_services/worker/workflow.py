@@ -133,13 +133,14 @@ def workflow(name: str, *, check: Check | None = None, internal: bool = False) -
                 await context.step(f"greet-{number}", lambda: greet(name))
             return {"greeted": len(arguments["names"])}
 
-    A workflow runs again from its beginning after a takeover; its steps that are recorded are not repeated, their
-    results are there. So all that it does to the world, and all that could come out otherwise, belongs into steps, and
-    the steps must come in the same order each time.
+    A workflow runs again from its beginning after a takeover; its steps that are recorded are not repeated,
+    their results are there. So all that it does to the world, and all that could come out otherwise, belongs
+    into steps, and the steps must come in the same order each time.
 
     Args:
         name: `[a-z][a-z0-9-]{0,63}`, unique in the worker.
-        check: Looks at the arguments before a workflow is accepted; raises a `MeshError` where they will not do.
+        check: Looks at the arguments before a workflow is accepted; raises a `MeshError` where they will not
+            do.
         internal: Whether only other workflows may start it.
 
     Raises:

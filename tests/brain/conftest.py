@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from reference_services.brain.config import BrainConfig
 from reference_services.brain.hashing import HashingEmbedder
 from reference_services.brain.service import Brain
 from reference_services.brain.sqlite.opening import open_sqlite
 from reference_services.brain.store import KnowledgeStore
 
-DIMENSIONS = 128
+DIMENSIONS = 384
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from meshkit import Call, InvalidArgument
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds
@@ -84,7 +85,9 @@ async def test_a_cell_without_an_id_is_named_by_its_content(brain: Brain) -> Non
 async def test_an_etag_that_does_not_match_is_a_conflict_of_that_cell_alone(brain: Brain) -> None:
     (first,) = await put(brain, pb.Cell(id="a", text="one"))
     await put(brain, pb.Cell(id="a", text="two"))
-    lost, fresh = await put(brain, pb.Cell(id="a", text="three"), pb.Cell(id="b", text="new"), a=first.etag, b="")
+    lost, fresh = await put(
+        brain, pb.Cell(id="a", text="three"), pb.Cell(id="b", text="new"), a=first.etag, b=""
+    )
     assert lost.status == Outcome.STATUS_CONFLICT
     assert fresh.status == Outcome.STATUS_CREATED
     (stored,) = await get(brain, "a")
@@ -161,7 +164,9 @@ def _product(**fields: object) -> pb.Cell:
         ([_product(gtin="123")], "GTIN_INVALID"),
     ],
 )
-async def test_what_passes_a_bound_is_refused_by_name(brain: Brain, cells: list[pb.Cell], reason: str) -> None:
+async def test_what_passes_a_bound_is_refused_by_name(
+    brain: Brain, cells: list[pb.Cell], reason: str
+) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await put(brain, *cells)
     assert caught.value.reason == reason
@@ -211,5 +216,5 @@ async def test_stats_say_what_there_is(brain: Brain) -> None:
     await put(brain, pb.Cell(id="a", text="four"), pb.Cell(id="b", text="Ö", product=pb.Product(sku="1")))
     stats = await brain.stats(pb.StatsRequest(), ACME)
     assert (stats.cells, stats.text_bytes, stats.products, stats.storage) == (2, 6, 1, "sqlite")
-    assert (stats.embedder, stats.embedding_dimensions, stats.schema_version) == ("hashing-v1", 128, 1)
+    assert (stats.embedder, stats.embedding_dimensions, stats.schema_version) == ("hashing-v1", 384, 1)
     assert stats.HasField("updated_at")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from meshkit import Aborted, AlreadyExists, Call, InvalidArgument
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds
@@ -93,7 +94,9 @@ async def test_a_fact_is_changed_only_under_its_etag_if_that_is_asked(brain: Bra
 
 async def test_facts_are_listed_by_subject_and_predicate_in_pages(brain: Brain) -> None:
     for number in range(5):
-        fact = pb.Fact(id=f"f{number}", subject=f"s{number % 2}", predicate="p" if number < 4 else "q", object="o")
+        fact = pb.Fact(
+            id=f"f{number}", subject=f"s{number % 2}", predicate="p" if number < 4 else "q", object="o"
+        )
         await brain.upsert_fact(pb.UpsertFactRequest(fact=fact), ACME)
     first = await brain.list_facts(pb.ListFactsRequest(page_size=3), ACME)
     second = await brain.list_facts(pb.ListFactsRequest(page_size=3, page_token=first.next_page_token), ACME)
@@ -104,7 +107,9 @@ async def test_facts_are_listed_by_subject_and_predicate_in_pages(brain: Brain) 
 
 
 def trace(number: int, **fields: object) -> pb.Trace:
-    made = pb.Trace(id=f"t{number}", session_id="s", agent_id=f"a{number % 2}", input="q", output="a", **fields)  # type: ignore[arg-type]
+    made = pb.Trace(
+        id=f"t{number}", session_id="s", agent_id=f"a{number % 2}", input="q", output="a", **fields
+    )  # type: ignore[arg-type]
     made.steps.add(name="retrieve", service="brain").attributes.update({"hits": 3})
     return made
 

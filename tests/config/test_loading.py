@@ -255,7 +255,7 @@ def test_settings_of_later_releases_may_be_off() -> None:
 
 
 def test_a_setting_that_a_service_defines_is_its_own() -> None:
-    kind = type("Own", (SharedConfig,), {"__annotations__": {"redis_url": str}, "redis_url": ""})
+    kind: Any = type("Own", (SharedConfig,), {"__annotations__": {"redis_url": str}, "redis_url": ""})
     assert kind.load({"REDIS_URL": "redis://h"}).redis_url == "redis://h"
 
 
@@ -290,7 +290,7 @@ def test_everything_is_reported_at_once(folder: Path) -> None:
 
 
 def test_a_setting_without_default_must_be_set() -> None:
-    kind = type("Needy", (SharedConfig,), {"__annotations__": {"needy_url": str}})
+    kind: Any = type("Needy", (SharedConfig,), {"__annotations__": {"needy_url": str}})
     assert problems({}, kind)["NEEDY_URL"].startswith("NEEDY_URL: it is not set, and has no default")
     assert kind.load({"NEEDY_URL": "x"}).needy_url == "x"
 
@@ -300,6 +300,13 @@ def test_a_keys_file_must_be_there(folder: Path) -> None:
     assert f"there is no file {path}" in problems({"CU_PROJECT_KEYS_FILE": str(path)})["CU_PROJECT_KEYS_FILE"]
     path.touch()
     assert BrainConfig.load({"CU_PROJECT_KEYS_FILE": str(path)}).project_keys_file == path
+
+
+def test_a_class_may_have_a_state_folder_of_its_own() -> None:
+    kind: Any = type(
+        "Own", (SharedConfig,), {"__annotations__": {"state_dir": Path}, "state_dir": Path("/own")}
+    )
+    assert kind.load({"XDG_STATE_HOME": "/xdg"}).state_dir == Path("/own")
 
 
 @pytest.mark.parametrize(

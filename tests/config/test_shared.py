@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshkit.config import ConfigError, Environment, LbPolicy, LogLevel, RequestProof, SharedConfig
+from meshkit.config import ConfigError, Environment, LbPolicy, LogLevel, RequestProof, Secret, SharedConfig
 from tests.config.samples import SECRET, BrainConfig
 
 
@@ -49,7 +49,7 @@ def test_construction_reads_nothing(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        SharedConfig().zone = "b"  # type: ignore[misc]
+        SharedConfig().zone = "b"
 
 
 def test_a_subclass_reads_its_own_names() -> None:
@@ -140,7 +140,7 @@ def test_collections_are_read_from_text() -> None:
         ("project_secret", "short"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(field: str, value: object) -> None:
+def test_a_wrong_value_is_refused_by_name(field: str, value: Any) -> None:
     found = problems(**{field: value})
     assert list(found) == [BrainConfig.env_name(field)]
 
@@ -161,7 +161,7 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: object) -> None:
         ("shard_key", "brain-1.internal:50051"),
     ],
 )
-def test_a_right_value_is_kept(field: str, value: object) -> None:
+def test_a_right_value_is_kept(field: str, value: Any) -> None:
     assert getattr(BrainConfig(**{field: value}), field) == value
 
 
@@ -175,6 +175,9 @@ def test_messages_say_what_to_do() -> None:
         "LOG_LEVEL: 'LOUD' is none of its values; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )
     assert found["CU_PROJECT_ID"] == "CU_PROJECT_ID: 'shield' is reserved; choose another"
+    assert problems(brain_mode="no")["BRAIN_MODE"] == (
+        "BRAIN_MODE: 'no' is none of its values; it must be fast or slow"
+    )
     assert found["CU_TENANT"] == (
         "CU_TENANT: 'a b' is not a tenant; it must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}"
     )
@@ -208,7 +211,7 @@ def test_local_on_all_addresses_needs_a_secret() -> None:
     found = problems(grpc_host="0.0.0.0")
     assert "GRPC_HOST 0.0.0.0 can be reached from other machines" in found["CU_PROJECT_SECRET"]
     assert "openssl rand" in found["CU_PROJECT_SECRET"]
-    assert BrainConfig(grpc_host="0.0.0.0", project_secret=SECRET).project_secrets[0].secret == SECRET
+    assert BrainConfig(grpc_host="0.0.0.0", project_secret=Secret(SECRET)).project_secrets[0].secret == SECRET
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost", "::ffff:127.0.0.1"])

@@ -3,7 +3,6 @@
 # ruff: noqa: ASYNC110, ASYNC240 - tests wait for conditions of the file system, and touch it themselves
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
@@ -579,5 +578,4 @@ async def test_nothing_is_left_open(root: Path, follow: Follow) -> None:
         await registry.close()
         await follower.until_ended()
     await until(lambda: not descriptors())
-    with contextlib.suppress(ValueError):
-        await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")])
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith(("watch", "renew"))]

@@ -61,12 +61,18 @@ class LlmServer:
     url: str = ""
     script: list[Answer] = field(default_factory=list)
     seen: list[Exchange] = field(default_factory=list)
+    open: dict[asyncio.Task[Any], asyncio.StreamWriter] = field(default_factory=dict)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.open[task] = writer
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             lines = head.split("\r\n")[1:]
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+            }
             body = json.loads(await reader.readexactly(int(headers["content-length"])))
             exchange = Exchange(headers, body, writer)
             self.seen.append(exchange)
@@ -82,6 +88,12 @@ class LlmServer:
             pass
         finally:
             writer.close()
+            del self.open[task]
+
+    async def close(self) -> None:
+        for writer in self.open.values():
+            writer.transport.abort()
+        await asyncio.gather(*self.open, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -93,6 +105,7 @@ async def llm_server(*script: Answer) -> AsyncGenerator[LlmServer, None]:
         yield server
     finally:
         listener.close()
+        await server.close()
 
 
 def says(*deltas: str, finish: str = "stop") -> Answer:

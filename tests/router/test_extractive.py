@@ -41,6 +41,12 @@ SOURCES = [Source(cell_id=name, text=text, origin=f"{name}.md") for name, text i
         ("Скільки триває доставка?", "ukrainian", "три дні"),
         ("Wie lange dauert die Lieferung?", "german", "drei Tage"),
         ("Ist eine Ruckgabe möglich?", "german", "30 Tagen"),
+        (
+            "Hello! I am Ada, [EMAIL_1_3f9xk2], phone [PHONE_1_3f9xk2], and I paid with [CARD_1_3f9xk2]. "
+            "How long does a lease last?",
+            "leases",
+            "10 seconds",
+        ),
     ],
 )
 def test_the_first_sentence_answers(question: str, cell: str, words: str) -> None:
@@ -52,7 +58,13 @@ def test_the_first_sentence_answers(question: str, cell: str, words: str) -> Non
 
 @pytest.mark.parametrize(
     "question",
-    ["What is the capital of France?", "How do I bake sourdough bread?", "Who won the championship?", "?", "the of"],
+    [
+        "What is the capital of France?",
+        "How do I bake sourdough bread?",
+        "Who won the championship?",
+        "?",
+        "the of",
+    ],
 )
 def test_nothing_is_found_where_there_is_nothing(question: str) -> None:
     assert pick(question, SOURCES, 4) == []
@@ -100,13 +112,18 @@ async def test_the_answer_cites_and_quotes() -> None:
 
 
 async def test_the_answer_says_that_it_found_nothing() -> None:
-    drafts = [d async for d in ExtractiveAnswerer().answer(Question(text="capital of France?", sources=SOURCES))]
+    drafts = [
+        d async for d in ExtractiveAnswerer().answer(Question(text="capital of France?", sources=SOURCES))
+    ]
     assert drafts[0] == Piece(NOTHING_FOUND)
     assert isinstance(drafts[1], Finished)
     assert not drafts[1].answered
 
 
-@pytest.mark.parametrize("text", ["a" * 65_536, "a. " * 20_000, "[1" * 30_000, " \n" * 30_000, "`" * 60_000, "x" * 9 + "!" * 50_000])
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 65_536, "a. " * 20_000, "[1" * 30_000, " \n" * 30_000, "`" * 60_000, "x" * 9 + "!" * 50_000],
+)
 def test_texts_of_any_shape_are_read_in_bounded_time(text: str) -> None:
     begun = time.perf_counter()
     pick("What is a x?", [Source(cell_id=str(n), text=text) for n in range(50)], 4)

@@ -74,7 +74,11 @@ async def test_an_answer_comes_in_pieces_with_its_usage() -> None:
         text, finished = await b.ask()
         request = b.server.seen[0]
     assert text == "It takes 20 s [1]."
-    assert (finished.usage.input_tokens, finished.usage.output_tokens, finished.usage.llm_requests) == (11, 7, 1)
+    assert (finished.usage.input_tokens, finished.usage.output_tokens, finished.usage.llm_requests) == (
+        11,
+        7,
+        1,
+    )
     assert request.headers["authorization"] == "Bearer key-1"
     assert request.body["model"] == "m1"
     assert request.body["stream"] is True
@@ -85,7 +89,9 @@ async def test_an_answer_comes_in_pieces_with_its_usage() -> None:
     assert user["content"].endswith("Question: How long?")
 
 
-@pytest.mark.parametrize("bad", [refuses(500), refuses(503), refuses(429), drops, garbage, html, error_in_the_stream])
+@pytest.mark.parametrize(
+    "bad", [refuses(500), refuses(503), refuses(429), drops, garbage, html, error_in_the_stream]
+)
 async def test_a_failure_before_the_first_token_is_repeated(bad: Answer) -> None:
     async with bench(bad, says("ok")) as b:
         text, finished = await b.ask()
@@ -131,7 +137,7 @@ async def test_a_retry_after_past_the_deadline_ends_the_call_at_once() -> None:
 
 @pytest.mark.parametrize("slow", [hangs, hangs_after_headers])
 async def test_a_slow_first_token_is_given_up_and_tried_again(slow: Answer) -> None:
-    limits = Limits(timeout=20, first_token_timeout=0.2, max_retries=1)
+    limits = Limits(timeout=20, first_token_timeout=1.0, max_retries=1)
     async with bench(slow, says("ok"), limits=limits) as b:
         assert (await b.ask())[0] == "ok"
         async with asyncio.timeout(5):
@@ -139,12 +145,12 @@ async def test_a_slow_first_token_is_given_up_and_tried_again(slow: Answer) -> N
 
 
 async def test_a_first_token_that_never_comes() -> None:
-    limits = Limits(timeout=20, first_token_timeout=0.1, max_retries=1)
+    limits = Limits(timeout=20, first_token_timeout=0.2, max_retries=1)
     async with bench(hangs, hangs, limits=limits) as b:
         with pytest.raises(DeadlineExceeded) as raised:
             await b.ask()
     assert raised.value.reason == "LLM_FIRST_TOKEN_TIMEOUT"
-    assert len(b.server.seen) == 2
+    assert len(b.waits) == 1
 
 
 async def test_the_calls_own_deadline_caps_all() -> None:
@@ -163,8 +169,10 @@ async def test_the_calls_own_deadline_caps_all() -> None:
         (says("I will not ", finish="content_filter"), FailedPrecondition, "LLM_REJECTED"),
     ],
 )
-async def test_nothing_is_repeated_after_the_first_token(bad: Answer, kind: type[MeshError], reason: str) -> None:
-    limits = Limits(timeout=0.5, first_token_timeout=0.4, max_retries=2)
+async def test_nothing_is_repeated_after_the_first_token(
+    bad: Answer, kind: type[MeshError], reason: str
+) -> None:
+    limits = Limits(timeout=1.5, first_token_timeout=1.4, max_retries=2)
     async with bench(bad, says("again"), limits=limits) as b:
         with pytest.raises(kind) as raised:
             await b.ask()

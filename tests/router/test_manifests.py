@@ -56,8 +56,14 @@ async def register(
         (manifest(description="x" * 300_000), "manifest"),
         (pb.Manifest(agents=[pb.Agent(agent_id="a", tools=["t"])]), "agents[a].tools"),
         (pb.Manifest(agents=[pb.Agent(agent_id="a", privacy=9)]), "agents[a].privacy"),  # type: ignore[arg-type]
-        (pb.Manifest(agents=[pb.Agent(agent_id="a", retrieval=pb.Retrieval(limit=51))]), "agents[a].retrieval.limit"),
-        (pb.Manifest(agents=[pb.Agent(agent_id="a", retrieval=pb.Retrieval(limit=-1))]), "agents[a].retrieval.limit"),
+        (
+            pb.Manifest(agents=[pb.Agent(agent_id="a", retrieval=pb.Retrieval(limit=51))]),
+            "agents[a].retrieval.limit",
+        ),
+        (
+            pb.Manifest(agents=[pb.Agent(agent_id="a", retrieval=pb.Retrieval(limit=-1))]),
+            "agents[a].retrieval.limit",
+        ),
         (
             pb.Manifest(agents=[pb.Agent(agent_id="a", retrieval=pb.Retrieval(min_score=float("nan")))]),
             "agents[a].retrieval.min_score",
@@ -74,7 +80,10 @@ async def register(
             pb.Manifest(agents=[pb.Agent(agent_id="a", extractive=pb.ExtractiveAnswerer(max_sentences=13))]),
             "agents[a].extractive.max_sentences",
         ),
-        (pb.Manifest(agents=[pb.Agent(agent_id="a", llm=pb.LlmAnswerer(temperature=3))]), "agents[a].llm.temperature"),
+        (
+            pb.Manifest(agents=[pb.Agent(agent_id="a", llm=pb.LlmAnswerer(temperature=3))]),
+            "agents[a].llm.temperature",
+        ),
         (
             pb.Manifest(agents=[pb.Agent(agent_id="a", llm=pb.LlmAnswerer(system_prompt="x" * 8001))]),
             "agents[a].llm.system_prompt",
@@ -103,7 +112,10 @@ def test_a_number_that_json_has_not_is_refused() -> None:
 
 
 def test_the_digest_is_that_of_the_content_alone() -> None:
-    one, two = (pb.Manifest(tools=[pb.Tool(name="t", parameters=data)]) for data in (struct(a=1, b=2), struct(b=2, a=1)))
+    one, two = (
+        pb.Manifest(tools=[pb.Tool(name="t", parameters=data)])
+        for data in (struct(a=1, b=2), struct(b=2, a=1))
+    )
     assert manifests.digest(manifests.canonical(one)) == manifests.digest(manifests.canonical(two))
     assert manifests.canonical(one) != manifests.canonical(manifest("a"))
     assert manifests.parse(manifests.canonical(one)) == one
@@ -115,7 +127,9 @@ def test_a_manifest_is_read_as_agents() -> None:
         agents=[
             pb.Agent(
                 agent_id="docs",
-                retrieval=pb.Retrieval(limit=9, mode=pb.RETRIEVAL_MODE_LEXICAL, filter=struct(lang="en", n=3)),
+                retrieval=pb.Retrieval(
+                    limit=9, mode=pb.RETRIEVAL_MODE_LEXICAL, filter=struct(lang="en", n=3)
+                ),
                 privacy=pb.PRIVACY_MODE_OFF,
                 llm=pb.LlmAnswerer(temperature=0, system_prompt="p"),
                 tools=["weather"],
@@ -265,8 +279,6 @@ async def test_a_database_that_cannot_be_used_is_unavailable(tmp_path: Path) -> 
             pass
     assert raised.value.reason == "STORAGE_UNAVAILABLE"
     assert str(tmp_path) not in raised.value.message
-
-
 
 
 async def test_manifests_outlive_the_process(tmp_path: Path) -> None:

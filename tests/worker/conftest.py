@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -30,7 +30,9 @@ class Replica:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    async def start(self, name: str, arguments: dict[str, Any], key: str, tenant: str = "acme") -> dict[str, Any]:
+    async def start(
+        self, name: str, arguments: dict[str, Any], key: str, tenant: str = "acme"
+    ) -> dict[str, Any]:
         assert self.process.stdin is not None
         command = {"tenant": tenant, "name": name, "arguments": arguments, "idempotency_key": key}
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
@@ -61,16 +63,20 @@ class Replicas:
 
     async def _spawn(self, executor: str, options: dict[str, Any]) -> Replica:
         settings = {"batch_rows": 50, "concurrency": 4, "takeover_s": 1.0, "delay": 0.0, **options}
-        process = await asyncio.create_subprocess_exec(
+        with (self.folder / f"{executor}.log").open("wb") as log:
+            process = await self._run(executor, settings, log)
+        return Replica(process, executor)
+
+    async def _run(self, executor: str, settings: dict[str, Any], log: IO[bytes]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             str(Path(__file__).with_name("replica.py")),
             json.dumps({"folder": str(self.folder), "executor": executor, **settings}),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=log,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
-        return Replica(process, executor)
 
     async def close(self) -> None:
         for replica in self.all.values():
@@ -87,7 +93,7 @@ class Replicas:
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 40) -> Any:
     """What the condition gives as soon as that is true."""
     async with asyncio.timeout(seconds):
-        while not (found := await condition()):
+        while not (found := await condition()):  # noqa: ASYNC110 - other processes make it true
             await asyncio.sleep(0.03)
     return found
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -92,11 +92,13 @@ async def fail(context: WorkflowContext, arguments: Json) -> Json:
     raise RuntimeError("a secret of the implementation")
 
 
-
 async def main() -> None:
     options = json.loads(sys.argv[1])
     folder = Path(options["folder"])
-    book, shop = Database(folder / "ledger.sqlite", ledger.SCHEMA), Database(folder / "commerce.sqlite", commerce.SCHEMA)
+    book, shop = (
+        Database(folder / "ledger.sqlite", ledger.SCHEMA),
+        Database(folder / "commerce.sqlite", commerce.SCHEMA),
+    )
     brain = Database(folder / "brain.sqlite", BRAIN)
     for database in (book, shop, brain):
         await database.open()
@@ -140,7 +142,7 @@ async def main() -> None:
             try:
                 workflow_id, existing = await engine.start(Order(principal="test/test", **command))
                 answer({"id": workflow_id, "existing": existing})
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the test decides
                 answer({"error": type(error).__name__, "reason": getattr(error, "reason", str(error))})
     task.uncancel()
     await engine.close()

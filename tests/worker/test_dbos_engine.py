@@ -161,7 +161,12 @@ assert not asked, asked
 def test_dbos_has_what_the_engine_uses_and_touches_no_network(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     ran = subprocess.run(
-        [sys.executable, "-c", QUIET, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", QUIET, str(tmp_path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert ran.stdout == ""

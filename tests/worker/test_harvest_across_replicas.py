@@ -50,13 +50,20 @@ async def test_a_harvest_loses_and_repeats_nothing_while_replicas_die_and_freeze
     assert found.state is State.SUCCEEDED, found.failure
     result = found.result
     assert result is not None
-    assert (result["read"], result["accepted"], result["duplicates"], result["rejected"]) == (2616, 2400, 96, 120)
+    assert (result["read"], result["accepted"], result["duplicates"], result["rejected"]) == (
+        2616,
+        2400,
+        96,
+        120,
+    )
     assert sum(result["reasons"].values()) == 120
     shop, brain = sqlite3.connect(tmp_path / "commerce.sqlite"), sqlite3.connect(tmp_path / "brain.sqlite")
     try:
         assert shop.execute("SELECT count(*) FROM products").fetchone() == (2400,)
         assert shop.execute("SELECT count(*) FROM rejects").fetchone() == (120,)
-        assert shop.execute("SELECT count(*) FROM price_history").fetchone() == (2448,)  # 48 repeats have a new price
+        assert shop.execute("SELECT count(*) FROM price_history").fetchone() == (
+            2448,
+        )  # 48 repeats have a new price
         offers = dict(shop.execute("SELECT sku, price_minor FROM offers"))
         last = dict(shop.execute("SELECT sku, price_minor FROM price_history ORDER BY run, line"))
         assert offers == last

@@ -14,7 +14,7 @@ from reference_services.brain.sqlite.database import Database
 from reference_services.brain.sqlite.selection import conditions
 from reference_services.brain.sqlite.vectors import Seqs, VectorCache
 from reference_services.brain.store import EVERY, Selection, Vector
-from reference_services.brain.words import stem, words
+from reference_services.brain.words import beginning, words
 
 QUERY_WORDS = 32
 """A query's words that are searched, the rarest ones."""
@@ -116,5 +116,5 @@ def _telling(db: sqlite3.Connection, number: int, cells: int, plain: Sequence[st
 def _terms(number: int, word: str) -> list[str]:
     """A word (letters and digits only; the quotes are a second fence) and what begins like it."""
     exact = f'"{number}t{word}"'
-    beginning = stem(word)
-    return [exact, f'"{number}t{beginning}"*'] if len(beginning) >= _PREFIX_FROM else [exact]
+    start = beginning(word)
+    return [exact, f'"{number}t{start}"*'] if len(start) >= _PREFIX_FROM else [exact]

@@ -1,8 +1,9 @@
 """The commerce tables: what harvests make of feeds, each effect exactly once.
 
-A batch is committed in one transaction with its own mark (`batches.done_at`, set only where it is not set yet), so a
-batch that runs twice, on whatever replica, has its effect once. Batches may come in any order: what is *later* is
-decided by (run, line), never by the order of work. Each row carries its tenant, each query names it.
+A batch is committed in one transaction with its own mark (`batches.done_at`, set only where it is not set
+yet), so a batch that runs twice, on whatever replica, has its effect once. Batches may come in any order:
+what is *later* is decided by (run, line), never by the order of work. Each row carries its tenant, each query
+names it.
 """
 
 from __future__ import annotations
@@ -25,37 +26,38 @@ from reference_services.worker.harvester.records import Layout
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, workflow_id TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
-    feed TEXT NOT NULL, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, layout TEXT NOT NULL, currency TEXT NOT NULL,
-    batches INTEGER NOT NULL, started_at REAL NOT NULL, finished_at REAL NOT NULL DEFAULT 0,
-    rows INTEGER NOT NULL, accepted INTEGER, duplicates INTEGER, rejected INTEGER, reasons TEXT
+    id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, workflow_id TEXT NOT NULL UNIQUE, source TEXT
+    NOT NULL, feed TEXT NOT NULL, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, layout TEXT NOT NULL,
+    currency TEXT NOT NULL, batches INTEGER NOT NULL, started_at REAL NOT NULL, finished_at REAL NOT NULL
+    DEFAULT 0, rows INTEGER NOT NULL, accepted INTEGER, duplicates INTEGER, rejected INTEGER, reasons TEXT
 );
 CREATE TABLE IF NOT EXISTS batches (
-    run INTEGER NOT NULL REFERENCES runs (id), number INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
-    line INTEGER NOT NULL, rows INTEGER NOT NULL, digest TEXT NOT NULL, done_at REAL, done_by TEXT,
+    run INTEGER NOT NULL REFERENCES runs (id), number INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER
+    NOT NULL, line INTEGER NOT NULL, rows INTEGER NOT NULL, digest TEXT NOT NULL, done_at REAL, done_by TEXT,
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS observations (
-    tenant TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL,
-    price_minor INTEGER NOT NULL, currency TEXT NOT NULL, PRIMARY KEY (run, line)
+    tenant TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, source TEXT NOT NULL, sku TEXT NOT
+    NULL, price_minor INTEGER NOT NULL, currency TEXT NOT NULL, PRIMARY KEY (run, line)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS observations_by_item ON observations (run, sku, line);
 CREATE TABLE IF NOT EXISTS products (
     tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, name TEXT NOT NULL, brand TEXT NOT NULL,
-    category TEXT NOT NULL, description TEXT NOT NULL, gtin TEXT NOT NULL, url TEXT NOT NULL, image_url TEXT NOT NULL,
-    run INTEGER NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (tenant, source, sku)
+    category TEXT NOT NULL, description TEXT NOT NULL, gtin TEXT NOT NULL, url TEXT NOT NULL, image_url TEXT
+    NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (tenant, source, sku)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS offers (
-    tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, price_minor INTEGER NOT NULL, currency TEXT NOT NULL,
-    availability INTEGER NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (tenant, source, sku)
+    tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, price_minor INTEGER NOT NULL, currency TEXT
+    NOT NULL, availability INTEGER NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (tenant,
+    source, sku)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS price_history (
-    tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL,
-    price_minor INTEGER NOT NULL, currency TEXT NOT NULL, PRIMARY KEY (tenant, source, sku, run, line)
+    tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT
+    NULL, price_minor INTEGER NOT NULL, currency TEXT NOT NULL, PRIMARY KEY (tenant, source, sku, run, line)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rejects (
-    tenant TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, reason TEXT NOT NULL, field TEXT NOT NULL,
-    excerpt TEXT NOT NULL, PRIMARY KEY (run, line)
+    tenant TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, reason TEXT NOT NULL, field TEXT NOT
+    NULL, excerpt TEXT NOT NULL, PRIMARY KEY (run, line)
 ) WITHOUT ROWID
 """
 
@@ -72,8 +74,8 @@ _OFFER = (
     "availability = excluded.availability, run = excluded.run, line = excluded.line "
     "WHERE (excluded.run, excluded.line) > (run, line)"
 )
-# A price enters the history where it differs from the one before it: the line before in this run, or, for the item's
-# first line, the last entry of an earlier run.
+# A price enters the history where it differs from the one before it: the line before in this run, or, for the
+# item's first line, the last entry of an earlier run.
 _HISTORY = """
 INSERT OR IGNORE INTO price_history (tenant, source, sku, run, line, price_minor, currency)
 SELECT tenant, source, sku, run, line, price_minor, currency FROM (
@@ -82,8 +84,8 @@ SELECT tenant, source, sku, run, line, price_minor, currency FROM (
 ) AS o WHERE CASE WHEN n > 1 THEN (price_minor, currency) IS NOT (p, c) ELSE NOT EXISTS (
     SELECT 1 FROM price_history AS h WHERE h.tenant = o.tenant AND h.source = o.source AND h.sku = o.sku
     AND h.price_minor = o.price_minor AND h.currency = o.currency AND (h.run, h.line) = (
-        SELECT run, line FROM price_history AS l WHERE l.tenant = o.tenant AND l.source = o.source AND l.sku = o.sku
-        AND l.run < o.run ORDER BY run DESC, line DESC LIMIT 1)
+        SELECT run, line FROM price_history AS l WHERE l.tenant = o.tenant AND l.source = o.source AND l.sku =
+        o.sku AND l.run < o.run ORDER BY run DESC, line DESC LIMIT 1)
 ) END
 """
 
@@ -234,7 +236,8 @@ class Commerce:
                 ],
             )
             db.executemany(
-                "INSERT INTO observations (tenant, run, line, source, sku, price_minor, currency) VALUES (?,?,?,?,?,?,?)",
+                "INSERT INTO observations (tenant, run, line, source, sku, price_minor, currency) "
+                "VALUES (?,?,?,?,?,?,?)",
                 [
                     (run.tenant, run.id, line, run.source, item.sku, item.price.minor, item.price.currency)
                     for line, item in items
@@ -270,7 +273,7 @@ class Commerce:
             why = "SELECT reason, count(*) FROM rejects WHERE run = ? GROUP BY reason ORDER BY 2 DESC, 1"
             missing = db.execute(left, (run.id,)).fetchone()[0]
             rows, accepted = db.execute(valid, (run.id,)).fetchone()
-            reasons = {reason: count for reason, count in db.execute(why, (run.id,))}
+            reasons = dict(db.execute(why, (run.id,)).fetchall())
             rejected, duplicates = sum(reasons.values()), rows - accepted
             if missing or run.rows != accepted + duplicates + rejected:
                 raise DataLoss(
@@ -294,7 +297,10 @@ class Commerce:
 
     async def repeated(self, run: Run, after: str, limit: int) -> list[str]:
         """Skus that came more than once in the run, in order, after the given one."""
-        query = "SELECT sku FROM observations WHERE run = ? AND sku > ? GROUP BY sku HAVING count(*) > 1 ORDER BY sku LIMIT ?"
+        query = (
+            "SELECT sku FROM observations WHERE run = ? AND sku > ? GROUP BY sku HAVING count(*) > 1 "
+            "ORDER BY sku LIMIT ?"
+        )
         rows = await self._database.read(lambda db: db.execute(query, (run.id, after, limit)).fetchall())
         return [row[0] for row in rows]
 
@@ -302,8 +308,9 @@ class Commerce:
         """The tenant's items of a source as they stand, in the order of their skus."""
         marks = ",".join("?" * len(skus))
         query = (
-            "SELECT p.*, o.price_minor, o.currency, o.availability FROM products p JOIN offers o USING (tenant, source, "
-            f"sku) WHERE p.tenant = ? AND p.source = ? AND p.sku IN ({marks}) ORDER BY p.sku"
+            "SELECT p.*, o.price_minor, o.currency, o.availability FROM products p "
+            "JOIN offers o USING (tenant, source, sku) "
+            f"WHERE p.tenant = ? AND p.source = ? AND p.sku IN ({marks}) ORDER BY p.sku"
         )
         rows = await self._database.read(lambda db: db.execute(query, (tenant, source, *skus)).fetchall())
         return [_item(row) for row in rows]

@@ -43,7 +43,7 @@ def locate(feed: str, roots: Sequence[str]) -> Path:
     """
     if not roots:
         raise FailedPrecondition(
-            "this worker reads no feeds: its operator must set HARVEST_ROOTS to the folders that feeds may be read from",
+            "this worker reads no feeds: its operator must set HARVEST_ROOTS to the folders that hold them",
             reason="FEED_OUTSIDE_ROOTS",
         )
     path = Path(_path_of(feed))

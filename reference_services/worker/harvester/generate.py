@@ -1,12 +1,13 @@
 """Makes a product feed with the dirt of real ones: `python -m reference_services.worker.harvester.generate OUT`.
 
-The same seed gives the same bytes. `data/products.csv` is `--rows 2400 --seed 7`. What is in it, per 2,400 good items:
+The same seed gives the same bytes. `data/products.csv` is `--rows 2400 --seed 7`. What is in it, per 2,400
+good items:
 
-- good rows in many dresses: entities, tags, non-ASCII names in NFC and NFD, padded cells, quoted commas, quotes and
-  line breaks, prices with symbols, codes, decimal commas and thousands separators;
+- good rows in many dresses: entities, tags, non-ASCII names in NFC and NFD, padded cells, quoted commas,
+  quotes and line breaks, prices with symbols, codes, decimal commas and thousands separators;
 - about 4 % of the items a second time: half of them as they were, half with a newer price further down;
-- about 5 % rows that are none: prices that are text, negative, zero, without a currency, of an unknown one; too few or
-  too many columns; stray quotes; bytes that are not UTF-8; no sku, no name;
+- about 5 % rows that are none: prices that are text, negative, zero, without a currency, of an unknown one;
+  too few or too many columns; stray quotes; bytes that are not UTF-8; no sku, no name;
 - empty lines, and lines of blanks.
 """
 

@@ -1,7 +1,8 @@
 """Prices as shops write them, to minor units and a currency.
 
-`1.299,00 €`, `US$ 1,299.00`, `CHF 1'299.–` and `12 500 Ft` all mean something; `1.250` in dinars of three decimals
-could mean two things, and is refused. Nothing here guesses by locale: the marks themselves decide, or the price is bad.
+`1.299,00 €`, `US$ 1,299.00`, `CHF 1'299.-` and `12 500 Ft` all mean something; `1.250` in dinars of three
+decimals could mean two things, and is refused. Nothing here guesses by locale: the marks themselves decide,
+or the price is bad.
 """
 
 from __future__ import annotations
@@ -16,7 +17,54 @@ DECIMALS: dict[str, int] = {
     **dict.fromkeys(("BHD", "JOD", "KWD", "OMR", "TND"), 3),
     **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND"), 0),
     **dict.fromkeys(
-        ["AED", "ARS", "AUD", "BAM", "BGN", "BRL", "CAD", "CHF", "CNY", "COP", "CZK", "DKK", "EGP", "EUR", "GBP", "GEL", "HKD", "HUF", "IDR", "ILS", "INR", "KES", "MAD", "MDL", "MXN", "MYR", "NGN", "NOK", "NZD", "PEN", "PHP", "PKR", "PLN", "QAR", "RON", "RSD", "SAR", "SEK", "SGD", "THB", "TRY", "TWD", "UAH", "USD", "UYU", "ZAR"],
+        [
+            "AED",
+            "ARS",
+            "AUD",
+            "BAM",
+            "BGN",
+            "BRL",
+            "CAD",
+            "CHF",
+            "CNY",
+            "COP",
+            "CZK",
+            "DKK",
+            "EGP",
+            "EUR",
+            "GBP",
+            "GEL",
+            "HKD",
+            "HUF",
+            "IDR",
+            "ILS",
+            "INR",
+            "KES",
+            "MAD",
+            "MDL",
+            "MXN",
+            "MYR",
+            "NGN",
+            "NOK",
+            "NZD",
+            "PEN",
+            "PHP",
+            "PKR",
+            "PLN",
+            "QAR",
+            "RON",
+            "RSD",
+            "SAR",
+            "SEK",
+            "SGD",
+            "THB",
+            "TRY",
+            "TWD",
+            "UAH",
+            "USD",
+            "UYU",
+            "ZAR",
+        ],
         2,
     ),
 }
@@ -46,14 +94,15 @@ SYMBOLS: dict[str, str] = {
 """What shops write in place of a code. `kr` is not here: four countries use it."""
 
 _PRICE = re.compile(
-    r"(?P<before>[^0-9,.]*)(?P<amount>\.?[0-9](?:[0-9.,'’ ]*[0-9])?)(?:[.,](?:-{1,2}|–|—))?(?P<after>[^0-9]*)"
+    r"(?P<before>[^0-9,.]*)(?P<amount>\.?[0-9](?:[0-9.,'\u2019 ]*[0-9])?)"
+    r"(?:[.,](?:-{1,2}|\u2013|\u2014))?(?P<after>[^0-9]*)"
 )
 _GROUPED = re.compile(
     r"(?P<whole>[0-9]{1,3}(?P<mark>[.,'])[0-9]{3}(?:(?P=mark)[0-9]{3})*)(?:(?!(?P=mark))[.,](?P<part>[0-9]+))?"
 )
 _PLAIN = re.compile(r"(?P<whole>[0-9]*)(?:[.,](?P<part>[0-9]+))?")
 _SYMBOL = {symbol.casefold(): code for symbol, code in SYMBOLS.items()}
-_MINUS = str.maketrans("-−", "  ")
+_MINUS = str.maketrans("-\u2212", "  ")
 
 
 class BadPrice(ValueError):
@@ -97,8 +146,9 @@ def read_price(text: str, currency: str = "", default: str = "") -> Money:
         default: Currency to take where neither names one; empty refuses the price.
 
     Raises:
-        BadPrice: `PRICE_MISSING`, `PRICE_NOT_A_NUMBER`, `PRICE_NOT_POSITIVE`, `PRICE_AMBIGUOUS`, `PRICE_TOO_PRECISE`,
-            `PRICE_TOO_LARGE`, `CURRENCY_MISSING`, `CURRENCY_UNKNOWN` or `CURRENCY_CONFLICT`.
+        BadPrice: `PRICE_MISSING`, `PRICE_NOT_A_NUMBER`, `PRICE_NOT_POSITIVE`, `PRICE_AMBIGUOUS`,
+            `PRICE_TOO_PRECISE`, `PRICE_TOO_LARGE`, `CURRENCY_MISSING`, `CURRENCY_UNKNOWN` or
+            `CURRENCY_CONFLICT`.
     """
     text = " ".join(text.split())
     if not text:
@@ -140,11 +190,11 @@ def _agree(column: str, beside: str, default: str) -> str:
 def _minor(amount: str, places: int) -> int:
     """Minor units of an amount in a currency with `places` decimals.
 
-    Thousands are in threes, with one mark throughout, and what follows another mark are decimals. One mark with three
-    digits after it could be either: it groups, for two decimals cannot be three digits; but not after a lone zero, and
-    in a currency of three decimals the price is refused.
+    Thousands are in threes, with one mark throughout, and what follows another mark are decimals. One mark
+    with three digits after it could be either: it groups, for two decimals cannot be three digits; but not
+    after a lone zero, and in a currency of three decimals the price is refused.
     """
-    amount = re.sub(r"['’ ]", "'", amount)
+    amount = re.sub(r"['\u2019 ]", "'", amount)
     grouped, plain = _GROUPED.fullmatch(amount), _PLAIN.fullmatch(amount)
     if grouped and plain and places == 3:
         raise BadPrice("PRICE_AMBIGUOUS")

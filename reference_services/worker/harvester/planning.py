@@ -54,7 +54,8 @@ def outline(path: Path, roots: Sequence[str], wanted: str, batch_rows: int) -> O
     """Reads a feed once, record by record, and divides it. Blocking.
 
     Raises:
-        MeshError: See `open_feed`, `read_layout`; `Aborted` (`FEED_CHANGED`) where the feed changes meanwhile.
+        MeshError: See `open_feed`, `read_layout`; `Aborted` (`FEED_CHANGED`) where the feed changes
+            meanwhile.
     """
     with open_feed(path, roots) as feed:
         seen = print_of(feed)

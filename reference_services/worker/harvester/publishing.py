@@ -21,7 +21,7 @@ def cells(source: str, items: Sequence[Item]) -> list[brain.Cell]:
 
 def _cell(source: str, item: Item) -> brain.Cell:
     told = (item.name, item.brand, item.category, item.description, f"{item.price}")
-    cell = brain.Cell(
+    return brain.Cell(
         id=cell_id(source, item.sku),
         text=". ".join(part for part in told if part),
         source=source,
@@ -38,4 +38,3 @@ def _cell(source: str, item: Item) -> brain.Cell:
             image_url=item.image_url,
         ),
     )
-    return cell

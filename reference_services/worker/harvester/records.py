@@ -1,10 +1,10 @@
 """Feeds as records of bytes: where one ends and the next begins, even where quotes do not match.
 
-CSV is RFC 4180 with one leniency and one guard. A quoted field may hold line breaks, but only where the record, once
-its quotes close, has as many columns as the header, within `MAX_LINES` lines and `MAX_BYTES`. Otherwise its first line
-alone is a broken record and reading goes on at the next line, so that a stray quote costs one row, not the feed.
-The decision never looks past the line at which it falls: a slice of a feed that begins and ends between records
-splits as the whole feed does.
+CSV is RFC 4180 with one leniency and one guard. A quoted field may hold line breaks, but only where the
+record, once its quotes close, has as many columns as the header, within `MAX_LINES` lines and `MAX_BYTES`.
+Otherwise its first line alone is a broken record and reading goes on at the next line, so that a stray quote
+costs one row, not the feed. The decision never looks past the line at which it falls: a slice of a feed that
+begins and ends between records splits as the whole feed does.
 """
 
 from __future__ import annotations
@@ -192,6 +192,7 @@ def _text(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         text = f"{value:.10f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else str(value)
-        # A number's point is a decimal one; with three digits after it, a price's reader would take it for thousands.
+        # A number's point is a decimal one; with three digits after it, a price's reader would take it for
+        # thousands.
         return f"{text}0" if len(text.partition(".")[2]) == 3 else text
     return str(value) if isinstance(value, str | int) else ""

@@ -1,11 +1,11 @@
 """The harvest: a parent that plans and counts, and a child for each part of the feed that any replica may do.
 
-    harvest: plan -> start a child for each segment -> wait -> finish (history, counts, check) -> publish repeats
-    harvest-segment: for each batch: read its bytes, clean, commit with its mark, upsert into brain
+    harvest: plan -> start a child for each segment -> wait -> finish (history, counts, check) -> publish
+    repeats harvest-segment: for each batch: read its bytes, clean, commit with its mark, upsert into brain
 
-All replicas must see the feed under the same path. The rows of a batch reach brain as they stand in the tables after
-its commit, and items that came more than once are published again at the end, so that brain ends with the last price
-whatever the order of work was.
+All replicas must see the feed under the same path. The rows of a batch reach brain as they stand in the
+tables after its commit, and items that came more than once are published again at the end, so that brain ends
+with the last price whatever the order of work was.
 """
 
 from __future__ import annotations

@@ -1,0 +1,205 @@
+"""Replicas as processes of one machine: started, started again when they die, scaled, drained.
+
+The supervisor knows processes only. Whether a replica serves is for the registry to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger("meshkit.supervisor")
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a replica of a service runs.
+
+    Attributes:
+        service: Name of the service.
+        command: The command line.
+        environment: The whole environment of the process.
+    """
+
+    service: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """When a process that died is started again.
+
+    Attributes:
+        enabled: Whether it is at all.
+        first: Seconds before the first restart in a row; it doubles with each.
+        most: Seconds before any restart at most.
+        settled: Seconds of life after which a process counts as well, and the next wait is the first again.
+    """
+
+    enabled: bool = True
+    first: float = 0.2
+    most: float = 10.0
+    settled: float = 10.0
+
+
+class Child:
+    """One replica's process, and its successors.
+
+    Args:
+        program: What it runs.
+        number: Its place among the replicas of its service, from 1.
+        logs: Folder for its log file.
+        restarts: When it is started again.
+    """
+
+    def __init__(self, program: Program, number: int, logs: Path, restarts: Restarts) -> None:
+        self.program = program
+        self.number = number
+        self.log = logs / f"{program.service}-{number}.log"
+        self.starts = 0
+        self.exit_code: int | None = None
+        self._restarts = restarts
+        self._process: asyncio.subprocess.Process | None = None
+        self._leaving = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None while no process runs."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if running and self._process else None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it died and will be started again."""
+        return self.pid is None and self._life is not None and not self._life.done()
+
+    def start(self) -> None:
+        """Starts the process, and keeps it alive."""
+        self._life = asyncio.create_task(self._live(), name=f"meshkit child {self.log.stem}")
+
+    def signal(self, number: int) -> None:
+        """Sends the process a signal, if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def leave(self, grace: float) -> None:
+        """Ends the process for good: asks it to drain, and kills it when it has not ended in `grace` seconds."""
+        self._leaving.set()
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)
+        if self._life is None:
+            return
+        _, late = await asyncio.wait([self._life], timeout=grace)
+        if late:
+            log.warning("killed: it did not drain in time", replica=self.log.stem, seconds=grace)
+            self.signal(signal.SIGKILL)
+            await self._life
+
+    async def _live(self) -> None:
+        wait = self._restarts.first
+        while not self._leaving.is_set():
+            born = time.monotonic()
+            self._process = await self._spawn()
+            self.starts += 1
+            self.exit_code = await self._process.wait()
+            if self._leaving.is_set() or not self._restarts.enabled:
+                return
+            if time.monotonic() - born > self._restarts.settled:
+                wait = self._restarts.first
+            log.warning("died", replica=self.log.stem, exit_code=self.exit_code, restart_in=round(wait, 1))
+            try:
+                await asyncio.wait_for(self._leaving.wait(), wait)
+            except TimeoutError:
+                wait = min(wait * 2, self._restarts.most)
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        with self.log.open("ab") as output:
+            return await asyncio.create_subprocess_exec(
+                *self.program.command,
+                env=dict(self.program.environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+
+def _die_with_parent() -> None:
+    """Has the kernel end this process when its parent dies, however that dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Supervisor:
+    """The replicas of a mesh on this machine.
+
+    Args:
+        logs: Folder for log files; made if missing.
+        restarts: When processes that died are started again.
+        grace: Seconds that a process has to drain.
+    """
+
+    def __init__(self, logs: Path, *, restarts: Restarts = Restarts(), grace: float = 30.0) -> None:
+        self.children: dict[str, list[Child]] = {}
+        self._programs: dict[str, Program] = {}
+        self._logs = logs
+        self._restarts = restarts
+        self._grace = grace
+
+    async def __aenter__(self) -> Supervisor:
+        self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
+
+    async def __aexit__(self, *failure: Any) -> None:
+        await self.stop()
+
+    async def scale(self, program: Program, replicas: int) -> None:
+        """Brings a service to that many replicas: starts what is missing, drains what is too much.
+
+        Raises:
+            ValueError: The number is below 0.
+        """
+        if replicas < 0:
+            raise ValueError(f"{program.service}: {replicas} replicas make no sense")
+        children = self.children.setdefault(program.service, [])
+        while len(children) < replicas:
+            child = Child(program, _free_number(children), self._logs, self._restarts)
+            child.start()
+            children.append(child)
+        surplus = [children.pop() for _ in range(len(children) - replicas)]
+        await asyncio.gather(*(child.leave(self._grace) for child in surplus))
+
+    async def stop(self) -> None:
+        """Drains all replicas."""
+        everyone = [child for children in self.children.values() for child in children]
+        self.children.clear()
+        await asyncio.gather(*(child.leave(self._grace) for child in everyone))
+
+
+def _free_number(children: Sequence[Child]) -> int:
+    taken = {child.number for child in children}
+    return next(number for number in range(1, len(taken) + 2) if number not in taken)
+
+
+def python_program(target: str, service: str, environment: Mapping[str, str]) -> Program:
+    """The program that runs one service class with this Python.
+
+    Args:
+        target: `module:Class`.
+        service: Name of the service.
+        environment: The whole environment of the process.
+    """
+    return Program(service, (sys.executable, "-m", "meshkit", "run", target), environment)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshkit import DataLoss, InvalidArgument, NotFound
+from reference_services.worker.database import Database
+from reference_services.worker.harvester.commerce import SCHEMA, Commerce, Run
+from reference_services.worker.harvester.planning import outline
+from reference_services.worker.harvester.publishing import cell_id, cells
+from reference_services.worker.harvester.workflows import Errand, excerpt, read_batch
+
+ROWS = [
+    ("A", "1.00"),
+    ("B", "5.00"),
+    ("A", "2.00"),
+    ("A", "2.00"),
+    ("A", "1.00"),
+    ("B", "none"),
+    ("B", "5.00"),
+]
+
+
+@pytest.fixture
+async def commerce(tmp_path: Path) -> AsyncIterator[Commerce]:
+    database = Database(tmp_path / "commerce.sqlite", SCHEMA)
+    await database.open()
+    yield Commerce(database)
+    await database.close()
+
+
+async def begun(
+    commerce: Commerce, folder: Path, name: str, rows: list[tuple[str, str]], tenant: str = "acme"
+) -> Run:
+    path = folder / f"{name}.csv"
+    path.write_text(
+        "sku,name,price,currency\n" + "".join(f"{sku},thing,{price},EUR\n" for sku, price in rows)
+    )
+    plan = outline(path, [str(folder)], "auto", 1)
+    run = await commerce.begin(tenant, name, "shop", path, plan)
+    assert await commerce.begin(tenant, name, "shop", path, plan) == run
+    return run
+
+
+async def work(commerce: Commerce, run: Run, order: list[int]) -> list[bool]:
+    done = []
+    for number in order:
+        batch, _ = await commerce.batch(run, number)
+        data = run.feed.read_bytes()[batch.start : batch.end]
+        done.append(await commerce.commit(run, number, *read_batch(data, batch, run)))
+    return done
+
+
+def history(folder: Path, tenant: str = "acme") -> list[tuple[str, int]]:
+    database = sqlite3.connect(folder / "commerce.sqlite")
+    query = "SELECT sku, price_minor FROM price_history WHERE tenant = ? ORDER BY sku, run, line"
+    found = database.execute(query, (tenant,)).fetchall()
+    database.close()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_outcome_does_not_depend_on_the_order_of_work(
+    commerce: Commerce, tmp_path: Path, seed: int
+) -> None:
+    run = await begun(commerce, tmp_path, "one", ROWS)
+    order = list(range(len(ROWS)))
+    random.Random(seed).shuffle(order)
+    assert all(await work(commerce, run, order))
+    assert not any(await work(commerce, run, order))  # twice is once
+    ended = await commerce.finish(run)
+    assert await commerce.finish(run) == ended
+    assert (ended.rows, ended.accepted, ended.duplicates, ended.rejected) == (7, 2, 4, 1)
+    assert ended.reasons == {"PRICE_NOT_A_NUMBER": 1}
+    assert history(tmp_path) == [("A", 100), ("A", 200), ("A", 100), ("B", 500)]
+    assert [item.price.minor for item in await commerce.items("acme", "shop", ["A", "B"])] == [100, 500]
+    assert await commerce.repeated(run, "", 10) == ["A", "B"]
+    (reject,) = await commerce.rejects("acme", run.id)
+    assert (reject.line, reject.reason, reject.excerpt) == (7, "PRICE_NOT_A_NUMBER", "B,thing,none,EUR")
+
+
+async def test_a_later_run_adds_only_what_changed(commerce: Commerce, tmp_path: Path) -> None:
+    for name, price in (("one", "1.00"), ("two", "1.00"), ("three", "3.00")):
+        run = await begun(commerce, tmp_path, name, [("A", price)])
+        await work(commerce, run, [0])
+        await commerce.finish(run)
+    assert history(tmp_path) == [("A", 100), ("A", 300)]
+
+
+async def test_another_tenant_sees_nothing(commerce: Commerce, tmp_path: Path) -> None:
+    run = await begun(commerce, tmp_path, "one", ROWS)
+    await work(commerce, run, list(range(7)))
+    await commerce.finish(run)
+    assert await commerce.items("rival", "shop", ["A"]) == []
+    assert await commerce.rejects("rival", run.id) == []
+    with pytest.raises(NotFound):
+        await commerce.run("rival", run.id)
+    assert history(tmp_path, "rival") == []
+
+
+async def test_a_run_with_a_missing_row_does_not_end(commerce: Commerce, tmp_path: Path) -> None:
+    run = await begun(commerce, tmp_path, "one", ROWS)
+    await work(commerce, run, [0, 1, 2])
+    with pytest.raises(DataLoss) as refused:
+        await commerce.finish(run)
+    assert refused.value.reason == "HARVEST_INCOMPLETE"
+    assert history(tmp_path) == []
+
+
+async def test_items_become_the_same_cells_each_time(commerce: Commerce, tmp_path: Path) -> None:
+    run = await begun(commerce, tmp_path, "one", [("A", "1.00")])
+    await work(commerce, run, [0])
+    (cell,) = cells("shop", await commerce.items("acme", "shop", ["A"]))
+    assert cell.id == cell_id("shop", "A") != cell_id("shop2", "A")
+    assert (cell.product.price_minor, cell.product.currency, cell.text) == (100, "EUR", "thing. 1.00 EUR")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"feed": "/x", "source": ""},
+        {"feed": "/x", "source": "a b"},
+        {"feed": 1, "source": "s"},
+        {"feed": "/x", "source": "s", "format": "xml"},
+        {"feed": "/x", "source": "s", "currency": "XXX"},
+        {"feed": "/x", "source": "s", "tenant": "rival"},
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        Errand.parse(arguments)
+    assert refused.value.reason == "HARVEST_ARGUMENTS"
+
+
+def test_an_excerpt_can_be_shown_on_a_terminal() -> None:
+    assert excerpt(b"\x1b[31mred\xff\n") == "\ufffd[31mred\ufffd\ufffd"
+    assert len(excerpt(b"x" * 1000)) == 160
