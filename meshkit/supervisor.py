@@ -29,12 +29,15 @@ class Program:
     Attributes:
         service: Name of the service.
         command: The command line.
-        environment: The whole environment of the process.
+        environment: The whole environment of the process. Each replica gets a `CU_SHARD_KEY` of its own on top, which
+            it keeps when it is started again.
+        folder: Working folder; this process's own by default.
     """
 
     service: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(repr=False)
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class Child:
     def __init__(self, program: Program, number: int, logs: Path, restarts: Restarts) -> None:
         self.program = program
         self.number = number
-        self.log = logs / f"{program.service}-{number}.log"
+        self.name = f"{program.service}-{number}"
+        self.log = logs / f"{self.name}.log"
         self.starts = 0
         self.exit_code: int | None = None
         self._restarts = restarts
@@ -88,7 +92,7 @@ class Child:
 
     def start(self) -> None:
         """Starts the process, and keeps it alive."""
-        self._life = asyncio.create_task(self._live(), name=f"meshkit child {self.log.stem}")
+        self._life = asyncio.create_task(self._live(), name=f"meshkit child {self.name}")
 
     def signal(self, number: int) -> None:
         """Sends the process a signal, if it runs."""
@@ -104,7 +108,7 @@ class Child:
             return
         _, late = await asyncio.wait([self._life], timeout=grace)
         if late:
-            log.warning("killed: it did not drain in time", replica=self.log.stem, seconds=grace)
+            log.warning("killed: it did not drain in time", replica=self.name, seconds=grace)
             self.signal(signal.SIGKILL)
             await self._life
 
@@ -119,7 +123,7 @@ class Child:
                 return
             if time.monotonic() - born > self._restarts.settled:
                 wait = self._restarts.first
-            log.warning("died", replica=self.log.stem, exit_code=self.exit_code, restart_in=round(wait, 1))
+            log.warning("died", replica=self.name, exit_code=self.exit_code, restart_in=round(wait, 1))
             try:
                 await asyncio.wait_for(self._leaving.wait(), wait)
             except TimeoutError:
@@ -129,7 +133,8 @@ class Child:
         with self.log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *self.program.command,
-                env=dict(self.program.environment),
+                env={**self.program.environment, "CU_SHARD_KEY": self.name},
+                cwd=self.program.folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -194,12 +199,15 @@ def _free_number(children: Sequence[Child]) -> int:
     return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
 
-def python_program(target: str, service: str, environment: Mapping[str, str]) -> Program:
+def python_program(
+    target: str, service: str, environment: Mapping[str, str], folder: Path | None = None
+) -> Program:
     """The program that runs one service class with this Python.
 
     Args:
         target: `module:Class`.
         service: Name of the service.
         environment: The whole environment of the process.
+        folder: Working folder; this process's own by default.
     """
-    return Program(service, (sys.executable, "-m", "meshkit", "run", target), environment)
+    return Program(service, (sys.executable, "-m", "meshkit", "run", target), environment, folder)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 
-def child_environment(**settings: str) -> dict[str, str]:
+def child_environment(*, without: tuple[str, ...] = (), **settings: str) -> dict[str, str]:
     """This process's environment with settings laid over it; an empty value takes a name out.
 
     Args:
+        without: What the names begin with that are left out of this process's environment.
         **settings: Values by the name of the environment variable.
     """
-    merged = {**os.environ, **settings}
-    return {name: value for name, value in merged.items() if value}
+    kept = {name: value for name, value in os.environ.items() if not (without and name.startswith(without))}
+    return {name: value for name, value in {**kept, **settings}.items() if value}

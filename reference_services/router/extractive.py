@@ -141,8 +141,10 @@ def _merit(candidate: _Candidate, weights: dict[str, float], total: float, phras
     merit = coverage + 0.05 * min(len(pairs), 3) + 0.1 / candidate.number
     if candidate.text.endswith("?"):
         merit *= 0.5
-    if len(words) < 4 or not ends_like_a_sentence(candidate.text):
+    if not ends_like_a_sentence(candidate.text):
         merit *= 0.85
+    if len(words) < 4 or "|" in candidate.text:
+        merit *= 0.6
     return merit
 
 

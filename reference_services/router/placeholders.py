@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from reference_services.router.sentences import content_terms, sentences
+
 MAX_HELD = 4096
 """Characters held back at most; a longer run without a gap is passed on as it is."""
 
@@ -18,8 +20,15 @@ _LIKELY = re.compile(r"[A-Za-z]{2,}\\?_[0-9]+\\?_[A-Za-z0-9]{4,}")
 
 
 def without_placeholders(text: str) -> str:
-    """The text as it is without them, its gaps made single spaces."""
-    return " ".join(_WRITTEN.sub(" ", text).split())
+    """What a text asks about: as it is without placeholders, its gaps made single spaces.
+
+    A sentence with a placeholder that asks nothing ("My phone is …") is left out whole where another remains: its
+    words would lead a search astray.
+    """
+    parts = list(sentences(text))
+    telling = [part for part in parts if part.endswith("?") or not _WRITTEN.search(part)]
+    asked = " ".join(telling) if content_terms(" ".join(telling)) and len(telling) < len(parts) else text
+    return " ".join(_WRITTEN.sub(" ", asked).split())
 
 
 def may_hold_placeholder(text: str) -> bool:

@@ -33,6 +33,7 @@ _STOP_WORDS = (
     "itself just let like list may me might more most my need no nor not of off on once one only or "
     "other our out over own please same say says she should show so some such tell than that the "
     "their them then there these they this those through to too under until up us use using very was "
+    "happen happened happens happening long often much many allowed possible work works "
     "we were what whats when where which while who whom whose why will with would you your "
     "der die das den dem des ein eine einen einem einer und oder ist sind war wie was wer wo wann "
     "warum mit von zu im in für auf aus bei nicht es ich sie wir kann können "

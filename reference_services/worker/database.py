@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -58,6 +58,10 @@ class Database:
         """Runs `work` on one snapshot of the data."""
         return await self._in_thread(lambda: self._read(work))
 
+    async def execute(self, query: str, values: Sequence[object] = ()) -> int:
+        """Runs one statement in a transaction, and says how many rows it changed."""
+        return await self.write(lambda db: db.execute(query, values).rowcount)
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -92,6 +96,10 @@ class Database:
         try:
             connection.execute(begin)
             result = work(connection)
+            if isinstance(
+                result, sqlite3.Cursor
+            ):  # closing it in another thread would disturb who works here then
+                raise TypeError("a cursor must not leave the thread of its connection; return its rows")
             connection.execute("COMMIT")
         except BaseException as error:
             if connection.in_transaction:

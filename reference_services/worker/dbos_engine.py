@@ -16,10 +16,11 @@ import asyncio
 import hashlib
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -326,7 +327,7 @@ class DbosEngine:
             quiet.addHandler(
                 logging.NullHandler()
             )  # else DBOS adds a console handler of its own and stops propagation
-        self._options.database.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(self._options.database)
         DBOS(
             config={
                 "name": RUNNER,
@@ -363,6 +364,13 @@ class DbosEngine:
             raise Unavailable("the workflow engine is not running", reason="ENGINE_UNAVAILABLE")
         with SetWorkflowID(workflow_id):
             self._queues["-" in workflow_id].enqueue(self._runner, workflow_id)
+
+
+def _prepare(database: Path) -> None:
+    """Makes DBOS's file with a write-ahead log (a lasting property of the file), so that reading never waits."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _destroy() -> None:

@@ -158,7 +158,7 @@ class Ledger:
         )
         shown = (done, total, message[:500])
         values = (*shown, workflow_id, attempt, _RUNNING, *shown)
-        await self._database.write(lambda db: db.execute(query, values))
+        await self._database.execute(query, values)
 
     async def finish(
         self, workflow_id: str, attempt: int, *, result: Json | None = None, failure: Failure | None = None
@@ -173,7 +173,7 @@ class Ledger:
         failed = None if failure is None else json.dumps(asdict(failure))
         given = None if failure is not None else json.dumps(result or {})
         values = (int(state), given, failed, now, now, workflow_id, attempt, _RUNNING)
-        return await self._database.write(lambda db: db.execute(query, values).rowcount) == 1
+        return await self._database.execute(query, values) == 1
 
     async def cancel(self, tenant: str, workflow_id: str) -> Workflow | None:
         """Cancels a workflow of the tenant and its children where they have not ended; None where there is none."""
@@ -220,7 +220,7 @@ class Ledger:
     async def leave(self, executor: str) -> None:
         """Says goodbye: another may take over at once."""
         query = "UPDATE executors SET state = 'left', beat = beat + 1 WHERE id = ?"
-        await self._database.write(lambda db: db.execute(query, (executor,)))
+        await self._database.execute(query, (executor,))
 
     async def executors(self) -> list[Executor]:
         """All executors whose work is not yet known to be given back."""
@@ -234,7 +234,7 @@ class Ledger:
             "WHERE id = ? AND beat = ? AND state = ?"
         )
         values = (claimant, seen.id, seen.beat, seen.state)
-        return await self._database.write(lambda db: db.execute(query, values).rowcount) == 1
+        return await self._database.execute(query, values) == 1
 
     async def bury(self, executor: str, claimant: str) -> None:
         """Notes that the work of a dead executor has been given back."""
@@ -243,8 +243,8 @@ class Ledger:
             buried = db.execute(
                 "UPDATE executors SET state = 'buried' WHERE id = ? AND state = 'dead' AND claimed_by = ?",
                 (executor, claimant),
-            )
-            if buried.rowcount:
+            ).rowcount
+            if buried:
                 db.execute(
                     "UPDATE workflows SET state = ?, updated_at = ? WHERE executor = ? AND state = ?",
                     (_QUEUED, self._clock(), executor, _RUNNING),

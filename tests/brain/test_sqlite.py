@@ -162,7 +162,7 @@ async def test_another_embedder_is_refused_once_there_are_cells(tmp_path: Path) 
     async with opened(tmp_path / "b", 64) as store:  # nothing stored yet: taken over
         await put(store, "acme", "granite")
     with pytest.raises(
-        FailedPrecondition, match="hashing-v1 with 64 dimensions.*BRAIN_DATABASE_URL"
+        FailedPrecondition, match=r"hashing-v1 with 64 dimensions.*BRAIN_DATABASE_URL"
     ) as caught:
         async with opened(tmp_path / "b", 32):
             pass

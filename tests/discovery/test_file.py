@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -531,9 +532,9 @@ async def test_a_folder_of_another_user_is_not_trusted(registry: FileRegistry, r
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("mode", [0o000, 0o700])
-def test_a_user_without_the_right_to_the_folder_is_told_what_to_do(mode: int, tmp_path: Path) -> None:
-    base = Path("/tmp") / f"meshkit-registry-{os.getpid()}-{mode}"
-    base.mkdir(mode=0o755)
+def test_a_user_without_the_right_to_the_folder_is_told_what_to_do(mode: int) -> None:
+    base = Path(tempfile.mkdtemp(prefix="meshkit-registry-"))  # others cannot reach into tmp_path
+    base.chmod(0o755)
     root = base / "registry"
     root.mkdir()
     root.chmod(mode)

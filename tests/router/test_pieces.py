@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reference_services.router.citations import CitationFilter
-from reference_services.router.placeholders import MAX_HELD, Segmenter, may_hold_placeholder
+from reference_services.router.placeholders import (
+    MAX_HELD,
+    Segmenter,
+    may_hold_placeholder,
+    without_placeholders,
+)
 
 PLACEHOLDER = re.compile(r"\\?\[?EMAIL\\?_1\\?_3f9xk2\\?\]?", re.IGNORECASE)
 FRAGMENTS = st.sampled_from(
@@ -103,3 +109,17 @@ def test_zero_is_asked_only_where_a_placeholder_may_be() -> None:
         may_hold_placeholder(text) for text in ("[EMAIL_1_3f9xk2]", "iban_12_0abcde", r"\[CARD\_3\_1abcde\]")
     )
     assert not may_hold_placeholder("a snake_case name, [1], items_2")
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("My phone is [PHONE_1_3f9xk2]. How long is a lease?", "How long is a lease?"),
+        ("Where is the order of [EMAIL_1_3f9xk2]?", "Where is the order of ?"),
+        ("Find [EMAIL_1_3f9xk2] in the archive.", "Find in the archive."),
+        ("[EMAIL_1_3f9xk2]", ""),
+        ("Hello  there", "Hello there"),
+    ],
+)
+def test_what_a_text_asks_about_is_kept_without_its_placeholders(text: str, asked: str) -> None:
+    assert without_placeholders(text) == asked

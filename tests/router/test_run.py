@@ -93,7 +93,7 @@ async def test_personal_data_reach_neither_brain_nor_the_llm_nor_the_trace() -> 
     question = answerer.asked[0]
     trace = world.traces.kept[0]
     assert "[EMAIL_2_3f9xk2]" in question.sources[0].text
-    assert world.retriever.asked[0][0] == "How long do refunds take? I am"
+    assert world.retriever.asked[0][0] == "How long do refunds take?"
     seen = f"{question} {trace} {world.retriever.asked}"
     assert "ada@example.org" not in seen
     assert "help@shop.example" not in f"{question} {trace}"

@@ -24,9 +24,9 @@ from tests.router.llm_server import llm_server, says
 SOURCES = (Source(cell_id="c1", text="Refunds take 14 days.", origin="faq.md", score=0.9),)
 
 
-def call_of(project: str = "shop", tenant: str = "acme", **facts: object) -> Call:
+def call_of(project: str = "shop", tenant: str = "acme") -> Call:
     caller = Principal(project, "test")
-    return Call.for_test(tenant=tenant, principal=caller, subject=caller, **facts)
+    return Call.for_test(tenant=tenant, principal=caller, subject=caller)
 
 
 ACME = call_of()

@@ -67,7 +67,9 @@ class Replicas:
             process = await self._run(executor, settings, log)
         return Replica(process, executor)
 
-    async def _run(self, executor: str, settings: dict[str, Any], log: IO[bytes]) -> asyncio.subprocess.Process:
+    async def _run(
+        self, executor: str, settings: dict[str, Any], log: IO[bytes]
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             str(Path(__file__).with_name("replica.py")),

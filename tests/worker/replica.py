@@ -44,7 +44,7 @@ class FakeBrain:
         tenant = self.mesh.tenant
         rows = [(tenant, cell.id, cell.product.sku, cell.product.price_minor) for cell in request.cells]
         query = "INSERT INTO cells VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET price = excluded.price"
-        await self.mesh.database.write(lambda db: db.executemany(query, rows))
+        await self.mesh.database.write(lambda db: db.executemany(query, rows).rowcount)
         return brain_pb2.UpsertResponse()
 
 
@@ -71,7 +71,7 @@ class Marks:
 
     async def set(self, name: str, workflow_id: str) -> None:
         values = (name, self.executor, workflow_id)
-        await self.database.write(lambda db: db.execute("INSERT INTO marks VALUES (?,?,?)", values))
+        await self.database.execute("INSERT INTO marks VALUES (?,?,?)", values)
 
 
 async def hold(context: WorkflowContext, arguments: Json) -> Json:

@@ -188,7 +188,7 @@ class VectorCache:
 
 
 def _scan(block: _Block, vector: Vector, allowed: Seqs | None, depth: int, floor: float) -> list[Ranked]:
-    scores = block.matrix @ vector
+    scores = np.vecdot(block.matrix, vector)  # as fast as BLAS here, and starts no threads of its own
     good = scores > floor
     if allowed is not None:
         good &= np.isin(block.seqs, allowed)

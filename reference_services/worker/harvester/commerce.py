@@ -223,8 +223,8 @@ class Commerce:
             marked = db.execute(
                 "UPDATE batches SET done_at = ?, done_by = ? WHERE run = ? AND number = ? AND done_at IS NULL",
                 (self._clock(), by, run.id, number),
-            )
-            if marked.rowcount == 0:
+            ).rowcount
+            if marked == 0:
                 return False
             at = (run.tenant, run.source)
             db.executemany(_PRODUCT, [(*at, *_product(item), run.id, line) for line, item in items])
@@ -293,7 +293,7 @@ class Commerce:
     async def forget_observations(self, run: Run) -> None:
         """Removes what only the run's own end needed."""
         query = "DELETE FROM observations WHERE run = ?"
-        await self._database.write(lambda db: db.execute(query, (run.id,)))
+        await self._database.execute(query, (run.id,))
 
     async def repeated(self, run: Run, after: str, limit: int) -> list[str]:
         """Skus that came more than once in the run, in order, after the given one."""

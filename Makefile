@@ -1,0 +1,62 @@
+# Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format gen docs unit bench test-soak clean
+
+PY := .venv/bin/python
+FOR_DEMO := .venv/.for-demo
+FOR_TEST := .venv/.for-test
+SETUP := pyproject.toml constraints.txt scripts/bootstrap
+
+help:
+	@echo "make demo       the mesh on this machine: a real job, replicas killed under load, a summary"
+	@echo "make test       format, lint, types, generated code, tests"
+	@echo "make check      make test without the tests"
+	@echo "make format     formats and mends what can be mended"
+	@echo "make gen        generates code and pages anew from protos and settings"
+	@echo "make bench      the overhead of the mesh beside bare grpc.aio"
+	@echo "make test-soak  minutes of load: no growth in tasks, descriptors, memory"
+
+$(FOR_DEMO): $(SETUP)
+	@scripts/bootstrap reference,fast
+	@touch $@
+
+$(FOR_TEST): $(SETUP)
+	@scripts/bootstrap all dev
+	@touch $@ $(FOR_DEMO)
+
+demo: $(FOR_DEMO)
+	@$(PY) -m meshkit demo
+
+check: $(FOR_TEST)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	cd protos && ../.venv/bin/buf lint
+	$(PY) -m meshkit gen protos/meshkit --out meshkit/_gen --check
+	$(PY) -m meshkit gen protos/contextunity --out reference_services/_gen --check
+	$(PY) -m meshkit gen examples/greeter/protos --out examples/greeter --check
+	.venv/bin/mypy
+
+unit: $(FOR_TEST)
+	$(PY) -m pytest -n 2 --dist worksteal
+
+test: check unit
+
+format: $(FOR_TEST)
+	.venv/bin/ruff check --fix --quiet . || true
+	.venv/bin/ruff format .
+	cd protos && ../.venv/bin/buf format -w
+
+gen: $(FOR_TEST)
+	$(PY) -m meshkit gen protos/meshkit --out meshkit/_gen
+	$(PY) -m meshkit gen protos/contextunity --out reference_services/_gen
+	$(PY) -m meshkit gen examples/greeter/protos --out examples/greeter
+	$(PY) -m meshkit config reference > docs/configuration.md
+
+bench: $(FOR_TEST)
+	$(PY) benchmarks/overhead.py
+
+test-soak: $(FOR_TEST)
+	$(PY) -m pytest -m soak -s
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

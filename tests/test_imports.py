@@ -1,0 +1,118 @@
+"""Who may import whom, and what importing meshkit costs."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FOUNDATION = {"errors", "instance", "metadata", "naming", "client", "config"}
+MIDDLE = {"discovery", "balancing", "resilience", "security", "telemetry"}
+ALLOWED: dict[str, set[str]] = {
+    **{room: set() for room in FOUNDATION},
+    "call": {"errors"},
+    "pipeline": {"call", "errors", "_gen"},
+    **{room: {"errors", "instance", "metadata", "config", "call", "pipeline"} for room in MIDDLE},
+    "transport": {"errors", "instance", "metadata", "client", "call", "pipeline"},
+    "service": {"errors", "instance", "naming", "call", "pipeline", "config", "runtime"},
+    "protocol": {"_gen"},
+    "supervisor": {"errors", "config"},
+}
+"""What each room may import of meshkit; rooms that are not here (mesh, serving, replica, runtime) wire the others."""
+
+NOBODY_IMPORTS = {"cli", "testing"}
+
+
+def modules(package: str) -> Iterator[Path]:
+    yield from (path for path in (ROOT / package).rglob("*.py") if "_gen" not in path.parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Names of the modules that a file imports when it runs, with their lines."""
+    tree = ast.parse(path.read_text())
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped.update(inner for child in node.body for inner in ast.walk(child))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module or "", node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def room_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "meshkit" and len(parts) > 1 else ""
+
+
+def room_of_file(path: Path) -> str:
+    return path.relative_to(ROOT / "meshkit").parts[0].removesuffix(".py")
+
+
+ROOMS = {path.name.removesuffix(".py") for path in (ROOT / "meshkit").iterdir() if not path.name.startswith("__")}
+
+
+def test_each_room_imports_only_what_it_may() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: {room_of_file(path)} imports {name}"
+        for path in modules("meshkit")
+        if room_of_file(path) in ALLOWED
+        for name, line in imports(path)
+        if room_of(name) in ROOMS and room_of(name) not in ALLOWED[room_of_file(path)] | {room_of_file(path)}
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_nothing_imports_the_command_line_or_the_test_kit() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}"
+        for path in modules("meshkit")
+        if room_of_file(path) not in NOBODY_IMPORTS | {"__main__"}
+        for name, line in imports(path)
+        if room_of(name) in NOBODY_IMPORTS
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_grpc_is_imported_in_transport_only() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}"
+        for package in ("meshkit", "reference_services")
+        for path in modules(package)
+        if not (package == "meshkit" and room_of_file(path) in {"transport", "interceptors"})
+        for name, line in imports(path)
+        if name.split(".")[0].startswith("grpc") and name != "grpc_tools" and not name.startswith("grpc_tools.")
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_reference_services_stand_on_the_public_face_only() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}"
+        for path in modules("reference_services")
+        for name, line in imports(path)
+        if name.startswith("meshkit.") and room_of(name) in ROOMS - {"config"}
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import meshkit", ("redis", "typer", "dbos", "opentelemetry.sdk", "grpc", "pydantic")),
+        ("import meshkit; meshkit.CUService", ("redis", "typer", "dbos", "opentelemetry.sdk")),
+        ("from meshkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass", ("grpc", "redis", "dbos")),
+    ],
+)
+def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:
+    check = f"{code}\nimport sys\nloaded = [name for name in {absent!r} if name in sys.modules]\nsys.exit(str(loaded) if loaded else 0)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
