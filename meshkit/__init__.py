@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from meshkit.service import every as every
     from meshkit.service import resource as resource
     from meshkit.service import rpc as rpc
+    from meshkit.supervisor import Program as Program
+    from meshkit.supervisor import Restarts as Restarts
+    from meshkit.supervisor import Supervisor as Supervisor
 
 _HOMES = {
     "meshkit.call": ("Call", "Deadline", "Principal"),
@@ -76,6 +79,7 @@ _HOMES = {
     "meshkit.pipeline": ("END", "Exchange", "Handler", "Middleware"),
     "meshkit.runtime": ("Runtime",),
     "meshkit.service": ("CUService", "PUBLIC", "every", "resource", "rpc"),
+    "meshkit.supervisor": ("Program", "Restarts", "Supervisor"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

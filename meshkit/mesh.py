@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -10,6 +10,7 @@ from meshkit.balancing import POLICIES
 from meshkit.balancing.pool import EndpointPool, Link, attempt, balanced
 from meshkit.call import Criticality, scoped
 from meshkit.client import Client
+from meshkit.discovery import open_registry
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.pipeline import Handler, compose
@@ -22,7 +23,7 @@ from meshkit.transport.link import GrpcLink
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
-    from meshkit.discovery import Registry
+    from meshkit.discovery import Registry, Snapshot
 
 C = TypeVar("C", bound=Client)
 
@@ -39,17 +40,14 @@ class Mesh:
 
     Args:
         config: Settings; its project and secret are as whom calls are made.
-        registry: Where instances are found.
+        registry: Where instances are found; by default the one that the settings name, closed with the mesh.
         name: Name of the service or script that calls; `SERVICE_NAME` by default.
-        owns_registry: Whether closing the mesh closes the registry too.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
     """
 
-    def __init__(
-        self, config: SharedConfig, registry: Registry, *, name: str = "", owns_registry: bool = False
-    ) -> None:
+    def __init__(self, config: SharedConfig, registry: Registry | None = None, *, name: str = "") -> None:
         newest = config.ensure_project_secrets()[0]
         identity = Identity(
             config.namespace,
@@ -59,10 +57,10 @@ class Mesh:
             newest.secret.encode(),
         )
         self.config = config
-        self.registry = registry
+        self._owns_registry = registry is None
+        self.registry = registry or open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
         self.tokens = TokenSource(identity, lifetime=config.token_ttl_s)
         self.budget = Budget()
-        self._owns_registry = owns_registry
         self._pools: dict[str, EndpointPool] = {}
         self._closed = False
 
@@ -77,11 +75,8 @@ class Mesh:
             ConfigError: With everything that is wrong with the settings.
         """
         from meshkit.config import SharedConfig
-        from meshkit.discovery import open_registry
 
-        config = SharedConfig.load()
-        registry = open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
-        return cls(config, registry, name=name, owns_registry=True)
+        return cls(SharedConfig.load(), name=name)
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,9 +134,13 @@ class Mesh:
         """Names of the services that the registry knows."""
         return await self.registry.services()
 
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """The instances of a service, now and on each change; the caller closes it."""
+        return self.registry.watch(service)
+
     async def instances(self, service: str) -> list[Instance]:
         """The instances of a service that the registry knows now."""
-        async with aclosing(self.registry.watch(service)) as snapshots:
+        async with aclosing(self.watch(service)) as snapshots:
             async for snapshot in snapshots:
                 return list(snapshot.instances.values())
         return []

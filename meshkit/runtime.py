@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -110,8 +111,11 @@ class Runtime:
                 await replica.drain()
         raise failures[0]
 
-    def run(self) -> int:
+    def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
+
+        Args:
+            with_parent: Also end when standard input is closed: when the process that holds its other end is gone.
 
         Returns:
             The exit code of the process.
@@ -122,7 +126,7 @@ class Runtime:
             settings = next(iter(self.configure().values()))
             configure(settings.log_level.value, json=settings.log_json)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(self._until_signalled())
+                runner.run(self._until_signalled(with_parent))
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")
             return EXIT_CONFIG
@@ -134,7 +138,7 @@ class Runtime:
             return EXIT_FAILED
         return EXIT_OK
 
-    async def _until_signalled(self) -> None:
+    async def _until_signalled(self, with_parent: bool) -> None:
         stop, hurry = asyncio.Event(), asyncio.Event()
 
         def signalled() -> None:
@@ -143,7 +147,15 @@ class Runtime:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
+        if with_parent:
+            loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
         await self.serve(stop, hurry)
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 1024):
+        loop.remove_reader(sys.stdin.fileno())
+        stop.set()
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -1,12 +1,13 @@
 """Replicas as processes of one machine: started, started again when they die, scaled, drained.
 
+A replica holds the other end of its standard input, and drains when that is closed: so none outlives the supervisor,
+however it ends.
 The supervisor knows processes only. Whether a replica serves is for the registry to say.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import signal
 import sys
 import time
@@ -18,8 +19,6 @@ from typing import Any
 import structlog
 
 log = structlog.get_logger("meshkit.supervisor")
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,22 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(repr=False)
     folder: Path | None = None
+
+    @classmethod
+    def serving(
+        cls, target: str, service: str, environment: Mapping[str, str], folder: Path | None = None
+    ) -> Program:
+        """The program that serves one service class with this Python.
+
+        Args:
+            target: `module:Class`.
+            service: Name of the service.
+            environment: The whole environment of the process.
+            folder: Working folder; this process's own by default.
+        """
+        return cls(
+            service, (sys.executable, "-m", "meshkit", "run", "--with-parent", target), environment, folder
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +150,11 @@ class Child:
                 *self.program.command,
                 env={**self.program.environment, "CU_SHARD_KEY": self.name},
                 cwd=self.program.folder,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
-
-
-def _die_with_parent() -> None:
-    """Has the kernel end this process when its parent dies, however that dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Supervisor:
@@ -197,17 +206,3 @@ class Supervisor:
 def _free_number(children: Sequence[Child]) -> int:
     taken = {child.number for child in children}
     return next(number for number in range(1, len(taken) + 2) if number not in taken)
-
-
-def python_program(
-    target: str, service: str, environment: Mapping[str, str], folder: Path | None = None
-) -> Program:
-    """The program that runs one service class with this Python.
-
-    Args:
-        target: `module:Class`.
-        service: Name of the service.
-        environment: The whole environment of the process.
-        folder: Working folder; this process's own by default.
-    """
-    return Program(service, (sys.executable, "-m", "meshkit", "run", target), environment, folder)

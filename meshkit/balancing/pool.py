@@ -12,11 +12,14 @@ from typing import Protocol
 import structlog
 
 from meshkit.call import Call
-from meshkit.errors import MeshError, Unavailable
+from meshkit.errors import Cancelled, MeshError, Unavailable
 from meshkit.instance import Instance, State
 from meshkit.pipeline import Exchange, Handler, Middleware
 
 log = structlog.get_logger("meshkit.balancing")
+
+REST_S = 1.0
+"""Seconds for which an instance that takes no calls (it starts, drains, or is another by now) is not asked again."""
 
 
 class Link(Protocol):
@@ -61,16 +64,18 @@ class Endpoint:
         instance: Its record.
         link: The connection to it.
         in_flight: Calls under way to it from this process.
+        resting: Whether it said a moment ago that it takes no calls.
     """
 
     instance: Instance
     link: Link
     in_flight: int = 0
+    resting: bool = False
 
     @property
     def usable(self) -> bool:
         """Whether it may be given a new call."""
-        return self.instance.state is State.SERVING and self.link.ready
+        return self.instance.state is State.SERVING and not self.resting and self.link.ready
 
 
 class Policy(Protocol):
@@ -89,7 +94,7 @@ class Policy(Protocol):
         Args:
             endpoint: What was picked.
             latency: Seconds until the first reply, or until the end where there was none.
-            error: How it failed, or None.
+            error: How it failed, or None; `Cancelled` where the caller gave it up, which says nothing of the endpoint.
         """
         ...
 
@@ -117,6 +122,7 @@ class EndpointPool:
     _waiters: set[asyncio.Future[None]] = field(default_factory=set, init=False)
     _watching: asyncio.Task[None] | None = field(default=None, init=False)
     _closing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _closed: bool = field(default=False, init=False)
 
     def start(self) -> None:
         """Begins to watch, and to connect to what it finds."""
@@ -124,7 +130,8 @@ class EndpointPool:
             self._watching = asyncio.create_task(self._follow(), name=f"meshkit pool {self.service}")
 
     async def close(self) -> None:
-        """Ends the watch and all connections."""
+        """Ends the watch and all connections. Calls that wait for an instance fail."""
+        self._closed = True
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -155,12 +162,23 @@ class EndpointPool:
         """Picks an endpoint; without one it waits for one until the call's deadline. Does not suspend otherwise.
 
         Raises:
-            Unavailable: None came in time.
+            Unavailable: None came in time, or the pool is closed.
         """
         while not (usable := self.usable(tried)):
+            if self._closed:
+                raise Unavailable("the mesh is closed", reason="MESH_CLOSED", service=self.service)
             if not await self._wait(call.deadline.remaining()):
                 raise self._nobody()
         return self.policy.pick(usable, call)
+
+    def rest(self, endpoint: Endpoint) -> None:
+        """Gives an endpoint no calls for a moment: until the registry says otherwise of it, or `REST_S` have passed."""
+        endpoint.resting = True
+        asyncio.get_running_loop().call_later(REST_S, self._rested, endpoint)
+
+    def _rested(self, endpoint: Endpoint) -> None:
+        endpoint.resting = False
+        self._changed()
 
     def _nobody(self) -> MeshError:
         connecting = len(self.endpoints)
@@ -214,8 +232,9 @@ class EndpointPool:
             if known is None or known.address != endpoint.instance.address:
                 del self.endpoints[instance_id]
                 self._retire(endpoint, self.grace)
-            else:
+            elif known != endpoint.instance:
                 endpoint.instance = known
+                endpoint.resting = False
         for instance_id, instance in instances.items():
             if instance_id not in self.endpoints:
                 self.endpoints[instance_id] = Endpoint(instance, self.dial(instance, self._changed))
@@ -254,6 +273,11 @@ def balanced(pool: EndpointPool, *, clock: Callable[[], float] = time.monotonic)
                 await next(exchange)
             except MeshError as error:
                 failure = error
+                if isinstance(error, Unavailable) and error.unprocessed:
+                    pool.rest(endpoint)
+                raise
+            except asyncio.CancelledError:
+                failure = Cancelled("the caller gave the call up")
                 raise
             finally:
                 endpoint.in_flight -= 1

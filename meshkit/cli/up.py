@@ -55,7 +55,8 @@ def up(
         ),
     ] = None,
     scale: Annotated[
-        list[str] | None, typer.Option("--scale", metavar="NAME=COUNT", help="Replicas of a service; 1 by default.")
+        list[str] | None,
+        typer.Option("--scale", metavar="NAME=COUNT", help="Replicas of a service; 1 by default."),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart/--no-restart", help="Start processes again that died, with backoff.")
@@ -94,7 +95,7 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
 async def _up(plan: Plan, restart: bool) -> None:
     from meshkit.config import SharedConfig, child_environment
     from meshkit.discovery import open_registry
-    from meshkit.supervisor import Restarts, Supervisor, python_program
+    from meshkit.supervisor import Program, Restarts, Supervisor
     from meshkit.telemetry.logs import configure
 
     config = SharedConfig.load()
@@ -107,10 +108,12 @@ async def _up(plan: Plan, restart: bool) -> None:
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
     try:
         async with Supervisor(
-            logs, restarts=Restarts(enabled=restart), grace=config.drain_grace_s + config.drain_propagation_s + 5
+            logs,
+            restarts=Restarts(enabled=restart),
+            grace=config.drain_grace_s + config.drain_propagation_s + 5,
         ) as supervisor:
             for name, target in plan.targets.items():
-                await supervisor.scale(python_program(target, name, environment), plan.replicas[name])
+                await supervisor.scale(Program.serving(target, name, environment), plan.replicas[name])
             await _show_until_stopped(supervisor, registry, config, list(plan.targets))
             note("draining …")
     finally:
@@ -178,7 +181,9 @@ class Board:
         told = ""
         while True:
             self._changed.clear()
-            line = "  ".join(f"{name} {self._serving(name)}/{len(self._children(name))}" for name in self.names)
+            line = "  ".join(
+                f"{name} {self._serving(name)}/{len(self._children(name))}" for name in self.names
+            )
             if line != told:
                 told = line
                 note(f"serving: {line}")
@@ -199,7 +204,7 @@ class Board:
             restarts = sum(max(child.starts - 1, 0) for child in self._children(name))
             replicas = f"{self._serving(name)}/{len(self._children(name))}"
             if not rows:
-                table.add_row(name, replicas, "–", "–", "starting", "–", str(restarts))
+                table.add_row(name, replicas, "-", "-", "starting", "-", str(restarts))
             for place, one in enumerate(rows):
                 first = place == 0
                 table.add_row(

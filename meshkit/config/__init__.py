@@ -4,6 +4,7 @@ Services extend `SharedConfig`; `BrainConfig.load()` reads the configuration, or
 that is wrong. This is the only place of meshkit that looks at the environment.
 """
 
+from meshkit.config.databases import SqliteUrl, sqlite_path
 from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
 from meshkit.config.loading import load
@@ -26,6 +27,7 @@ __all__ = [
     "RequestProof",
     "Secret",
     "SharedConfig",
+    "SqliteUrl",
     "Wrong",
     "check_production",
     "child_environment",
@@ -35,4 +37,5 @@ __all__ = [
     "local_secret",
     "parse_project_secrets",
     "redact_url",
+    "sqlite_path",
 ]

@@ -73,27 +73,29 @@ class Guard:
 
     async def _admit(self, exchange: Exchange, demand: Demand) -> None:
         headers = exchange.headers
-        public = not demand.permission
-        if public and metadata.AUTHORIZATION not in headers:
-            exchange.call = replace(exchange.call, criticality=_criticality(headers))
-            return
-        token = _bearer(headers)
         try:
+            token = _bearer(headers)
+            proof = self._fresh_proof(headers)
             actor = self.verifier.known(token) or await self.verifier.verify(token)
         except MeshError:
-            if not public:
+            if demand.permission:
                 raise
-            return
-        tenant = "" if demand.tenant == "none" else _tenant(headers, demand)
+            return  # the method is public: a caller whose token does not hold is anybody
+        if proof is None and self.mode == "required":
+            raise Unauthenticated("the call carries no x-cu-proof", reason="PROOF_MISSING")
+        criticality, tenant = _criticality(headers), _tenant(headers, demand)
+        if proof is not None:
+            self._check_address(headers, proof)
         subject = await self._subject(headers, actor)
         _authorize(actor, subject, demand, tenant)
-        await self._demand_proof(exchange, actor)
+        if proof is not None:
+            self._demand_signature(exchange, actor, proof)
         exchange.call = replace(
             exchange.call,
             principal=actor.principal,
             subject=actor.principal if subject is None else _on_behalf(actor, subject),
             tenant=tenant,
-            criticality=_criticality(headers),
+            criticality=criticality,
             subject_token=token,
             forwarded=subject is not None,
         )
@@ -118,17 +120,25 @@ class Guard:
             )
         return subject
 
-    async def _demand_proof(self, exchange: Exchange, actor: Verified) -> None:
-        """Checks the proof as far as the headers tell, and the rest when the message is there."""
-        headers = exchange.headers
-        if self.mode == "off" or (self.mode == "optional" and metadata.PROOF not in headers):
-            return
-        if metadata.PROOF not in headers:
-            raise Unauthenticated("the call carries no x-cu-proof", reason="PROOF_MISSING")
+    def _fresh_proof(self, headers: dict[str, str | bytes]) -> Proof | None:
+        """The call's proof, if it is of now; None where there is none, or it does not matter.
+
+        It is looked at before the token, so that a caller whose clock is wrong is told by how much.
+        """
+        if self.mode == "off" or metadata.PROOF not in headers:
+            return None
         proof = Proof.parse(_text(headers, metadata.PROOF))
-        now = self.clock()
-        proof.check_fresh(now, self.skew)
+        proof.check_fresh(self.clock(), self.skew)
+        return proof
+
+    def _check_address(self, headers: dict[str, str | bytes], proof: Proof) -> None:
+        """Refuses a call that was signed for another instance, or for any before this one was there."""
         to = _text(headers, metadata.TO)
+        if not to:
+            raise InvalidArgument(
+                "x-cu-to is missing: send the id of the instance that the call is for, or - for any",
+                reason="TO_MISSING",
+            )
         if to == ANY_INSTANCE:
             if proof.time < self.booted_at:
                 raise Unauthenticated(
@@ -136,13 +146,17 @@ class Guard:
                 )
         elif to != self.instance_id:
             raise _misdirected()
+
+    def _demand_signature(self, exchange: Exchange, actor: Verified, proof: Proof) -> None:
+        """Checks the proof's signature and nonce: now where it covers headers only, else when the message is there."""
+        headers = exchange.headers
         subject = _text(headers, metadata.SUBJECT)
 
         def check(body: bytes | None) -> None:
             claim = Claim(
                 alg=actor.alg,
                 kid=actor.kid,
-                to=to,
+                to=_text(headers, metadata.TO),
                 path=exchange.method.path,
                 tenant=_text(headers, metadata.TENANT),
                 criticality=_text(headers, metadata.CRITICALITY),
@@ -151,7 +165,7 @@ class Guard:
                 body_digest="" if body is None else body_digest(body),
             )
             proof.check_signature(claim, actor.proof_key)
-            self.nonces.add(f"{actor.kid}:{actor.principal.name}", proof.nonce)
+            self.nonces.add(actor.principal.project, proof.nonce)
 
         if exchange.method.streams_requests:
             check(None)
@@ -161,6 +175,7 @@ class Guard:
         async def proven() -> Any:
             body = await receive()
             if body is not END:
+                proof.check_on_time(self.clock(), self.skew)
                 check(body)
             return body
 
@@ -189,8 +204,11 @@ def _authorize(actor: Verified, subject: Verified | None, demand: Demand, tenant
 
 
 def _on_behalf(actor: Verified, subject: Verified) -> Principal:
+    """The subject, with the rights and tenants that the actor has too."""
     return replace(
-        subject.principal, permissions=meet(actor.principal.permissions, subject.principal.permissions)
+        subject.principal,
+        permissions=meet(actor.principal.permissions, subject.principal.permissions),
+        tenants=meet(actor.principal.tenants, subject.principal.tenants),
     )
 
 
@@ -209,6 +227,7 @@ def _bearer(headers: dict[str, str | bytes]) -> str:
 
 
 def _tenant(headers: dict[str, str | bytes], demand: Demand) -> str:
+    """The tenant that the call names; empty where the method asks for none."""
     tenant = _text(headers, metadata.TENANT)
     if tenant and not TENANT.fullmatch(tenant):
         raise InvalidArgument(f"x-cu-tenant is not {TENANT.pattern}", reason="TENANT_MALFORMED")
@@ -217,7 +236,7 @@ def _tenant(headers: dict[str, str | bytes], demand: Demand) -> str:
             "this method is called for a tenant: pass tenant=…, use mesh.scope(tenant=…), or set CU_TENANT",
             reason="TENANT_MISSING",
         )
-    return tenant
+    return "" if demand.tenant == "none" else tenant
 
 
 def _criticality(headers: dict[str, str | bytes]) -> Literal["critical", "default", "sheddable"]:

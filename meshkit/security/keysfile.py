@@ -1,17 +1,20 @@
 """The keys file: key rows of other projects in TOML, read again when it changes, all or nothing.
 
-[[key]]
-project = "shop"
-kid = "2026a"
-token_key = "…"        # 32 bytes, base64url without padding; from `meshkit keys export --for brain`
-proof_key = "…"
-grants = { tenants = ["acme"], permissions = ["brain:read"], subjects = ["*"], delegate = [] }
+    [[key]]
+    project = "shop"
+    kid = "2026a"
+    token_key = "…"        # 32 bytes, base64url without padding; from `meshkit keys export --for brain`
+    proof_key = "…"
+    grants = { tenants = ["acme"], permissions = ["brain:read"], subjects = ["*"], delegate = [] }
+
+A row with `status = "retired"` needs no keys: it refuses a key wherever else that is found.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import re
+import stat
 import time
 import tomllib
 from collections.abc import Callable
@@ -19,9 +22,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from meshkit.security.keys import KID, PROJECT, Grants, KeyRow, KeyStatus, ServiceKeys, StaticRing
+from meshkit.security.rights import is_permission, is_tenant
 
 log = structlog.get_logger("meshkit.security")
 
@@ -29,26 +41,43 @@ log = structlog.get_logger("meshkit.security")
 def _decode_key(text: object) -> object:
     if not isinstance(text, str):
         return text
-    try:
-        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (ValueError, binascii.Error):
-        raise ValueError("is not base64url") from None
-    if len(key) != 32:
-        raise ValueError("is not 32 bytes")
-    return key
+    if not _KEY.fullmatch(text):
+        raise ValueError("is not 32 bytes as base64url without padding (43 characters)")
+    return base64.urlsafe_b64decode(text + "=")
 
 
+def _named(what: str, is_name: Callable[[str], bool]) -> AfterValidator:
+    def check(name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"is not {what}, nor *")
+        return name
+
+    return AfterValidator(check)
+
+
+def _is_subject(name: str) -> bool:
+    return 0 < len(name) <= 200 and name.isprintable()
+
+
+def _is_project(name: str) -> bool:
+    return name == "*" or PROJECT.fullmatch(name) is not None
+
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
 _Key = Annotated[bytes, BeforeValidator(_decode_key)]
-_Names = frozenset[Annotated[str, Field(min_length=1, max_length=200)]]
+_Tenant = Annotated[str, _named("a tenant", is_tenant)]
+_Permission = Annotated[str, _named("service:verb or service:*", is_permission)]
+_Subject = Annotated[str, _named("a subject", _is_subject)]
+_Project = Annotated[str, _named("a project", _is_project)]
 
 
 class _GrantsModel(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    tenants: _Names = frozenset()
-    permissions: _Names = frozenset()
-    subjects: _Names = frozenset()
-    delegate: _Names = frozenset()
+    tenants: frozenset[_Tenant] = frozenset()
+    permissions: frozenset[_Permission] = frozenset()
+    subjects: frozenset[_Subject] = frozenset()
+    delegate: frozenset[_Project] = frozenset()
 
 
 class _RowModel(BaseModel):
@@ -57,18 +86,21 @@ class _RowModel(BaseModel):
     project: str = Field(pattern=f"^{PROJECT.pattern}$")
     kid: str = Field(pattern=f"^{KID.pattern}$")
     status: KeyStatus = KeyStatus.ACTIVE
-    secret: str | None = None
-    token_key: _Key | None = None
-    proof_key: _Key | None = None
+    secret: str | None = Field(default=None, repr=False)
+    token_key: _Key | None = Field(default=None, repr=False)
+    proof_key: _Key | None = Field(default=None, repr=False)
     grants: _GrantsModel = _GrantsModel()
 
     @model_validator(mode="after")
     def _one_kind_of_key(self) -> _RowModel:
         if self.project == "shield":
             raise ValueError("the project name shield is reserved")
-        derived = (self.token_key is not None, self.proof_key is not None)
-        if (self.secret is None) == (not all(derived)) or any(derived) != all(derived):
+        given = (self.secret is not None, self.token_key is not None, self.proof_key is not None)
+        needless = self.status is KeyStatus.RETIRED and not any(given)
+        if given not in ((True, False, False), (False, True, True)) and not needless:
             raise ValueError("give either secret, or token_key and proof_key")
+        if self.token_key is not None and self.token_key == self.proof_key:
+            raise ValueError("token_key and proof_key are one key: copy both as they were exported")
         if self.secret is not None and len(self.secret.encode()) < 32:
             raise ValueError("secret is shorter than 32 bytes")
         return self
@@ -146,15 +178,17 @@ class FileRing:
         self._refresh()
         return await self._rows.find(project, kid)
 
-    def _read_stamp(self) -> tuple[int, int, int]:
+    def _read_stamp(self) -> tuple[int, ...]:
         try:
-            stat = self._path.stat()
+            status = self._path.stat()
         except OSError:
-            return (0, 0, 0)
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            return ()
+        return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
     def _load(self) -> StaticRing:
         try:
+            if self._path.stat().st_mode & stat.S_IWOTH:
+                raise ValueError("can be written by anybody: chmod 600 it")
             return StaticRing(parse_keys(self._path.read_text("utf-8")))
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"keys file {self._path} cannot be read: {type(error).__name__}") from None

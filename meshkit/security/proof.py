@@ -18,6 +18,9 @@ VERSION = "meshkit-proof-v1"
 ANY_INSTANCE = "-"
 """`x-cu-to` of a caller that knows no instance id."""
 
+_SLACK = 1.0
+"""Seconds for which a nonce is remembered beyond its window, for the clock of that and of freshness are not one."""
+
 _PROOF = re.compile(r"ts=(0|[1-9][0-9]{0,15});nonce=([A-Za-z0-9_-]{22});sig=([A-Za-z0-9_-]{43,86})")
 
 
@@ -121,11 +124,24 @@ class Proof:
         """
         off = self.time - now
         if abs(off) > skew:
-            direction = "ahead of" if off > 0 else "behind"
+            where = "ahead of" if off > 0 else "behind"
             raise Unauthenticated(
-                f"the proof's time is {abs(off):.1f} s {direction} this service's clock; at most {skew:g} s are allowed",
+                f"the proof's time is {abs(off):.1f} s {where} this service's clock; at most {skew:g} s are allowed",
                 reason="CLOCK_SKEW",
                 seconds=f"{off:.1f}",
+            )
+
+    def check_on_time(self, now: float, skew: float) -> None:
+        """Refuses a message that comes so late that the proof's nonce would be forgotten before a replay is stale.
+
+        Raises:
+            Unauthenticated: It says by how much.
+        """
+        late = now - self.time
+        if late > skew:
+            raise Unauthenticated(
+                f"the message came {late:.1f} s after it was signed; at most {skew:g} s are allowed",
+                reason="PROOF_STALE",
             )
 
     def check_signature(self, claim: Claim, key: bytes) -> None:
@@ -177,7 +193,7 @@ class NonceCache:
         if len(self._seen) >= self._capacity or held >= self._capacity // 2:
             raise _full()
         self._seen.add(key)
-        self._order.append((now + self._window, key))
+        self._order.append((now + self._window + _SLACK, key))
         self._count[principal] = held + 1
 
     def _forget(self, now: float) -> None:

@@ -61,9 +61,14 @@ def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
     headers[metadata.AUTHORIZATION] = metadata.BEARER + token.text
     headers[metadata.PROOF] = make_proof(claim, token.proof_key, now=now)
     headers[metadata.TO] = to
-    if call.tenant:
-        headers[metadata.TENANT] = call.tenant
-    if claim.criticality:
-        headers[metadata.CRITICALITY] = claim.criticality
-    if call.subject_token:
-        headers[metadata.SUBJECT] = call.subject_token
+    _put(headers, metadata.TENANT, claim.tenant)
+    _put(headers, metadata.CRITICALITY, claim.criticality)
+    _put(headers, metadata.SUBJECT, call.subject_token)
+
+
+def _put(headers: dict[str, str | bytes], key: str, value: str) -> None:
+    """Sets a header that the proof covers, or takes it out: what is sent is what was signed."""
+    if value:
+        headers[key] = value
+    else:
+        headers.pop(key, None)

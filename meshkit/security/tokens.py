@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -12,13 +13,18 @@ from typing import Any
 
 import jwt
 
-from meshkit.call import TENANT, Principal
+from meshkit.call import Principal
 from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyStatus, ServiceKeys, derive
-from meshkit.security.rights import meet
+from meshkit.security.rights import is_permission, is_tenant, meet
 
 MAX_TOKEN = 4096
 """Bytes that a token may have."""
+
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_LATEST = 2**53
+_RENEWAL = 0.8
+"""Share of its lifetime after which a token is made anew."""
 
 _REQUIRED = ("iss", "project", "sub", "aud", "iat", "nbf", "exp", "jti", "tenants", "permissions")
 
@@ -38,6 +44,7 @@ class Minted:
         alg: Algorithm of the token and of proofs with it.
         kid: Key id of the token and of proofs with it, `<project>:<kid>`.
         proof_key: Key for the proofs.
+        issued_at: Unix time in seconds at which it was made.
         renew_at: Unix time in seconds from which a new one should be made.
         expires_at: Unix time in seconds at which it ends.
     """
@@ -47,6 +54,7 @@ class Minted:
     alg: str
     kid: str
     proof_key: bytes = field(repr=False)
+    issued_at: float
     renew_at: float
     expires_at: float
 
@@ -107,7 +115,7 @@ class TokenSource:
         """A token for calls to a service for one tenant (empty for none), kept until it nears its end."""
         scope = (service, tenant, permissions)
         kept = self._kept.get(scope)
-        if kept is not None and self._clock() < kept.renew_at:
+        if kept is not None and self._is_current(kept):
             self._kept.move_to_end(scope)
             return kept
         minted = self.mint(service, tenants=(tenant,) if tenant else (), permissions=permissions)
@@ -116,6 +124,10 @@ class TokenSource:
         if len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
         return minted
+
+    def _is_current(self, kept: Minted) -> bool:
+        """Whether a token is neither near its end nor, the clock having been put back, from the future."""
+        return kept.issued_at <= self._clock() < kept.renew_at
 
     def mint(
         self,
@@ -132,7 +144,15 @@ class TokenSource:
             tenants: Tenants that it names; `*` for all.
             permissions: Rights that it claims.
             lifetime: Seconds that it is good for; the source's own by default.
+
+        Raises:
+            ValueError: A tenant or a permission is none, or the token would be too large.
         """
+        tenants, permissions = sorted(tenants), sorted(permissions)
+        if wrong := [name for name in tenants if not is_tenant(name)]:
+            raise ValueError(f"{wrong[0]!r} is no tenant")
+        if wrong := [name for name in permissions if not is_permission(name)]:
+            raise ValueError(f"{wrong[0]!r} is no permission: write service:verb, service:* or *")
         keys = self._keys.get(service)
         if keys is None:
             keys = self._keys[service] = self._identity.keys_for(service)
@@ -148,8 +168,8 @@ class TokenSource:
             "nbf": int(now),
             "exp": int(now + lifetime),
             "jti": secrets.token_urlsafe(16),
-            "tenants": sorted(tenants),
-            "permissions": sorted(permissions),
+            "tenants": tenants,
+            "permissions": permissions,
         }
         text = jwt.encode(claims, keys.token, algorithm="HS256", headers={"typ": "at+jwt", "kid": kid})
         if len(text) > MAX_TOKEN:
@@ -162,7 +182,8 @@ class TokenSource:
             "HS256",
             kid,
             keys.proof,
-            renew_at=now + lifetime * 0.8,
+            issued_at=now,
+            renew_at=now + lifetime * _RENEWAL,
             expires_at=now + lifetime,
         )
 
@@ -303,12 +324,17 @@ class TokenVerifier:
                     "verify_iat": False,
                     "verify_nbf": False,
                     "verify_aud": False,
+                    "verify_iss": False,
+                    "verify_sub": False,
+                    "verify_jti": False,
                 },
             )
         except jwt.InvalidSignatureError:
             raise Unauthenticated("the token's signature does not hold", reason="TOKEN_SIGNATURE") from None
-        except jwt.PyJWTError as error:
-            raise _malformed(str(error)) from None
+        except jwt.MissingRequiredClaimError as error:
+            raise _malformed(f"the claim {error.claim} is missing") from None
+        except jwt.PyJWTError:
+            raise _malformed("its claims cannot be read") from None
         if claims["aud"] != audience:
             raise Unauthenticated(f"the token is not for {audience}", reason="TOKEN_AUDIENCE")
         self._check_times(claims)
@@ -317,7 +343,7 @@ class TokenVerifier:
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         now = self._clock()
         times = [claims[name] for name in ("iat", "nbf", "exp")]
-        if not all(isinstance(value, int) and not isinstance(value, bool) for value in times):
+        if not all(type(value) is int and 0 <= value < _LATEST for value in times):
             raise _malformed("iat, nbf and exp must be whole seconds")
         issued, not_before, expires = times
         if expires - issued > self._max_lifetime:
@@ -337,11 +363,12 @@ class TokenVerifier:
         if claims["iss"] != project or claims["project"] != project:
             raise Unauthenticated("iss and project of the token are not its key's", reason="TOKEN_PROJECT")
         name, token_id = claims["sub"], claims["jti"]
-        if not all(isinstance(text, str) and 0 < len(text) <= 200 for text in (name, token_id)):
+        if not all(
+            isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() for text in (name, token_id)
+        ):
             raise _malformed("sub and jti must be short texts")
-        tenants, permissions = _names(claims, "tenants"), _names(claims, "permissions")
-        if not all(tenant == "*" or TENANT.fullmatch(tenant) for tenant in tenants):
-            raise _malformed("tenants holds a name that is none")
+        tenants = _names(claims, "tenants", is_tenant)
+        permissions = _names(claims, "permissions", is_permission)
         return Principal(project, name, permissions, tenants, token_id, float(claims["exp"]))
 
 
@@ -354,18 +381,20 @@ def peek(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
-    except jwt.PyJWTError as error:
-        raise _malformed(str(error)) from None
+    except jwt.PyJWTError:
+        raise _malformed("it is no JWT") from None
     return header, claims
 
 
 def _key_name(token: str) -> tuple[str, str]:
     if len(token) > MAX_TOKEN:
         raise _malformed(f"it has {len(token)} bytes, above {MAX_TOKEN}")
+    if not _COMPACT.fullmatch(token):
+        raise _malformed("it is not three parts of base64url")
     try:
         header = jwt.get_unverified_header(token)
-    except jwt.PyJWTError as error:
-        raise _malformed(str(error)) from None
+    except jwt.PyJWTError:
+        raise _malformed("its header cannot be read") from None
     if header.get("typ") != "at+jwt":
         raise _malformed("typ is not at+jwt")
     if header.get("alg") != "HS256":
@@ -376,12 +405,10 @@ def _key_name(token: str) -> tuple[str, str]:
     return project, kid
 
 
-def _names(claims: Mapping[str, Any], claim: str) -> frozenset[str]:
+def _names(claims: Mapping[str, Any], claim: str, is_name: Callable[[str], bool]) -> frozenset[str]:
     value = claims[claim]
-    if not isinstance(value, list) or not all(
-        isinstance(name, str) and 0 < len(name) <= 200 for name in value
-    ):
-        raise _malformed(f"{claim} must be a list of names")
+    if not isinstance(value, list) or not all(isinstance(name, str) and is_name(name) for name in value):
+        raise _malformed(f"{claim} must be a list of {claim}")
     return frozenset(value)
 
 

@@ -43,6 +43,19 @@ class Said:
     criticality: str = ""
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, timeout: float | None, tenant: str, criticality: str, pairs: Iterable[tuple[str, str | bytes]]
+    ) -> Said:
+        """What is said by arguments, or else by metadata under the mesh's own keys.
+
+        Raises:
+            InvalidArgument: The metadata cannot be sent.
+        """
+        found = checked_metadata(pairs)
+        in_metadata = str(found.pop(metadata.TENANT, "")), str(found.pop(metadata.CRITICALITY, ""))
+        return cls(timeout, tenant or in_metadata[0], criticality or in_metadata[1], found)
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -152,11 +165,11 @@ def said(options: CallOptions) -> Said:
     unknown = set(options) - CallOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"no such call option: {', '.join(sorted(unknown))}")
-    return Said(
+    return Said.of(
         options.get("timeout"),
         options.get("tenant", ""),
         options.get("criticality", ""),
-        checked_metadata(options.get("metadata", {}).items()),
+        options.get("metadata", {}).items(),
     )
 
 
@@ -217,7 +230,7 @@ class MeshInvoker:
         """One request, a stream of replies."""
         bound, decode = self._bound(method)
         exchange = self._caller.exchange(bound, said(options), request.SerializeToString(), None)
-        return Replies(Flow(self._caller.handler, exchange), decode, None)
+        return Replies(Flow(self._caller.handler, exchange), decode)
 
     def stream_stream(
         self, method: MethodDescriptor, requests: AsyncIterable[Message], options: CallOptions
@@ -231,7 +244,7 @@ class MeshInvoker:
         except BaseException:
             source.close()
             raise
-        return Replies(Flow(self._caller.handler, exchange), decode, source)
+        return Replies(Flow(self._caller.handler, exchange, source.close), decode)
 
     async def _only(self, exchange: Exchange, options: CallOptions) -> bytes:
         replies: list[bytes] = []
@@ -264,12 +277,11 @@ def _serialize(message: Message) -> bytes:
 
 
 class Replies:
-    """The replies of a call to a typed client; a `meshkit.ResponseStream`."""
+    """The replies of a call to a typed client; a `meshkit.ResponseStream`. Forgotten, it gives the call up."""
 
-    def __init__(self, flow: Flow, decode: Callable[[bytes], Any], requests: Requests | None) -> None:
+    def __init__(self, flow: Flow, decode: Callable[[bytes], Any]) -> None:
         self._flow = flow
         self._decode = decode
-        self._requests = requests
 
     @property
     def instance(self) -> str | None:
@@ -281,13 +293,7 @@ class Replies:
         return self
 
     async def __anext__(self) -> Any:
-        try:
-            reply = await self._flow.next()
-        except BaseException:
-            self._end()
-            raise
-        if reply is END:
-            self._end()
+        if (reply := await self._flow.next()) is END:
             raise StopAsyncIteration
         return self._decode(reply)
 
@@ -298,8 +304,3 @@ class Replies:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._flow.cancel()
-        self._end()
-
-    def _end(self) -> None:
-        if self._requests is not None:
-            self._requests.close()

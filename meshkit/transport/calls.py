@@ -26,23 +26,15 @@ class MeshCall:
     """What all four kinds of call have in common.
 
     Args:
-        flow: The call under way.
+        flow: The call under way; it closes the requests when it is over.
         decode: Makes a message of bytes.
         requests: The stream of requests, where there is one.
-        forget: Called with this object when the call is over.
     """
 
-    def __init__(
-        self,
-        flow: Flow,
-        decode: Callable[[bytes], Any],
-        requests: Requests | None,
-        forget: Callable[[Any], None],
-    ) -> None:
+    def __init__(self, flow: Flow, decode: Callable[[bytes], Any], requests: Requests | None) -> None:
         self._flow = flow
         self._decode = decode
         self._requests = requests
-        self._forget = forget
         self._failure: BaseException | None = None
         self._over = False
         self._finished: asyncio.Future[None] | None = None
@@ -131,11 +123,8 @@ class MeshCall:
             return
         self._over = True
         self._failure = rpc_error(failure) if isinstance(failure, MeshError) else failure
-        if self._requests is not None:
-            self._requests.close()
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
-        self._forget(self)
         for callback in self._callbacks:
             callback(self)
         self._callbacks.clear()
@@ -160,12 +149,20 @@ class _OneReply(MeshCall):
         """
         if not self._over:
             if self._driven:
-                yield from asyncio.shield(self.ended()).__await__()
+                yield from self._until_ended().__await__()
             else:
                 self._driven = True
                 yield from self._complete().__await__()
         self._raise_failure()
         return self._reply
+
+    async def _until_ended(self) -> None:
+        """Waits for whoever drives the call. Whoever is cancelled while awaiting a call cancels it."""
+        try:
+            await asyncio.shield(self.ended())
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     async def _complete(self) -> None:
         try:
@@ -185,24 +182,23 @@ class _OneReply(MeshCall):
 
 class _ManyReplies(MeshCall):
     _style = ""
-    _iterator: AsyncIterator[Any] | None = None
     _background: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        """The replies in order; the same iterator each time."""
+        """The replies in order; the same iterator each time, which is the call itself."""
         self._choose("iterator")
-        if self._iterator is None:
-            self._iterator = self._iterate()
-        return self._iterator
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next reply."""
+        if (reply := await self._next()) is EOF:
+            raise StopAsyncIteration
+        return reply
 
     async def read(self) -> Any:
         """The next reply, or `grpc.aio.EOF`."""
         self._choose("read")
         return await self._next()
-
-    async def _iterate(self) -> AsyncIterator[Any]:
-        while (reply := await self._next()) is not EOF:
-            yield reply
 
     async def _next(self) -> Any:
         if self._over:
@@ -214,6 +210,8 @@ class _ManyReplies(MeshCall):
                 self._background = None
             reply = await self._flow.next()
             if reply is not END:
+                if self._finished is not None or self._callbacks:
+                    self._attend()
                 return self._decode(reply)
         except BaseException as failure:
             self._flow.cancel()
@@ -243,9 +241,13 @@ class _ManyReplies(MeshCall):
 
 class _ManyRequests(MeshCall):
     async def write(self, request: Any) -> None:
-        """Sends one request; returns when it was taken to be sent."""
+        """Sends one request; returns when it was taken to be sent. Cancelling it cancels the call."""
         self._attend()
-        await self._to_send.put(request)
+        try:
+            await self._to_send.put(request)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     async def done_writing(self) -> None:
         """Says that there are no more requests."""
@@ -257,8 +259,8 @@ class _ManyRequests(MeshCall):
     def _to_send(self) -> Requests:
         if self._over:
             self._raise_failure()
-        if self._requests is None:
-            raise UsageError("this call has no stream of requests")
+        if self._requests is None or self._requests.fed:
+            raise UsageError("the requests of this call come from an iterator")
         return self._requests
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import grpc
 from grpc.aio import Channel
 
-from meshkit import metadata
 from meshkit.errors import MeshError
 from meshkit.pipeline import Method
-from meshkit.transport.caller import Caller, Said, checked_metadata
+from meshkit.transport.caller import Caller, Said
 from meshkit.transport.calls import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -54,7 +54,8 @@ class MeshChannel(Channel):
         self._caller = caller
         self._readiness = readiness
         self._closed = False
-        self._calls: set[Any] = set()
+        self._calls: WeakSet[Any] = WeakSet()
+        self._shut = asyncio.Event()
 
     async def __aenter__(self) -> MeshChannel:
         return self
@@ -65,7 +66,8 @@ class MeshChannel(Channel):
     async def close(self, grace: float | None = None) -> None:
         """Takes no more calls, and cancels those under way after `grace` seconds."""
         self._closed = True
-        under_way = [call for call in self._calls if not call.done()]
+        self._shut.set()
+        under_way = [call for call in list(self._calls) if not call.done()]
         if under_way and grace:
             await asyncio.wait([call.ended() for call in under_way], timeout=grace)
         for call in under_way:
@@ -81,12 +83,27 @@ class MeshChannel(Channel):
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Waits until the state is another."""
         while self.get_state() is last_observed_state:
-            await self._readiness.changed()
+            await self._change()
 
     async def channel_ready(self) -> None:
-        """Waits until an instance is connected and serving."""
-        while self.get_state() is not grpc.ChannelConnectivity.READY:
-            await self._readiness.changed()
+        """Waits until an instance is connected and serving.
+
+        Raises:
+            grpc.aio.UsageError: The channel is closed.
+        """
+        while (state := self.get_state()) is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.SHUTDOWN:
+                raise grpc.aio.UsageError("the channel is closed")
+            await self._change()
+
+    async def _change(self) -> None:
+        """Waits until the state may be another."""
+        waits = {asyncio.ensure_future(self._readiness.changed()), asyncio.ensure_future(self._shut.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def unary_unary(
         self,
@@ -166,7 +183,8 @@ class MeshChannel(Channel):
                 if requests is not None:
                     requests.close()
                 raise rpc_error(error) from None
-            made = kind(Flow(self._caller.handler, exchange), from_bytes, requests, self._calls.discard)
+            release = None if requests is None else requests.close
+            made = kind(Flow(self._caller.handler, exchange, release), from_bytes, requests)
             self._calls.add(made)
             return made
 
@@ -178,9 +196,7 @@ def _same(message: Any) -> Any:
 
 
 def _said(timeout: float | None, pairs: Any) -> Said:
-    found = checked_metadata(tuple(pairs) if pairs is not None else ())
-    tenant, criticality = found.pop(metadata.TENANT, ""), found.pop(metadata.CRITICALITY, "")
-    return Said(timeout, str(tenant), str(criticality), found)
+    return Said.of(timeout, "", "", pairs if pairs is not None else ())
 
 
 def described(path: str) -> Method | None:

@@ -8,7 +8,8 @@ the onion sends suspends it and is handed to the consumer, who resumes it by ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+import contextlib
+from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
@@ -34,18 +35,34 @@ class Flow:
     Args:
         handler: The onion.
         exchange: The call. Its `send` is set by the flow.
+        release: Called once when the call is over, given up or forgotten.
     """
 
-    __slots__ = ("_awaited", "_coroutine", "_driving", "_step", "cancelled", "ended", "error", "exchange")
+    __slots__ = (
+        "_awaited",
+        "_cancelling",
+        "_coroutine",
+        "_driving",
+        "_release",
+        "_step",
+        "cancelled",
+        "ended",
+        "error",
+        "exchange",
+    )
 
-    def __init__(self, handler: Handler, exchange: Exchange) -> None:
+    def __init__(
+        self, handler: Handler, exchange: Exchange, release: Callable[[], None] | None = None
+    ) -> None:
         self.exchange = exchange
         self.ended = False
         self.cancelled = False
         self.error: BaseException | None = None
         exchange.send = _hand_over
         self._coroutine: Coroutine[Any, Any, None] = handler(exchange)  # type: ignore[assignment]
+        self._release = release
         self._driving = False
+        self._cancelling = False
         self._step: Any = None
         self._awaited: Any = None
         self._resume(None)
@@ -56,11 +73,17 @@ class Flow:
         try:
             self._step = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration:
-            self.ended = True
+            self._end(None)
         except BaseException as failure:
-            self.ended = True
-            self.error = failure
             self.cancelled = self.cancelled or isinstance(failure, asyncio.CancelledError)
+            self._end(failure)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.ended = True
+        self.error = error
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     @coroutine
     def _advance(self, take: bool = True) -> Generator[Any, Any, Any]:
@@ -69,6 +92,10 @@ class Flow:
         self._driving = True
         try:
             while not self.ended:
+                if self._cancelling:
+                    self._cancelling = False
+                    self._resume(asyncio.CancelledError())
+                    continue
                 step = self._step
                 if isinstance(step, _Delivery):
                     if take:
@@ -81,11 +108,12 @@ class Flow:
                 try:
                     yield step
                 except BaseException as error:
+                    self._awaited = None
                     self._resume(error)
                 else:
-                    self._resume(None)
-                finally:
                     self._awaited = None
+                    if not self._cancelling:
+                        self._resume(None)
         finally:
             self._driving = False
         if self.error is not None:
@@ -131,17 +159,21 @@ class Flow:
             return False
         self.cancelled = True
         if self._driving:
-            self._awaited.cancel()
+            self._cancelling = self._awaited is None or not self._awaited.cancel()
         else:
             self._resume(asyncio.CancelledError())
             if not self.ended:
                 self._coroutine.close()
-                self.ended = True
+                self._end(asyncio.CancelledError())
         return True
 
     def __del__(self) -> None:
+        """Gives up a call that nobody can await any more; the loop may be closed by then."""
         if not self.ended:
-            self._coroutine.close()
+            with contextlib.suppress(RuntimeError):
+                self._coroutine.close()
+            with contextlib.suppress(RuntimeError):
+                self._end(None)
 
 
 async def _hand_over(message: Any) -> None:

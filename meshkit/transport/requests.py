@@ -10,10 +10,14 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import Any
 
+from meshkit.errors import Cancelled
 from meshkit.pipeline import END
 
 KEPT_BYTES = 256 * 1024
 """Bytes of requests that are kept for another attempt."""
+
+_OVERHEAD = 64
+"""Bytes that a kept message counts beside its own: an endless stream of empty messages is kept no longer either."""
 
 
 class Requests:
@@ -41,12 +45,12 @@ class Requests:
         self._size = 0
         self._overflown = False
         self._read = 0
-        self._pending: list[Any] = []
+        self._pending: Any = None
         self._failure: Exception | None = None
+        self._half_closed = False
         self._closed = False
         self._changed = asyncio.Event()
         self._taken = asyncio.Event()
-        self._taken.set()
         self._feeding = asyncio.ensure_future(self._feed(source)) if source is not None else None
 
     async def __aenter__(self) -> Requests:
@@ -57,6 +61,11 @@ class Requests:
     ) -> None:
         self.close()
 
+    @property
+    def fed(self) -> bool:
+        """Whether the requests come from a source, not by `put`."""
+        return self._feeding is not None
+
     def close(self) -> None:
         """Ends the reading of the source: the call is over."""
         self._closed = True
@@ -66,8 +75,8 @@ class Requests:
             self._feeding.cancel()
 
     def rewind(self) -> bool:
-        """Makes `receive` begin again with the first request; False where too much was taken for that."""
-        if self._overflown:
+        """Makes `receive` begin again with the first request; False where too much was taken, or the source failed."""
+        if self._overflown or self._failure is not None:
             return False
         self._read = 0
         return True
@@ -76,38 +85,46 @@ class Requests:
         """Gives one message, or `END`; returns when an attempt took it.
 
         Raises:
-            asyncio.InvalidStateError: The call is over.
+            asyncio.InvalidStateError: The call is over, or `END` was given before.
         """
         data = message if message is END else self._serialize(message)
-        await self._taken.wait()
+        if self._half_closed:
+            raise asyncio.InvalidStateError("the stream of requests was ended before")
+        self._half_closed = data is END
+        while self._pending is not None and not self._closed:
+            await self._take()
         if self._closed:
             raise asyncio.InvalidStateError("the call is over")
-        self._pending.append(data)
+        self._pending = data
         self._changed.set()
-        if message is not END:
-            self._taken.clear()
-            await self._taken.wait()
+        while self._pending is data and data is not END and not self._closed:
+            await self._take()
+
+    async def _take(self) -> None:
+        """Waits until the message that pends may have been taken."""
+        self._taken.clear()
+        await self._taken.wait()
 
     async def receive(self) -> Any:
         """The next serialized request for the attempt under way, or `END`."""
         if self._read < len(self._kept):
             self._read += 1
             return self._kept[self._read - 1]
-        while not self._pending:
+        while self._pending is None:
             if self._failure is not None:
                 raise self._failure
             self._changed.clear()
             await self._changed.wait()
-        message = self._pending[0]
-        if message is END:
+        if self._pending is END:
             return END
-        self._pending.clear()
+        message: bytes = self._pending
+        self._pending = None
         self._keep(message)
         self._taken.set()
         return message
 
     def _keep(self, message: bytes) -> None:
-        self._size += len(message)
+        self._size += len(message) + _OVERHEAD
         if self._overflown or self._size > self._kept_bytes:
             self._overflown = True
             self._kept.clear()
@@ -125,8 +142,12 @@ class Requests:
                 for message in source:
                     await self.put(message)
             await self.put(END)
-        except asyncio.InvalidStateError:
-            return
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            self._failure = Cancelled(
+                "the caller's stream of requests was cancelled", reason="REQUESTS_CANCELLED"
+            )
         except Exception as failure:
             self._failure = failure
         self._changed.set()

@@ -17,8 +17,12 @@ Trailers = tuple[tuple[str, str | bytes], ...]
 
 DETAILS = "grpc-status-details-bin"
 
-_MAX_MESSAGE = 1024
+_MAX_TEXT = 1024
+"""Bytes of a status text. It travels twice, once percent-encoded, and all metadata together must stay under 8 KiB."""
+
 _MAX_DETAIL = 256
+_MAX_DETAILS = 1536
+"""Bytes of one detail's value, and of all details together; what does not fit is left out."""
 
 
 def code_of(error: MeshError) -> grpc.StatusCode:
@@ -33,21 +37,37 @@ def trailers_of(error: MeshError) -> Trailers:
         trailers.append((metadata.UNPROCESSED, "1"))
     if error.pushback is not None:
         trailers.append((metadata.PUSHBACK, str(int(error.pushback * 1000))))
+    if "incident" in error.details:
+        trailers.append((metadata.INCIDENT, _ascii(error.details["incident"])))
     return tuple(trailers)
 
 
 def text_of(error: MeshError) -> str:
     """The status text: the error's message, bounded, for headers have a limit."""
-    return error.message[:_MAX_MESSAGE]
+    return _bounded(error.message, _MAX_TEXT)
 
 
 def _status(error: MeshError) -> Status:
-    info = ErrorInfo(reason=error.reason, domain=DOMAIN)
+    info = ErrorInfo(reason=_bounded(error.reason, _MAX_DETAIL), domain=DOMAIN)
+    room = _MAX_DETAILS
     for key, value in error.details.items():
-        info.metadata[key] = value[:_MAX_DETAIL]
+        shown = _bounded(value, _MAX_DETAIL)
+        room -= len(key.encode()) + len(shown.encode())
+        if room < 0:
+            break
+        info.metadata[key] = shown
     packed = AnyMessage()
     packed.Pack(info)
     return Status(code=code_of(error).value[0], message=text_of(error), details=[packed])
+
+
+def _bounded(text: str, most: int) -> str:
+    """The text, cut to so many bytes of UTF-8; what cannot be encoded is replaced."""
+    return text[:most].encode(errors="replace")[:most].decode(errors="ignore")
+
+
+def _ascii(text: str) -> str:
+    return _bounded(text, _MAX_DETAIL).encode("ascii", "replace").decode()
 
 
 def error_from(
@@ -56,9 +76,8 @@ def error_from(
     """The error that a status from the wire stands for."""
     values = dict(trailers or ())
     info = _error_info(values.get(DETAILS))
-    error = BY_CODE.get(code.name, Unknown)(
-        text or code.name, reason=info.reason if info else "", **(dict(info.metadata) if info else {})
-    )
+    error = BY_CODE.get(code.name, Unknown)(text or code.name, reason=info.reason if info else "")
+    error.details = dict(info.metadata) if info else {}
     error.unprocessed = values.get(metadata.UNPROCESSED) == "1"
     instance = values.get(metadata.INSTANCE)
     error.instance = instance if isinstance(instance, str) else None

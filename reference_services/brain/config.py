@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from meshkit.config import Secret, SharedConfig
-
-_SQLITE = "sqlite:///"
+from meshkit.config import Secret, SharedConfig, SqliteUrl, sqlite_path
 
 
 class BrainConfig(SharedConfig):
     """Settings of brain, beside those of every service."""
 
-    brain_database_url: str = Field(
+    brain_database_url: SqliteUrl = Field(
         default="",
-        description="Where brain keeps its rows: `sqlite:///path` (`sqlite:////absolute/path`); empty: "
-        "brain.sqlite in the state folder.",
+        description="Where rows are kept: `sqlite:////absolute/path`; empty: brain.sqlite in the state folder.",
     )
     brain_readers: int = Field(
         default=4, ge=1, le=64, description="Threads that read the database, in a replica."
@@ -47,13 +44,6 @@ class BrainConfig(SharedConfig):
         default=20.0, gt=0, le=600, description="Seconds for one request to the endpoint."
     )
 
-    @field_validator("brain_database_url")
-    @classmethod
-    def _check_database_url(cls, value: str) -> str:
-        if value and not (value.startswith(_SQLITE) and len(value) > len(_SQLITE)):
-            raise ValueError("brain keeps its rows in SQLite: write sqlite:///path, or leave it empty")
-        return value
-
     @model_validator(mode="after")
     def _check_endpoint(self) -> Self:
         if self.brain_embedder == "openai" and not (
@@ -67,6 +57,4 @@ class BrainConfig(SharedConfig):
     @property
     def database_path(self) -> Path:
         """The SQLite file."""
-        if not self.brain_database_url:
-            return self.state_dir / "brain.sqlite"
-        return Path(self.brain_database_url.removeprefix(_SQLITE))
+        return sqlite_path(self.brain_database_url, self.state_dir / "brain.sqlite")

@@ -7,18 +7,15 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from meshkit.config import Secret, SharedConfig, Wrong
-
-_SQLITE = "sqlite://"
+from meshkit.config import Secret, SharedConfig, SqliteUrl, Wrong, sqlite_path
 
 
 class RouterConfig(SharedConfig):
     """What the router is told beyond the settings that all services share."""
 
-    router_database_url: str = Field(
+    router_database_url: SqliteUrl = Field(
         default="",
-        description="Where manifests are kept: sqlite:///absolute/path; empty means router.sqlite in the "
-        "state folder.",
+        description="Where manifests are kept: `sqlite:////absolute/path`; empty: router.sqlite in the state folder.",
     )
     router_llm_base_url: str = Field(
         default="",
@@ -39,13 +36,6 @@ class RouterConfig(SharedConfig):
     router_llm_max_retries: int = Field(
         default=2, ge=0, le=10, description="Further attempts after one that failed before its first token."
     )
-
-    @field_validator("router_database_url")
-    @classmethod
-    def _check_database_url(cls, value: str) -> str:
-        if value and not (value.startswith(f"{_SQLITE}/") and len(value.rstrip("/")) > len(_SQLITE)):
-            raise Wrong("this release keeps manifests in SQLite", "write sqlite:///absolute/path")
-        return value
 
     @field_validator("router_llm_base_url")
     @classmethod
@@ -73,6 +63,4 @@ class RouterConfig(SharedConfig):
     @property
     def router_database_path(self) -> Path:
         """The SQLite file."""
-        if not self.router_database_url:
-            return self.state_dir / "router.sqlite"
-        return Path("/") / self.router_database_url.removeprefix(_SQLITE).lstrip("/")
+        return sqlite_path(self.router_database_url, self.state_dir / "router.sqlite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,25 @@ from typing import TypeVar
 from meshkit import Unavailable
 
 T = TypeVar("T")
+
+
+def use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Gives the file a write-ahead log, a lasting property of it. Blocking.
+
+    SQLite does not wait for a lock here whatever the timeout, and replicas that start together meet: so this tries on.
+
+    Raises:
+        sqlite3.OperationalError: Not within 30 s.
+    """
+    for tries_left in reversed(range(600)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if not tries_left:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 class Database:
@@ -69,7 +89,7 @@ class Database:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
+        use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         for statement in self._schema.split(";"):

@@ -33,6 +33,7 @@ from reference_services.worker.context import (
     WorkflowContext,
     failure_of,
 )
+from reference_services.worker.database import use_write_ahead_log
 from reference_services.worker.engine import Order, Page
 from reference_services.worker.ledger import Ledger
 from reference_services.worker.liveness import Liveness
@@ -370,7 +371,7 @@ def _prepare(database: Path) -> None:
     """Makes DBOS's file with a write-ahead log (a lasting property of the file), so that reading never waits."""
     database.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(database, timeout=30)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
+        use_write_ahead_log(connection)
 
 
 def _destroy() -> None:

@@ -6,19 +6,17 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from meshkit.config import SharedConfig
+from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
 from reference_services.zero.detectors import REGIONS
 from reference_services.zero.master_key import parse_master_key
-
-_SQLITE = "sqlite://"
 
 
 class ZeroConfig(SharedConfig):
     """What zero is told beyond the settings that all services share."""
 
-    zero_database_url: str = Field(
+    zero_database_url: SqliteUrl = Field(
         default="",
-        description="Where sessions are kept: sqlite:///absolute/path; empty: zero.sqlite in state folder.",
+        description="Where sessions are kept: `sqlite:////absolute/path`; empty: zero.sqlite in the state folder.",
     )
     zero_session_ttl_s: float = Field(
         default=3600.0, ge=1, le=604800, description="Seconds that a session lives after its last masking."
@@ -39,13 +37,6 @@ class ZeroConfig(SharedConfig):
     zero_max_entities: int = Field(
         default=10_000, ge=1, le=1_000_000, description="Different values that a session may hold."
     )
-
-    @field_validator("zero_database_url")
-    @classmethod
-    def _check_database_url(cls, value: str) -> str:
-        if value and not (value.startswith(f"{_SQLITE}/") and len(value.rstrip("/")) > len(_SQLITE)):
-            raise ValueError("this release keeps sessions in SQLite: write sqlite:///absolute/path")
-        return value
 
     @field_validator("zero_master_key")
     @classmethod
@@ -72,6 +63,4 @@ class ZeroConfig(SharedConfig):
     @property
     def zero_database_path(self) -> Path:
         """The SQLite file."""
-        if not self.zero_database_url:
-            return self.state_dir / "zero.sqlite"
-        return Path("/") / self.zero_database_url.removeprefix(_SQLITE).lstrip("/")
+        return sqlite_path(self.zero_database_url, self.state_dir / "zero.sqlite")

@@ -9,9 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from meshkit.errors import MeshError
-from meshkit.mesh import Mesh
-from meshkit.metadata import INSTANCE
+from meshkit import Mesh, MeshError
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
 
@@ -58,7 +56,7 @@ async def reading(mesh: Mesh, cell_id: str) -> AsyncGenerator[Tally, None]:
             tally.failures.append("the cell was not there")
             return
         tally.latencies.append(time.perf_counter() - start)
-        tally.answered[trailers.get(INSTANCE, "unknown")] += 1
+        tally.answered[trailers.get("x-cu-instance", "unknown")] += 1
 
     async def pace() -> None:
         due = time.perf_counter()

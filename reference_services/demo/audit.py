@@ -8,7 +8,47 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_services.worker.harvester.audit import Expected, expected_of
+from reference_services.worker.harvester.cleaning import Rejected, clean, columns_of
+from reference_services.worker.harvester.feeds import read_layout
+from reference_services.worker.harvester.records import read_records
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a feed holds.
+
+    Attributes:
+        prices: Price of each valid item by sku, in minor units, as its last valid row says.
+        repeats: Valid rows of items that had one already.
+        rejected: Rows that are no items, by reason.
+    """
+
+    prices: dict[str, int]
+    repeats: int
+    rejected: dict[str, int]
+
+
+def expected_of(path: Path) -> Expected:
+    """Reads a feed from its first row to its last, in one go, in this process."""
+    prices: dict[str, int] = {}
+    rejected: Counter[str] = Counter()
+    valid = 0
+    with path.open("rb") as feed:
+        layout, line = read_layout(feed, "auto", path.name)
+        places = columns_of(list(layout.header))
+        for record in read_records(feed, layout, line):
+            if record.blank:
+                continue
+            try:
+                if not isinstance(record.fields, list):
+                    raise Rejected(record.fault)
+                item = clean({field: record.fields[place] for field, place in places.items()})
+            except Rejected as error:
+                rejected[error.reason] += 1
+                continue
+            valid += 1
+            prices[item.sku] = item.price.minor
+    return Expected(prices, valid - len(prices), dict(rejected))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +81,10 @@ class Finding:
     @property
     def good(self) -> bool:
         """Whether each valid item is there once, with its last price, and each other row is rejected."""
-        return not (self.missing or self.doubled or self.wrong_prices) and self.rejected == self.expected.rejected
+        return (
+            not (self.missing or self.doubled or self.wrong_prices)
+            and self.rejected == self.expected.rejected
+        )
 
 
 def audit(feed: Path, database: Path, tenant: str, source: str) -> Finding:
@@ -58,7 +101,9 @@ def audit(feed: Path, database: Path, tenant: str, source: str) -> Finding:
         key = (tenant, source)
         rows = tables.execute("SELECT sku FROM products WHERE tenant = ? AND source = ?", key)
         stored = Counter(sku for (sku,) in rows)
-        offers = dict(tables.execute("SELECT sku, price_minor FROM offers WHERE tenant = ? AND source = ?", key))
+        offers = dict(
+            tables.execute("SELECT sku, price_minor FROM offers WHERE tenant = ? AND source = ?", key)
+        )
         rejected = dict(
             tables.execute("SELECT reason, count(*) FROM rejects WHERE tenant = ? GROUP BY reason", (tenant,))
         )

@@ -9,12 +9,14 @@ import typer
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's state and logs, and say where.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the demo's state and logs, and say where.")
+    ] = False,
 ) -> None:
     """Starts the mesh on this machine, harvests a feed, ingests documents, answers questions, kills replicas.
 
     Exit code 0 only if every step did what it should.
     """
-    from meshkit.cli.demo.scenario import play
+    from reference_services.demo.scenario import play
 
     raise typer.Exit(asyncio.run(play(keep=keep)))

@@ -1,0 +1,110 @@
+"""The demo's mesh: the reference services as processes, with state and settings that touch nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshkit import Mesh, Program, SharedConfig, State, Supervisor
+from meshkit.config import child_environment
+
+if TYPE_CHECKING:
+    from meshkit.supervisor import Child
+
+TARGETS = {
+    "brain": "reference_services.brain.service:Brain",
+    "router": "reference_services.router.service:Router",
+    "worker": "reference_services.worker.service:Worker",
+    "zero": "reference_services.zero.service:Zero",
+}
+REPLICAS = {"brain": 3, "router": 2, "worker": 3, "zero": 2}
+TENANT = "demo"
+BOOT_SECONDS = 60.0
+
+_OWN_SETTINGS = ("CU_", "GRPC_", "SERVICE_", "LOG_", "BRAIN_", "ROUTER_", "WORKER_", "ZERO_", "HARVEST_")
+
+
+class NotAsWanted(Exception):
+    """Something of the demo did not come about in time."""
+
+
+@dataclass
+class Machine:
+    """The running mesh.
+
+    Attributes:
+        mesh: The way to its services.
+        supervisor: Its processes.
+        folder: Its state.
+    """
+
+    mesh: Mesh
+    supervisor: Supervisor
+    folder: Path
+
+    def child_of(self, service: str, shard_key: str) -> Child:
+        """The process with that name."""
+        return next(child for child in self.supervisor.children[service] if child.name == shard_key)
+
+    def kill(self, child: Child) -> None:
+        """Ends a process as a crash does."""
+        child.signal(signal.SIGKILL)
+
+    async def freeze(self, child: Child, seconds: float) -> None:
+        """Stops a process for a while."""
+        child.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            child.signal(signal.SIGCONT)
+
+    async def serving(self, service: str, replicas: int, seconds: float = BOOT_SECONDS) -> None:
+        """Waits until that many replicas of a service serve.
+
+        Raises:
+            NotAsWanted: They do not in time.
+        """
+        try:
+            async with asyncio.timeout(seconds), aclosing(self.mesh.watch(service)) as snapshots:
+                async for snapshot in snapshots:
+                    if sum(one.state is State.SERVING for one in snapshot.instances.values()) >= replicas:
+                        return
+        except TimeoutError:
+            raise NotAsWanted(f"{replicas} replicas of {service} do not serve after {seconds:g} s") from None
+
+
+@asynccontextmanager
+async def machine(folder: Path, feeds: Path) -> AsyncGenerator[Machine, None]:
+    """Starts everything, and ends it.
+
+    Args:
+        folder: Where all state and logs go.
+        feeds: Folder that the worker may harvest from.
+
+    Raises:
+        NotAsWanted: Not everything serves in time.
+    """
+    config = SharedConfig(namespace="demo", state_dir=folder / "state", tenant=TENANT, service_name="demo")
+    config.ensure_state_dir()
+    config.ensure_project_secrets()
+    environment = child_environment(
+        without=_OWN_SETTINGS,
+        CU_NAMESPACE=config.namespace,
+        CU_STATE_DIR=str(config.state_dir),
+        GRPC_PORT="0",
+        HARVEST_ROOTS=str(feeds),
+        HARVEST_BATCH_ROWS="20",
+        WORKER_CONCURRENCY="2",
+    )
+    async with Supervisor(folder / "logs") as supervisor, Mesh(config) as mesh:
+        started = Machine(mesh, supervisor, folder)
+        for service, replicas in REPLICAS.items():
+            await supervisor.scale(Program.serving(TARGETS[service], service, environment, folder), replicas)
+        for service, replicas in REPLICAS.items():
+            await started.serving(service, replicas)
+        yield started

@@ -1,0 +1,209 @@
+"""What the demo does, step by step, and whether each step did what it should."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import reference_services.worker.harvester as harvester
+from meshkit import MeshError
+from reference_services._gen.contextunity.brain.v1 import brain_pb2 as brain
+from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
+from reference_services._gen.contextunity.router.v1 import router_pb2 as router
+from reference_services._gen.contextunity.router.v1.router_client import RouterClient
+from reference_services._gen.contextunity.worker.v1 import worker_pb2 as worker
+from reference_services._gen.contextunity.worker.v1.worker_client import WorkerClient
+from reference_services._gen.contextunity.zero.v1 import zero_pb2 as zero
+from reference_services._gen.contextunity.zero.v1.zero_client import ZeroClient
+from reference_services.demo.audit import Finding, audit
+from reference_services.demo.library import documents, ingest
+from reference_services.demo.machine import REPLICAS, TENANT, Machine, NotAsWanted, machine
+from reference_services.demo.reads import PER_SECOND, Tally, reading
+from reference_services.demo.report import Report
+
+FEED = Path(harvester.__file__).parent / "data" / "products.csv"
+SOURCE = "demo-shop"
+FROZEN_SECONDS = 5.0
+HARVEST_SECONDS = 60.0
+
+QUESTIONS = (
+    "In which order does a service drain?",
+    "Which pruning shears are there?",
+    "Write to ada@example.com, call +49 30 901820, my card is 4111 1111 1111 1111. How long is a token valid?",
+)
+
+
+@dataclass
+class Harvest:
+    """How the harvest went.
+
+    Attributes:
+        workflow_id: Its id.
+        seconds: How long it took.
+        executors: Replicas that took part in it, by what each did.
+        killed: What was done to which process.
+    """
+
+    workflow_id: str = ""
+    seconds: float = 0.0
+    executors: Counter[str] = field(default_factory=Counter)
+    killed: list[str] = field(default_factory=list)
+
+
+async def play(*, keep: bool) -> int:
+    """Plays the demo.
+
+    Args:
+        keep: Whether to keep its state and logs although all went well.
+
+    Returns:
+        The exit code: 0 only if every step did what it should.
+    """
+    report = Report()
+    start = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="meshkit-demo-"))
+    try:
+        await _play(folder, report)
+    except (NotAsWanted, MeshError, TimeoutError) as error:
+        report.check(False, "the demo broke off", str(error) or type(error).__name__)
+    if keep or report.failed:
+        report.say(f"state and logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    report.end(time.monotonic() - start)
+    return 1 if report.failed else 0
+
+
+async def _play(folder: Path, report: Report) -> None:
+    start = time.monotonic()
+    report.say(f"starting {', '.join(f'{count} {name}' for name, count in REPLICAS.items())} as processes …")
+    async with machine(folder, FEED.parent) as running:
+        report.done(
+            "the mesh serves", f"{sum(REPLICAS.values())} replicas after {time.monotonic() - start:.1f} s"
+        )
+        await _ingest(running, report)
+        probe = await _probe(running)
+        async with reading(running.mesh, probe) as tally:
+            harvest = await _harvest(running, report)
+        _judge_reads(tally, report)
+        await _judge_harvest(running, harvest, report)
+        await _ask(running, report)
+        report.summary(tally, harvest.executors)
+
+
+async def _ingest(running: Machine, report: Report) -> None:
+    pages = documents()
+    cells = [await ingest(running.mesh, page) for page in pages]
+    report.check(
+        bool(pages) and all(cells), "documents ingested", f"{len(pages)} pages, {sum(cells)} cells in brain"
+    )
+
+
+async def _probe(running: Machine) -> str:
+    """Puts the cell into brain that the steady reads ask for."""
+    cell = brain.Cell(id="probe", text="The cell that the demo reads again and again.", source="demo")
+    await running.mesh.client(BrainClient).upsert(brain.UpsertRequest(cells=[cell]))
+    return cell.id
+
+
+async def _harvest(running: Machine, report: Report) -> Harvest:
+    """Harvests the feed, and makes trouble when a quarter of it is done."""
+    client, start, harvest = running.mesh.client(WorkerClient), time.monotonic(), Harvest()
+    request = worker.StartWorkflowRequest(workflow="harvest", idempotency_key="demo")
+    request.arguments.update({"feed": str(FEED), "source": SOURCE})
+    harvest.workflow_id = (await client.start_workflow(request)).id
+    report.say(f"harvesting {FEED.name} while brain is read {PER_SECOND} times a second …")
+    trouble: asyncio.Task[None] | None = None
+    state = worker.WorkflowState.WORKFLOW_STATE_UNSPECIFIED
+    async with asyncio.timeout(HARVEST_SECONDS):
+        while state < worker.WorkflowState.WORKFLOW_STATE_SUCCEEDED:
+            try:
+                async for seen in client.watch_workflow(worker.WatchWorkflowRequest(id=harvest.workflow_id)):
+                    state = seen.state
+                    if trouble is None and seen.total and seen.done * 4 >= seen.total:
+                        trouble = asyncio.create_task(_make_trouble(running, seen.executor, harvest, report))
+            except MeshError as error:  # the replica that answered was killed: another one answers
+                report.say(f"  the watch broke ({error.reason}) and is opened anew")
+    if trouble is not None:
+        await trouble
+    harvest.seconds = time.monotonic() - start
+    good = state == worker.WorkflowState.WORKFLOW_STATE_SUCCEEDED and trouble is not None
+    name = worker.WorkflowState.Name(state).removeprefix("WORKFLOW_STATE_").lower()
+    report.check(good, f"harvest {name}", f"after {harvest.seconds:.1f} s; {'; '.join(harvest.killed)}")
+    return harvest
+
+
+async def _make_trouble(running: Machine, executor: str, harvest: Harvest, report: Report) -> None:
+    """Kills a brain and the worker that leads the harvest, and stops another worker for a while."""
+    instances = {one.instance_id: one for one in await running.mesh.instances("worker")}
+    leader = running.child_of("worker", instances[executor].shard_key)
+    other = next(child for child in running.supervisor.children["worker"] if child is not leader)
+    victim = running.supervisor.children["brain"][0]
+    for child in (victim, leader):
+        report.say(f"  kill -9 {child.pid} ({child.name})")
+        running.kill(child)
+        harvest.killed.append(f"{child.name} killed")
+    report.say(f"  SIGSTOP {other.pid} ({other.name}) for {FROZEN_SECONDS:g} s")
+    harvest.killed.append(f"{other.name} frozen for {FROZEN_SECONDS:g} s")
+    await running.freeze(other, FROZEN_SECONDS)
+
+
+def _judge_reads(tally: Tally, report: Report) -> None:
+    failed = len(tally.failures)
+    text = f"{len(tally.latencies)} answered, {failed} failed"
+    if tally.failures:
+        text += f": {tally.failures[0]}"
+    report.check(not failed and bool(tally.latencies), "reads of brain", text)
+
+
+async def _judge_harvest(running: Machine, harvest: Harvest, report: Report) -> None:
+    database = running.mesh.config.state_dir / "commerce.sqlite"
+    finding: Finding = await asyncio.to_thread(audit, FEED, database, TENANT, SOURCE)
+    report.check(
+        finding.good,
+        "one row per valid item",
+        f"{len(finding.expected.prices)} items, {finding.missing} missing, {finding.doubled} doubled, "
+        f"{finding.expected.repeats} repeats merged, {finding.wrong_prices} wrong prices",
+    )
+    listed = ", ".join(f"{reason.lower()} {count}" for reason, count in sorted(finding.rejected.items()))
+    report.check(bool(finding.rejected), "rejected rows", f"{sum(finding.rejected.values())}: {listed}")
+    stats = await running.mesh.client(BrainClient).stats(brain.StatsRequest())
+    report.check(
+        stats.products == len(finding.expected.prices),
+        "products in brain",
+        f"{stats.products}, as many as items",
+    )
+    harvest.executors.update(await asyncio.to_thread(_done_by, database))
+
+
+def _done_by(database: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as tables:
+        return dict(tables.execute("SELECT done_by, count(*) FROM batches GROUP BY done_by"))
+
+
+async def _ask(running: Machine, report: Report) -> None:
+    agents, privacy = running.mesh.client(RouterClient), running.mesh.client(ZeroClient)
+    for question in QUESTIONS:
+        masked = await privacy.anonymize(zero.AnonymizeRequest(text=question, session_id="demo-look"))
+        reply = await agents.execute_agent(
+            router.ExecuteAgentRequest(agent_id="default", input=question, session_id="demo-ask")
+        )
+        report.answer(question, masked.text if masked.entities else "", reply)
+        steps = {step.name: step.outcome for step in reply.steps}
+        well = all(outcome != router.StepOutcome.STEP_OUTCOME_FAILED for outcome in steps.values())
+        report.check(
+            reply.answered and bool(reply.citations) and well,
+            "answered",
+            f"by {reply.answered_by}, {len(reply.citations)} citations",
+        )
+        if question == QUESTIONS[-1]:
+            kinds = Counter(zero.PiiKind.Name(entity.kind) for entity in masked.entities)
+            secret = [part for part in ("ada@example.com", "901820", "4111") if part in masked.text]
+            report.check(not secret and len(kinds) == 3, "masked", ", ".join(sorted(kinds)))
