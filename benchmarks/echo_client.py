@@ -20,7 +20,6 @@ from greeter.v1.greeter_client import GreeterClient
 from onion import ALL, TRACING, PeelableMesh, one_trace_for_all
 
 from meshkit.config import SharedConfig
-from meshkit.discovery import open_registry
 
 Greet = Callable[[], Awaitable[Any]]
 
@@ -32,8 +31,8 @@ class Targets:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._addresses = options["bare"]
-        config = SharedConfig(state_dir=Path(options["state"]), tenant="bench")
-        self.mesh = PeelableMesh(config, open_registry(options["registry"], lease_ttl=10), owns_registry=True)
+        settings = {"state_dir": Path(options["state"]), "registry_url": options["registry"], "tenant": "bench"}
+        self.mesh = PeelableMesh(SharedConfig(**settings))
         self._open: dict[tuple[str, ...], Greet] = {}
         self._channels: list[Any] = []
 

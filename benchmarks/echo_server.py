@@ -17,9 +17,6 @@ from typing import Any
 
 import structlog
 
-PERMISSIVE = "greeter-proof-off"
-"""Name of the greeter that checks tokens, and no proofs."""
-
 
 def settle(core: int | None, loop: str) -> Any:
     """Pins the process to a core before any thread is there, and gives the loop factory that the name stands for."""
@@ -56,7 +53,7 @@ async def bare() -> AsyncIterator[dict[str, Any]]:
 async def meshed(state: Path, registry_url: str, each_layer: bool) -> AsyncIterator[dict[str, Any]]:
     """The greeter in the mesh; with `each_layer`, beside it one for each layer, which is without that layer."""
     from main import Greeter
-    from onion import ALL, WITHOUT, served_by_name
+    from onion import ALL, PERMISSIVE, WITHOUT, served_by_name
 
     from meshkit.discovery import open_registry
     from meshkit.replica import Replica

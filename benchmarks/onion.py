@@ -24,6 +24,10 @@ TRACING = "trace headers"
 """Made by the caller, not by a layer; left out in the same way."""
 
 WITHOUT = "greeter-without-"
+"""How the name of a greeter begins that is served without the layer that the rest of it names."""
+
+PERMISSIVE = "greeter-proof-off"
+"""Name of the greeter that checks tokens, and no proofs."""
 
 
 def name_of(layer: Middleware) -> str:

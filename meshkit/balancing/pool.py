@@ -127,7 +127,8 @@ class EndpointPool:
     def start(self) -> None:
         """Begins to watch, and to connect to what it finds."""
         if self._watching is None:
-            self._watching = asyncio.create_task(self._follow(), name=f"meshkit pool {self.service}")
+            loop = asyncio.get_running_loop()
+            self._watching = loop.create_task(self._follow(), name=f"meshkit pool {self.service}")
 
     async def close(self) -> None:
         """Ends the watch and all connections. Calls that wait for an instance fail."""

@@ -39,10 +39,10 @@ class LocalMesh:
     def __init__(
         self,
         *services: type[CUService],
-        replicas: int | Mapping[type[CUService], int] = 1,
+        replicas: int | Mapping[type[Any], int] = 1,
         overrides: Overrides | None = None,
         settings: Mapping[str, Any] | None = None,
-        configs: Mapping[type[CUService], Mapping[str, Any]] | None = None,
+        configs: Mapping[type[Any], Mapping[str, Any]] | None = None,
         tenant: str = "local",
     ) -> None:
         self._services = services

@@ -6,18 +6,16 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from meshkit import SharedConfig
-
-_SQLITE = "sqlite:///"
+from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
 
 
 class WorkerConfig(SharedConfig):
     """Settings of the worker, beside those that every service has."""
 
-    worker_database_url: str = Field(
+    worker_database_url: SqliteUrl = Field(
         default="",
-        description="Where workflows are kept: `sqlite:///` and the absolute path of a file that all replicas share, "
-        "or empty for files in the state folder. The worker's other tables are in files beside it.",
+        description="Where workflows are kept: `sqlite:////absolute/path` of a file that all replicas share; empty: "
+        "worker.sqlite in the state folder. The worker's other tables are in files beside it.",
     )
     worker_concurrency: int = Field(
         default=4, ge=1, le=256, description="Workflows that one replica runs at a time."
@@ -46,15 +44,6 @@ class WorkerConfig(SharedConfig):
         default=4, ge=1, le=1000, description="Batches of a feed that one replica harvests at a stretch."
     )
 
-    @field_validator("worker_database_url")
-    @classmethod
-    def _embedded(cls, url: str) -> str:
-        if url and not url.startswith(f"{_SQLITE}/"):
-            raise ValueError(
-                "write sqlite:////absolute/path/of/worker.sqlite; PostgreSQL is not supported yet"
-            )
-        return url
-
     @field_validator("harvest_roots")
     @classmethod
     def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
@@ -66,8 +55,7 @@ class WorkerConfig(SharedConfig):
     @property
     def database(self) -> Path:
         """File of the workflow engine."""
-        url = self.worker_database_url
-        return Path(url.removeprefix(_SQLITE)) if url else self.state_dir / "worker.sqlite"
+        return sqlite_path(self.worker_database_url, self.state_dir / "worker.sqlite")
 
     @property
     def ledger(self) -> Path:

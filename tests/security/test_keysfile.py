@@ -99,6 +99,18 @@ def test_a_bad_row_is_named_without_its_key(text: str, said: str) -> None:
     assert not [canary for canary in CANARIES if canary[:12] in str(error.value)]
 
 
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def set_mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "keys.toml"
@@ -126,7 +138,7 @@ def test_a_file_that_anybody_may_write_is_not_read(path: Path) -> None:
 async def test_a_change_is_seen_within_a_second(path: Path) -> None:
     clock = Clock()
     ring = FileRing(path, clock=clock)
-    path.write_text(GOOD + row(kid='"k2"'))
+    write(path, GOOD + row(kid='"k2"'))
     assert await ring.find("shop", "k2") is None
     assert ring.generation == 0
     clock.now += 1
@@ -139,7 +151,7 @@ async def test_a_change_is_seen_within_a_second(path: Path) -> None:
 async def test_a_file_that_breaks_keeps_all_its_rows_and_is_complained_of_once(path: Path) -> None:
     clock = Clock()
     ring = FileRing(path, clock=clock)
-    path.write_text(row(kid='"k2"') + row(kid='"k3"', token_key=f'"{TOKEN}x"'))
+    write(path, row(kid='"k2"') + row(kid='"k3"', token_key=f'"{TOKEN}x"'))
     with capture_logs() as logs:
         for _ in range(3):
             clock.now += 1
@@ -154,7 +166,7 @@ async def test_a_file_that_breaks_keeps_all_its_rows_and_is_complained_of_once(p
 async def test_a_file_that_goes_away_keeps_its_rows_and_is_read_when_it_is_back(path: Path) -> None:
     clock = Clock()
     ring = FileRing(path, clock=clock)
-    path.unlink()
+    remove(path)
     clock.now += 1
     assert await ring.find("shop", "k1") is not None
     temporary = path.with_suffix(".new")
@@ -168,10 +180,10 @@ async def test_a_file_that_goes_away_keeps_its_rows_and_is_read_when_it_is_back(
 async def test_a_file_whose_mode_is_mended_is_read_though_its_text_is_as_it_was(path: Path) -> None:
     clock = Clock()
     ring = FileRing(path, clock=clock)
-    path.write_text(row(kid='"k2"'))
-    path.chmod(0o666)
+    write(path, row(kid='"k2"'))
+    set_mode(path, 0o666)
     clock.now += 1
     assert await ring.find("shop", "k2") is None
-    path.chmod(0o600)
+    set_mode(path, 0o600)
     clock.now += 1
     assert await ring.find("shop", "k2") is not None

@@ -144,10 +144,8 @@ def test_what_is_no_proof_is_refused(text: str) -> None:
 
 @given(st.text(max_size=200))
 def test_no_text_does_worse_than_be_refused(text: str) -> None:
-    try:
+    with pytest.raises(Unauthenticated):
         Proof.parse(text)
-    except Unauthenticated as error:
-        assert text not in error.message or len(text) < 2
 
 
 @pytest.mark.parametrize(("off", "said"), [(3600, "3600.0 s behind"), (-3600, "3600.0 s ahead of")])

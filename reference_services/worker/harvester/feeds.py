@@ -38,7 +38,7 @@ def locate(feed: str, roots: Sequence[str]) -> Path:
     """The file that a path or a `file://` URL names, with links and dots resolved.
 
     Raises:
-        FailedPrecondition: `FEED_ROOTS_UNSET`, `FEED_UNREADABLE`.
+        FailedPrecondition: `FEED_OUTSIDE_ROOTS`, `FEED_UNREADABLE`.
         InvalidArgument: `FEED_OUTSIDE_ROOTS`, `FEED_UNREADABLE`.
     """
     if not roots:

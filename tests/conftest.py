@@ -1,0 +1,31 @@
+"""What all tests share: logs that stay in the process, and a loop that is left as it was found."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """Logs go nowhere unless a test captures them; what a program under test configures is undone."""
+    structlog.configure(
+        processors=[], logger_factory=structlog.ReturnLoggerFactory(), cache_logger_on_first_use=False
+    )
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., object]:
+    """Waits until a condition holds that nothing announces; looks as often as the loop turns, in small steps."""
+
+    async def wait(condition: Callable[[], bool], patience: float = PATIENCE_S) -> None:
+        async with asyncio.timeout(patience):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    return wait

@@ -1,0 +1,93 @@
+"""Links lead somewhere, what the prose names exists, and the site's navigation is whole."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from meshkit.cli import VERBS
+from meshkit.config import SharedConfig
+from meshkit.config.release import UNBUILT
+from reference_services.brain.config import BrainConfig
+from reference_services.router.config import RouterConfig
+from reference_services.worker.config import WorkerConfig
+from reference_services.zero.config import ZeroConfig
+from tests.docs.pages import PAGES, ROOT, read
+
+LINKED = (*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "examples").glob("*/README.md"))
+ALL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in LINKED]
+SETTINGS = {
+    config.env_name(field)
+    for config in (SharedConfig, BrainConfig, RouterConfig, WorkerConfig, ZeroConfig)
+    for field in config.model_fields
+} | {*UNBUILT, "CU_CONFIG_FILE"}
+
+_FOLDERS = ("meshkit/", "reference_services/", "tests/", "examples/", "benchmarks/", "protos/", "scripts/", "docs/")
+_SETTING = re.compile(r"(?:CU|GRPC|BRAIN|ROUTER|WORKER|ZERO|HARVEST)_[A-Z0-9_]*[A-Z0-9]")
+_VERB = re.compile(r"meshkit ([a-z]+)\b")
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_links_lead_somewhere(path: Path) -> None:
+    page = read(path)
+    for line, target in page.links:
+        place, name = f"{path.name}:{line}: {target}", target.partition("#")
+        if "://" in target:
+            assert target.startswith("https://"), place
+            continue
+        file = (path.parent / name[0]).resolve() if name[0] else path
+        assert file.exists(), f"{place} is not there"
+        assert file.is_relative_to(ROOT), f"{place} is outside of the project"
+        if name[2]:
+            assert name[2] in read(file).anchors, f"{place}: no heading makes that anchor"
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_files_that_the_prose_names_exist(path: Path) -> None:
+    for line, word in read(path).code:
+        if word.startswith(_FOLDERS) and re.fullmatch(r"[\w./-]+", word):
+            assert (ROOT / word).exists(), f"{path.name}:{line}: there is no {word}"
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_tests_that_the_prose_names_exist(path: Path) -> None:
+    for line, word in read(path).code:
+        if (match := re.fullmatch(r"(tests/[\w./-]+\.py)::(\w+)", word)) is not None:
+            file = ROOT / match[1]
+            assert file.exists() and re.search(rf"^\s*(async )?def {match[2]}\(", file.read_text(), re.M), (
+                f"{path.name}:{line}: there is no test {word}"
+            )
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_settings_that_the_prose_names_are_known(path: Path) -> None:
+    for line, word in read(path).code:
+        name = word.partition("=")[0]
+        if _SETTING.fullmatch(name) and not name.startswith("GRPC_VERB"):
+            assert name.removesuffix("_FILE") in SETTINGS or name in SETTINGS, f"{path.name}:{line}: {name}"
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_commands_that_the_prose_names_exist(path: Path) -> None:
+    for line, word in read(path).code:
+        if match := _VERB.match(word):
+            assert match[1] in VERBS, f"{path.name}:{line}: there is no `meshkit {match[1]}`"
+
+
+def test_the_navigation_holds_every_page() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = [page for entry in site["nav"] for page in entry.values()]
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_pages_of_the_site_link_within_the_site() -> None:
+    for path in (ROOT / "docs").glob("*.md"):
+        for line, target in read(path).links:
+            assert "://" in target or not target.startswith("../"), f"{path.name}:{line}: {target} leaves docs/"
+
+
+def test_the_changelog_knows_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)

@@ -1,0 +1,137 @@
+"""Every block of every page holds: files compile, programs run, commands give the output that the page shows."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import KINDS, OTHERS, PAGES, ROOT, Block, read
+from tests.docs.terminal import ANY, Terminal, Typed, commands, matches
+
+SEVERAL = [pytest.param(path, id=path.name) for path in PAGES if path.name not in OTHERS]
+
+
+@pytest.mark.parametrize("path", SEVERAL)
+def test_a_page_does_what_it_says(path: Path, tmp_path: Path) -> None:
+    folder, home = tmp_path / "project", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    blocks = read(path).blocks
+    with Terminal(folder, home) as terminal:
+        for block in blocks:
+            try:
+                perform(block, folder, terminal)
+            except Exception as error:
+                pytest.fail(f"{block.place}: {error}", pytrace=False)
+
+
+def perform(block: Block, folder: Path, terminal: Terminal) -> None:
+    assert block.kind in KINDS, f"no such kind of block as {block.kind!r}: see tests/docs/pages.py"
+    if title := block.attributes.get("title"):
+        file = folder / title
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block.text, encoding="utf-8")
+    match block.kind:
+        case "python":
+            compile(block.text, title or block.place, "exec", dont_inherit=True)
+            if not title:
+                terminal.run(Typed(f"python - <<'END OF BLOCK'\n{block.text}END OF BLOCK", [ANY]))
+        case "toml":
+            tomllib.loads(block.text)
+        case "proto":
+            parse_proto(block, folder)
+        case "console":
+            typed = commands(block.text)
+            for command in typed[:-1]:
+                terminal.run(command)
+            terminal.run(typed[-1], status=int(block.attributes.get("exit", "0")))
+        case "sh":
+            for line in filter(None, block.text.splitlines()):
+                check_possible(line)
+        case "text":
+            assert not any(line.startswith(("$ ", ">>> ")) for line in block.text.splitlines()), (
+                "a text block holds no commands: make it a console block"
+            )
+
+
+def parse_proto(block: Block, folder: Path) -> None:
+    """A proto with a title is compiled from the page's folder; one without stands for itself."""
+    name = block.attributes.get("title")
+    if name is None:
+        name = "block.proto"
+        (folder / name).write_text(block.text, encoding="utf-8")
+    file = folder / name
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{file.parent}", f"-I{ROOT / 'protos'}"]
+    done = subprocess.run(
+        [*command, "-o/dev/null", file.name], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def check_possible(line: str) -> None:
+    """Commands of an `sh` block: targets of the Makefile, and installation with extras that there are."""
+    if line.startswith("make "):
+        targets = (ROOT / "Makefile").read_text().splitlines()
+        for target in line.split()[1:]:
+            assert any(rule.startswith(f"{target}:") for rule in targets), f"the Makefile has no {target}"
+        return
+    assert line.startswith(("pip install .", "pip install '.[")), f"an sh block may not hold {line!r}"
+    extras = line.partition("[")[2].rpartition("]")[0]
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(filter(None, extras.split(","))) <= set(known), f"no such extra as in {line!r}"
+
+
+@pytest.mark.parametrize(
+    ("shown", "came", "begins", "holds"),
+    [
+        (["serving on …:… now"], ["serving   on 127.0.0.1:50060 now"], False, True),
+        (["serving on …"], ["serving nowhere"], False, False),
+        (["a", "…", "b"], ["a", "1", "2", "b"], False, True),
+        (["a", "…", "b"], ["a", "b", "c"], False, False),
+        (["a"], ["a", "b"], False, False),
+        (["a"], ["a", "b"], True, True),
+        ([], ["something"], False, False),
+        (["1.5"], ["1x5"], False, False),
+    ],
+)
+def test_output_is_compared_line_by_line(shown: list[str], came: list[str], begins: bool, holds: bool) -> None:
+    assert matches(shown, came, begins=begins) is holds
+
+
+def test_a_command_may_go_over_several_lines() -> None:
+    (typed,) = commands("$ meshkit call \\\n>   a/B\n{}\n")
+    assert typed.command == "meshkit call \\\n  a/B"
+    assert typed.output == ["{}"]
+
+
+@pytest.mark.parametrize("kind", ["", "bash", "shell", "json"])
+def test_a_block_of_no_known_kind_is_refused(kind: str, tmp_path: Path) -> None:
+    block = Block(ROOT / "README.md", 1, kind, {}, "anything\n")
+    with Terminal(tmp_path, tmp_path) as terminal, pytest.raises(AssertionError, match="kind of block"):
+        perform(block, tmp_path, terminal)
+
+
+def test_an_indented_block_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("- a list\n\n  ```python\n  1 / 0\n  ```\n")
+    with pytest.raises(ValueError, match="indented"):
+        read(page)
+
+
+def test_wrong_output_is_noticed(tmp_path: Path) -> None:
+    block = Block(ROOT / "README.md", 1, "console", {}, "$ echo one\ntwo\n")
+    with Terminal(tmp_path, tmp_path) as terminal, pytest.raises(AssertionError, match="the page shows"):
+        perform(block, tmp_path, terminal)
+
+
+def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
+    block = Block(ROOT / "README.md", 1, "console", {}, "$ false\n")
+    with Terminal(tmp_path, tmp_path) as terminal, pytest.raises(AssertionError, match="ended with 1"):
+        perform(block, tmp_path, terminal)
+
+
+def test_pages_with_tests_of_their_own_have_them() -> None:
+    for name, test in OTHERS.items():
+        assert not (ROOT / "docs" / name).exists() or (ROOT / test).exists()
