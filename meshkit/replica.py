@@ -7,7 +7,7 @@ import contextlib
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,10 @@ class Replica:
         except BaseException:
             await self.kill()
             raise
-        self._jobs = [asyncio.create_task(self._repeat(job)) for job in self.kind.definition.jobs]
+        self._jobs = [
+            asyncio.create_task(repeat(getattr(self.service, job.attribute), job, service=self.name))
+            for job in self.kind.definition.jobs
+        ]
         self.health.set(True)
         log.info("serving", service=self.name, instance=self.instance_id, address=self.instance.address)
 
@@ -182,15 +185,35 @@ class Replica:
         await self._open.aclose()
         await self.mesh.close()
 
-    async def _repeat(self, job: Job) -> None:
-        """Runs a background job until it is cancelled. What it raises is logged, and does not end it."""
-        run = getattr(self.service, job.attribute)
-        while True:
-            await asyncio.sleep(job.seconds * random.uniform(1 - job.jitter, 1 + job.jitter))
-            try:
-                await run()
-            except Exception:
-                log.exception("job failed", service=self.name, job=job.attribute)
+
+async def repeat(
+    run: Callable[[], Awaitable[object]],
+    job: Job,
+    *,
+    service: str,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> None:
+    """Runs a background job until it is cancelled. What it raises is logged, and does not end it.
+
+    Args:
+        run: What to run.
+        job: How often.
+        service: Name of the service, for the log.
+        sleep: Waits for seconds.
+        uniform: Random number between two bounds.
+    """
+    task = asyncio.current_task()
+    while True:
+        await sleep(job.seconds * uniform(1 - job.jitter, 1 + job.jitter))
+        try:
+            await run()
+        except asyncio.CancelledError:
+            if task is None or task.cancelling():
+                raise
+            log.exception("job failed", service=service, job=job.attribute)
+        except Exception:
+            log.exception("job failed", service=service, job=job.attribute)
 
 
 def key_ring(config: SharedConfig) -> KeyRing:

@@ -133,6 +133,8 @@ class Child:
             born = time.monotonic()
             self._process = await self._spawn()
             self.starts += 1
+            if self._leaving.is_set():
+                self.signal(signal.SIGTERM)
             self.exit_code = await self._process.wait()
             if self._leaving.is_set() or not self._restarts.enabled:
                 return

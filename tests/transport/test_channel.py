@@ -767,14 +767,11 @@ async def test_a_method_that_no_loaded_contract_knows_is_unimplemented(channel: 
 
 async def test_typed_clients_raise_the_same_class_with_reason_and_details(mesh: Mesh, probe: Any) -> None:
     async def fail(request: Any, call: Any) -> Text:
-        raise NotFound("no such thing", reason="THING_UNKNOWN", thing="x", message="m", self="s")
-
-    async def fail_plainly(request: Any, call: Any) -> Text:
         error = NotFound("no such thing", reason="THING_UNKNOWN")
         error.details.update(thing="x", message="m", reason="r")
         raise error
 
-    probe.behave["Read"] = fail_plainly
+    probe.behave["Read"] = fail
     with pytest.raises(NotFound) as caught:
         await mesh.client(ProbeClient).read(Text())
     assert caught.value.message == "no such thing"

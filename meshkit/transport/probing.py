@@ -1,0 +1,68 @@
+"""Asking an address how it is: the calling side of `grpc.health.v1`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import grpc
+from grpc.aio import AioRpcError
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from meshkit.transport.options import channel_options
+
+SERVING = "SERVING"
+UNREACHABLE = "UNREACHABLE"
+"""Status of an address where nobody answers, or not in the health protocol."""
+
+_MAX_ANSWER = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How an address answered.
+
+    Attributes:
+        status: `SERVING`, `NOT_SERVING`, another status of the health protocol, or `UNREACHABLE`.
+        seconds: How long it took.
+        problem: Why there is no answer, where there is none.
+    """
+
+    status: str
+    seconds: float
+    problem: str = ""
+
+    @property
+    def serves(self) -> bool:
+        """Whether all is well."""
+        return self.status == SERVING
+
+
+async def probe(address: str, *, timeout: float, contract: str = "") -> Probe:
+    """Asks once. Whatever happens is an answer, not an exception.
+
+    Args:
+        address: `host:port`.
+        timeout: Seconds to wait for the answer, connecting included.
+        contract: Full name of a gRPC service to ask about; by default the server as a whole.
+    """
+    begun = time.monotonic()
+    request = health_pb2.HealthCheckRequest(service=contract)
+    async with grpc.aio.insecure_channel(address, options=channel_options(_MAX_ANSWER)) as channel:
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+        except AioRpcError as error:
+            return Probe(UNREACHABLE, time.monotonic() - begun, _problem(error, timeout))
+    name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return Probe(name, time.monotonic() - begun)
+
+
+def _problem(error: AioRpcError, timeout: float) -> str:
+    match error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"no answer within {timeout:g} s"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return "serves gRPC, but not grpc.health.v1"
+    text = error.details() or ""
+    _, last, cause = text.partition("last error: ")
+    return (cause.rpartition(": ")[2] or cause) if last else text or error.code().name

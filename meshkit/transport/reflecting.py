@@ -1,0 +1,127 @@
+"""What a server says of its contracts: the calling side of server reflection (v1alpha, as grpcio serves it)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from grpc.aio import EOF, AioRpcError
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from meshkit.errors import Internal
+from meshkit.transport.options import channel_options
+from meshkit.transport.status import error_from
+
+MAX_FILES = 1000
+"""Proto files that are taken from one server at most."""
+
+_OF_GRPC = ("grpc.health.", "grpc.reflection.")
+
+
+@dataclass(frozen=True, slots=True)
+class Contracts:
+    """The contracts that a server serves, with all the messages they need.
+
+    Attributes:
+        services: Descriptor of each gRPC service by its full name; health and reflection are not among them.
+        pool: Where their messages are found. It is apart from this process's own, so nothing here can clash with
+            it.
+    """
+
+    services: dict[str, ServiceDescriptor]
+    pool: DescriptorPool = field(repr=False)
+
+
+async def reflect(address: str, *, timeout: float, max_message_bytes: int) -> Contracts:
+    """Asks the server at an address what it serves.
+
+    Args:
+        address: `host:port`.
+        timeout: Seconds that all of it may take.
+        max_message_bytes: Largest answer taken, in bytes.
+
+    Raises:
+        MeshError: It does not answer, serves no reflection, or answers with what does not fit together.
+    """
+    async with grpc.aio.insecure_channel(address, options=channel_options(max_message_bytes)) as channel:
+        # grpc leaves the constructor of its own stub without annotations.
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(timeout=timeout)
+        try:
+            return await _Conversation(call, address).contracts()
+        except AioRpcError as error:
+            raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
+        finally:
+            call.cancel()
+
+
+class _Conversation:
+    """Questions and answers of one reflection stream."""
+
+    def __init__(self, call: Any, address: str) -> None:
+        self._call = call
+        self._address = address
+        self._files: dict[str, FileDescriptorProto] = {}
+
+    async def contracts(self) -> Contracts:
+        listed = await self._ask(list_services="")
+        names = [each.name for each in listed.list_services_response.service]
+        described = [name for name in names if not name.startswith(_OF_GRPC) and await self._describe(name)]
+        await self._fetch_imports()
+        pool = self._pool()
+        return Contracts({name: pool.FindServiceByName(name) for name in sorted(described)}, pool)
+
+    async def _describe(self, name: str) -> bool:
+        """Takes the file that declares a service; False where the server lists it without knowing it."""
+        return self._take(await self._ask(file_containing_symbol=name))
+
+    async def _fetch_imports(self) -> None:
+        """Asks for what files import and the server did not send along, as not all servers do."""
+        while missing := self._missing():
+            for name in missing:
+                if not self._take(await self._ask(file_by_filename=name)) or name not in self._files:
+                    raise self._fault(f"does not know the file {name}, which its own files import")
+
+    def _missing(self) -> set[str]:
+        return {name for file in self._files.values() for name in file.dependency}.difference(self._files)
+
+    async def _ask(self, **question: str) -> Any:
+        await self._call.write(reflection_pb2.ServerReflectionRequest(**question))
+        answer = await self._call.read()
+        if answer is EOF:
+            raise self._fault("ended the conversation")
+        return answer
+
+    def _take(self, answer: Any) -> bool:
+        for raw in answer.file_descriptor_response.file_descriptor_proto:
+            try:
+                file = FileDescriptorProto.FromString(raw)
+            except DecodeError:
+                raise self._fault("sent a file that is none") from None
+            self._files.setdefault(file.name, file)
+        if len(self._files) > MAX_FILES:
+            raise self._fault(f"describes its contracts in more than {MAX_FILES} files")
+        return not answer.HasField("error_response")
+
+    def _pool(self) -> DescriptorPool:
+        """Builds the descriptors, imports before what imports them."""
+        pool = DescriptorPool()
+        left = dict(self._files)
+        while left:
+            complete = [name for name, file in left.items() if not left.keys() & set(file.dependency)]
+            if not complete:
+                raise self._fault(f"has files that import each other: {', '.join(sorted(left))}")
+            for name in complete:
+                try:
+                    pool.Add(left.pop(name))  # type: ignore[no-untyped-call]
+                except TypeError as error:
+                    raise self._fault(f"sent a file that does not fit the others: {name}") from error
+        return pool
+
+    def _fault(self, what: str) -> Internal:
+        return Internal(f"reflection at {self._address} {what}", reason="REFLECTION_BROKEN")
