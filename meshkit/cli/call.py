@@ -19,6 +19,7 @@ from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
 from meshkit.errors import MeshError, Unavailable
 from meshkit.instance import SERVICE_NAME, State
+from meshkit.metadata import INSTANCE
 from meshkit.naming import service_name
 
 if TYPE_CHECKING:
@@ -63,20 +64,29 @@ def call(
     ],
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[JSON]...", help="The request; several for a stream of them; - for standard input."),
+        typer.Argument(
+            metavar="[JSON]...", help="The request; several for a stream of them; - for standard input."
+        ),
     ] = None,
     source: Annotated[
-        str, typer.Option("--data", "-d", metavar="JSON|@FILE|-", help="The request: as text, in a file, or from stdin.")
+        str,
+        typer.Option(
+            "--data", "-d", metavar="JSON|@FILE|-", help="The request: as text, in a file, or from stdin."
+        ),
     ] = "",
     tenant: Annotated[str, typer.Option(help="For which tenant; CU_TENANT by default.")] = "",
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that the call may take.")] = None,
     criticality: Annotated[Criticality | None, typer.Option(help="How much the call matters.")] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Further metadata; repeatable.")
+        list[str] | None,
+        typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Further metadata; repeatable."),
     ] = None,
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name under which to call.")] = "",
     service: Annotated[
-        str, typer.Option(metavar="NAME", help="Who serves it, where that does not follow from the contract's name.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Who serves it, where that does not follow from the contract's name."
+        ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (as calls do anyway).")] = False,
     compact: Annotated[bool, typer.Option("--compact", help="Print a message a line.")] = False,
@@ -163,6 +173,7 @@ async def _contracts(mesh: Mesh, service: str, timeout: float | None) -> Contrac
     failure: MeshError = Unavailable(
         f"no instance of {service} serves, says {mesh.registry}", reason="NO_INSTANCE", service=service
     )
+    told_to_wait = False
     try:
         async with asyncio.timeout(seconds), aclosing(mesh.registry.watch(service)) as snapshots:
             async for snapshot in snapshots:
@@ -177,7 +188,9 @@ async def _contracts(mesh: Mesh, service: str, timeout: float | None) -> Contrac
                         failure = error
                 if not isinstance(failure, Unavailable):
                     break
-                note(f"waiting up to {seconds:g} s for an instance of {service} …")
+                if not told_to_wait:
+                    note(f"waiting up to {seconds:g} s for an instance of {service} …")
+                    told_to_wait = True
     except TimeoutError:
         pass
     raise failure
@@ -195,7 +208,9 @@ def find_method(target: Target, contracts: Contracts) -> MethodDescriptor:
         there = f"it serves {', '.join(services)}"
         raise _wrong(f"{target.service} does not serve {target.contract}{near}\n  {there}")
     searched = [services[target.contract]] if target.contract else list(services.values())
-    found = [each.methods_by_name[target.method] for each in searched if target.method in each.methods_by_name]
+    found = [
+        each.methods_by_name[target.method] for each in searched if target.method in each.methods_by_name
+    ]
     if len(found) == 1:
         return found[0]
     if found:
@@ -276,7 +291,7 @@ class _Calling:
         else:
             ask = invoker.stream_unary if method.client_streaming else invoker.unary_unary
             self._print(await ask(method, request, options))
-            self._tell(options["trailers"].get("x-cu-instance"), "answered")
+            self._tell(options["trailers"].get(INSTANCE), "answered")
 
     def _invoker(self) -> Invoker:
         """What carries calls of typed clients carries this one too: a client class of this contract is made for it."""

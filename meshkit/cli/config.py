@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshkit.cli.loading import load_object
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _config_class(target: str | None) -> type[SharedConfig]:
 
     if target is None:
         return SharedConfig
-    found = _import(target)
+    found = load_object(target)
     if isinstance(found, type) and issubclass(found, SharedConfig):
         return found
     ask: Callable[[], type[SharedConfig]] | None = getattr(found, "config_class", None)
@@ -102,18 +101,3 @@ def _config_class(target: str | None) -> type[SharedConfig]:
         return ask()
     except TypeError as error:
         raise Failure(str(error), code=ExitCode.USAGE) from None
-
-
-def _import(target: str) -> object:
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise Failure(f"{target!r} is not module:Class, such as greeter:Greeter", code=ExitCode.USAGE)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules of the working folder, as `python -m` finds them
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        what = f"there is no module {error.name} (looked up for {target})"
-        raise Failure(what, code=ExitCode.USAGE) from None
-    except AttributeError:
-        raise Failure(f"the module {module} has no {name}", code=ExitCode.USAGE) from None

@@ -184,16 +184,15 @@ def _strangers(value: Any, kind: Descriptor, path: str) -> Iterator[str]:
             has = f"it has {', '.join(names)}" if names else "it has no fields"
             yield f"{place}: {kind.name} has no such field{did_you_mean(name, names)}\n  {has}"
         elif field is not None and field.message_type is not None:
-            yield from _strangers_within(inner, field, place)
+            yield from _strangers_within(inner, field, field.message_type, place)
 
 
-def _strangers_within(value: Any, field: FieldDescriptor, place: str) -> Iterator[str]:
-    kind = field.message_type
+def _strangers_within(value: Any, field: FieldDescriptor, kind: Descriptor, place: str) -> Iterator[str]:
     if kind.GetOptions().map_entry:
-        kind = kind.fields_by_name["value"].message_type
-        if kind is not None and isinstance(value, Mapping):
+        of_values = kind.fields_by_name["value"].message_type
+        if of_values is not None and isinstance(value, Mapping):
             for key, inner in value.items():
-                yield from _strangers(inner, kind, f"{place}[{key!r}]")
+                yield from _strangers(inner, of_values, f"{place}[{key!r}]")
     elif field.is_repeated and isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _strangers(inner, kind, f"{place}[{index}]")

@@ -68,7 +68,9 @@ def _import(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         absent = error.name or module
         if f"{module}.".startswith(f"{absent}."):
-            raise _wrong(f"there is no module {absent} (looked up for {module}, also in {Path.cwd()})") from None
+            raise _wrong(
+                f"there is no module {absent} (looked up for {module}, also in {Path.cwd()})"
+            ) from None
         raise _wrong(f"{module} imports {absent}, which is not installed or not found") from None
     except TypeError as error:
         if not _is_binding_fault(error):
@@ -86,7 +88,9 @@ def _is_binding_fault(error: TypeError) -> bool:
 
 def _services_of(module: ModuleType) -> list[str]:
     return [
-        name for name, found in vars(module).items() if isinstance(found, type) and "definition" in vars(found)
+        name
+        for name, found in vars(module).items()
+        if isinstance(found, type) and "definition" in vars(found)
     ]
 
 

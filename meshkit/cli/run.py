@@ -14,6 +14,9 @@ def run(
     services: Annotated[
         list[str], typer.Argument(metavar="MODULE:CLASS...", help="Services, such as greeter:Greeter.")
     ],
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="Also drain when standard input is closed.")
+    ] = False,
 ) -> None:
     """Runs services in this process until SIGTERM or Ctrl-C, each on a port of its own.
 
@@ -28,4 +31,4 @@ def run(
         runtime = Runtime(*kinds)
     except ValueError as error:
         raise Failure(str(error), code=ExitCode.USAGE) from None
-    raise typer.Exit(runtime.run())
+    raise typer.Exit(runtime.run(with_parent=with_parent))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc.aio import AioRpcError
@@ -50,7 +51,8 @@ async def probe(address: str, *, timeout: float, contract: str = "") -> Probe:
     request = health_pb2.HealthCheckRequest(service=contract)
     async with grpc.aio.insecure_channel(address, options=channel_options(_MAX_ANSWER)) as channel:
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(request, timeout=timeout)
         except AioRpcError as error:
             return Probe(UNREACHABLE, time.monotonic() - begun, _problem(error, timeout))
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

@@ -49,9 +49,8 @@ async def reflect(address: str, *, timeout: float, max_message_bytes: int) -> Co
         MeshError: It does not answer, serves no reflection, or answers with what does not fit together.
     """
     async with grpc.aio.insecure_channel(address, options=channel_options(max_message_bytes)) as channel:
-        # grpc leaves the constructor of its own stub without annotations.
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        call = stub.ServerReflectionInfo(timeout=timeout)
+        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for blocking channels only
+        call = make_stub(channel).ServerReflectionInfo(timeout=timeout)
         try:
             return await _Conversation(call, address).contracts()
         except AioRpcError as error:
@@ -90,7 +89,7 @@ class _Conversation:
     def _missing(self) -> set[str]:
         return {name for file in self._files.values() for name in file.dependency}.difference(self._files)
 
-    async def _ask(self, **question: str) -> Any:
+    async def _ask(self, **question: Any) -> Any:
         await self._call.write(reflection_pb2.ServerReflectionRequest(**question))
         answer = await self._call.read()
         if answer is EOF:
@@ -118,7 +117,7 @@ class _Conversation:
                 raise self._fault(f"has files that import each other: {', '.join(sorted(left))}")
             for name in complete:
                 try:
-                    pool.Add(left.pop(name))  # type: ignore[no-untyped-call]
+                    pool.Add(left.pop(name))
                 except TypeError as error:
                     raise self._fault(f"sent a file that does not fit the others: {name}") from error
         return pool

@@ -2,8 +2,9 @@
 
 A line that begins with `$ ` is typed, with the lines after it that begin with `> `; the lines up to the next `$ ` are
 its output, on both streams. A command that ends in `&` goes on in the background: the lines below it are how its
-output begins, and what follows waits for them. All blocks of a page are typed into one shell, so `cd`, variables and
-`kill %2` mean what they say. At the end of the page whatever still runs is ended.
+output begins, and what follows waits for them; below `$ wait %3` stands what the third of them has put out since. All
+blocks of a page are typed into one shell, so `cd`, variables and `kill %2` mean what they say. At the end of the page
+whatever still runs is ended.
 """
 
 from __future__ import annotations
@@ -58,17 +59,28 @@ def commands(text: str) -> list[Typed]:
     return found
 
 
-def matches(shown: Sequence[str], came: Sequence[str], *, begins: bool = False) -> bool:
+def matches(shown: Sequence[str], came: Sequence[str]) -> bool:
     """Whether output is what a page shows.
 
     Args:
         shown: Lines of the page, with their `…`.
         came: Lines of the output.
-        begins: Whether more may come.
     """
-    pattern = "".join(_pattern(line) for line in _trimmed(shown))
-    text = "".join(f"{' '.join(line.split())}\n" for line in (came if begins else _trimmed(came)))
-    return re.match(pattern, text) is not None if begins else re.fullmatch(pattern, text) is not None
+    return re.fullmatch(_text_pattern(shown), _text(_trimmed(came))) is not None
+
+
+def beginning(shown: Sequence[str], came: Sequence[str]) -> int | None:
+    """How many lines of the output are what a page shows of its beginning; None where it begins otherwise."""
+    found = re.match(_text_pattern(shown), _text(came))
+    return None if found is None else found[0].count("\n")
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{' '.join(line.split())}\n" for line in lines)
+
+
+def _text_pattern(lines: Sequence[str]) -> str:
+    return "".join(_pattern(line) for line in _trimmed(lines))
 
 
 def _trimmed(lines: Sequence[str]) -> list[str]:
@@ -96,6 +108,7 @@ class Terminal:
     def __init__(self, folder: Path, home: Path) -> None:
         self._home = home
         self._count = 0
+        self._behind: list[tuple[Path, int]] = []
         environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(home),
@@ -138,12 +151,16 @@ class Terminal:
         output = self._home / f".output-{self._count}"
         if typed.stays:
             self._say(f"{typed.command[:-1]} > '{output}' 2>&1 < /dev/null &")
-            shown = [*typed.output]
-            came = _wait_for(lambda: _lines(output), lambda lines: matches(shown, lines, begins=True))
-            assert matches(shown, came, begins=True), _difference(typed, came)
+            came = _wait_for(lambda: _lines(output), lambda lines: beginning(typed.output, lines) is not None)
+            told = beginning(typed.output, came)
+            assert told is not None, _difference(typed, came)
+            self._behind.append((output, told))
             return
         ended = self._say(f"{{ {typed.command}\n}} > '{output}' 2>&1 < /dev/null")
         came = _lines(output)
+        if waited := re.fullmatch(r"wait %(\d+)", typed.command):
+            file, told = self._behind[int(waited[1]) - 1]
+            came = [*_lines(file)[told:], *came]
         assert ended == status, f"$ {typed.command}\nended with {ended}, not {status}:\n" + "\n".join(came)
         assert matches(typed.output, came), _difference(typed, came)
 

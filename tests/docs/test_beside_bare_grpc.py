@@ -60,25 +60,31 @@ class Fragile(CUService, contract=CONTRACT):
 
 
 class BareGreeter(bare.GreeterServiceServicer):
+    address: str
+    started: asyncio.Event
+    go_on: asyncio.Event
+
     async def Greet(self, request: pb.GreetRequest, context: Any) -> pb.GreetResponse:  # noqa: N802
         match request.name:
             case "leak":
                 raise ValueError("password=hunter2")
+            case "slow":
+                self.started.set()
+                await self.go_on.wait()
             case "relay":
-                async with grpc.aio.insecure_channel(request.name and BareGreeter.address) as channel:
+                async with grpc.aio.insecure_channel(self.address) as channel:
                     return await bare.GreeterServiceStub(channel).Greet(pb.GreetRequest(name="left"))
             case "left":
                 return pb.GreetResponse(text=str(context.time_remaining()))
         return pb.GreetResponse(text=f"Hello {request.name}")
 
-    address = ""
-
 
 @asynccontextmanager
 async def bare_server() -> AsyncIterator[str]:
     server = grpc.aio.server()
-    bare.add_GreeterServiceServicer_to_server(BareGreeter(), server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    servicer = BareGreeter()
+    bare.add_GreeterServiceServicer_to_server(servicer, server)
+    address = servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
         yield address
@@ -150,6 +156,25 @@ async def test_the_mesh_loses_no_call_when_an_instance_dies() -> None:
         assert victim not in answered
 
 
+async def test_a_stopping_bare_server_takes_no_call_from_the_first_moment() -> None:
+    server, servicer = grpc.aio.server(), BareGreeter()
+    servicer.started, servicer.go_on = asyncio.Event(), asyncio.Event()
+    bare.add_GreeterServiceServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel, grpc.aio.insecure_channel(address) as other:
+        slow = bare.GreeterServiceStub(channel).Greet(pb.GreetRequest(name="slow"))
+        await servicer.started.wait()
+        stopping = asyncio.create_task(server.stop(10))
+        await asyncio.sleep(0)  # the stop begins
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await bare.GreeterServiceStub(other).Greet(pb.GreetRequest(name="Ada"))
+        servicer.go_on.set()
+        assert (await slow).text == "Hello slow"
+        await stopping
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_a_draining_instance_finishes_what_it_began() -> None:
     local = LocalMesh(Fragile, replicas=2)
     async with local as mesh:
@@ -180,7 +205,6 @@ async def test_a_draining_instance_finishes_what_it_began() -> None:
 
 async def test_a_bare_deadline_stays_behind() -> None:
     async with bare_server() as address, grpc.aio.insecure_channel(address) as channel:
-        BareGreeter.address = address
         reply = await bare.GreeterServiceStub(channel).Greet(pb.GreetRequest(name="relay"), timeout=3)
     assert reply.text == "None"
 
@@ -217,12 +241,29 @@ async def test_an_error_arrives_as_the_class_that_was_raised() -> None:
     assert (caught.value.reason, caught.value.details) == ("PERSON_UNKNOWN", {"name": "nobody"})
 
 
+async def test_a_bare_call_to_nobody_fails_to_connect() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await server.stop(0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="failed to connect"):
+            await bare.GreeterServiceStub(channel).Greet(pb.GreetRequest(name="Ada"), timeout=5)
+
+
 async def test_no_instance_is_unavailable_that_names_service_and_registry() -> None:
     registry = MemoryRegistry()
     async with Mesh(SharedConfig(project_secret="s" * 32), registry) as mesh:
         with pytest.raises(Unavailable, match="no instance of greeter") as caught:
             await mesh.client(GreeterClient).greet(pb.GreetRequest(name="Ada"), timeout=0.2)
     assert caught.value.details["registry"] == str(registry)
+
+
+async def test_a_bare_service_that_does_not_fit_its_contract_fails_when_called() -> None:
+    async with bare_server() as address, grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await bare.GreeterServiceStub(channel).GreetMany(pb.GreetManyRequest(name="Ada")).read()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_service_that_does_not_fit_its_contract_fails_at_import() -> None:

@@ -76,6 +76,14 @@ def test_commands_that_the_prose_names_exist(path: Path) -> None:
             assert match[1] in VERBS, f"{path.name}:{line}: there is no `meshkit {match[1]}`"
 
 
+def test_tests_that_the_readme_s_table_names_exist() -> None:
+    tests = (ROOT / "tests/docs/test_beside_bare_grpc.py").read_text()
+    named = [word for _, word in read(ROOT / "README.md").code if word.startswith("test_")]
+    assert named
+    for name in named:
+        assert f"def {name}(" in tests, name
+
+
 def test_the_navigation_holds_every_page() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     listed = [page for entry in site["nav"] for page in entry.values()]

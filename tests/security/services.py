@@ -38,7 +38,7 @@ class Echo(CUService, contract=CONTRACT, name="echo", port=50991):
 
     @rpc(permission="echo:greet")
     async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
-        if request.name == "break":
+        if request.name.startswith("break"):
             raise RuntimeError("a cause that stays inside")
         return pb.GreetResponse(text=seen(call))
 

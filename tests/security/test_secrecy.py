@@ -23,14 +23,18 @@ ME = Handmade("echo")
 
 
 @contextmanager
-def everything_logged(monkeypatch: pytest.MonkeyPatch, *, json: bool) -> Iterator[io.StringIO]:
-    """All that is written to the log, as a program that serves sets it up."""
+def everything_logged(monkeypatch: pytest.MonkeyPatch, style: str) -> Iterator[io.StringIO]:
+    """All that is written to the log, as a program that serves sets it up, or where nobody did."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = list(root.handlers), root.level
     written = io.StringIO()
-    monkeypatch.setattr("sys.stderr", written)
+    for stream in ("sys.stderr", "sys.stdout"):
+        monkeypatch.setattr(stream, written)
     try:
-        logs.configure("DEBUG", json=json)
+        if style == "default":
+            structlog.reset_defaults()
+        else:
+            logs.configure("DEBUG", json=style == "json")
         root.addHandler(logging.StreamHandler(written))
         root.setLevel(logging.DEBUG)
         yield written
@@ -63,14 +67,12 @@ def wrong_calls() -> list[Headers]:
 
 
 def secrets_of(headers: Headers) -> set[str]:
-    found = set()
+    """Claims and signatures of tokens, signatures of proofs; as short as a log may have cut them."""
+    parts = [value.rpartition("sig=")[2] for key, value in headers if key == "x-cu-proof"]
     for key, value in headers:
         if key in ("authorization", "x-cu-subject"):
-            found.add(value.removeprefix("Bearer ").rpartition(".")[2])
-            found.add(value.removeprefix("Bearer ").rpartition(".")[0])
-        if key == "x-cu-proof":
-            found.add(value.rpartition("sig=")[2])
-    return {text for text in found if len(text) > 20}
+            parts += value.split(".")[1:]
+    return {part[:20] for part in parts if len(part) > 20}
 
 
 def keys() -> set[str]:
@@ -82,16 +84,19 @@ def keys() -> set[str]:
     return made
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-async def test_nothing_secret_gets_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
-) -> None:
+LOCALS = pytest.mark.xfail(strict=True, reason="the log shows the local variables of a traceback's frames")
+
+
+@pytest.mark.parametrize(
+    "style", ["text", pytest.param("json", marks=LOCALS), pytest.param("default", marks=LOCALS)]
+)
+async def test_nothing_secret_gets_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str) -> None:
     said: list[str] = []
-    canaries = keys()
+    canaries = keys() | {"Hopper", "Bearer eyJ"}
     path = tmp_path / "keys.toml"
     row = f'[[key]]\nproject = "shop"\nkid = "s1"\nsecret = "{OTHER.secret}"\n'
     path.write_text(row)
-    with everything_logged(monkeypatch, json=as_json) as written:
+    with everything_logged(monkeypatch, style) as written:
         local = LocalMesh(Front, Echo, settings={**SETTINGS, "project_keys_file": path}, tenant="acme")
         async with local as mesh:
             (echo,) = (each for each in local.instances if each.startswith("echo-"))
@@ -103,15 +108,15 @@ async def test_nothing_secret_gets_out(
                 outcome = await call(instance.address, GREET, BODY, headers)
                 assert outcome.code != "OK"
                 said.append(json.dumps([outcome.message, outcome.facts, repr(outcome.trailers)]))
-            broken = pb.GreetRequest(name="break")
+            broken = pb.GreetRequest(name="break, Grace Hopper")
             for service, tenant in (("echo", "acme"), ("front", "acme"), ("echo", "other")):
                 client = mesh.client(GreeterClient, service=service, permissions=("front:*", "echo:*"))
                 try:
                     await client.greet(broken, tenant=tenant)
                 except MeshError as error:
                     said.append(f"{error} {error!r} {error.details}")
-            canaries |= {minted.text for minted in mesh.tokens._kept.values()}
-            canaries |= {minted.text.rpartition(".")[2] for minted in mesh.tokens._kept.values()}
+            for minted in mesh.tokens._kept.values():
+                canaries |= secrets_of([("authorization", minted.text)])
             said.append(repr([mesh, mesh.tokens, mesh.config, instance, local.service(echo)]))
     assert "a cause that stays inside" in written.getvalue()
     assert "a cause that stays inside" not in "".join(said)

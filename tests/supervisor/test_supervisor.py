@@ -22,7 +22,7 @@ def program(code: str, service: str = "echo") -> Program:
     return Program(service, (sys.executable, "-c", code), {"PATH": os.defpath, "SHOWN": "not-on-the-command-line"})
 
 
-async def until(met: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(met: Callable[[], bool], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not met():
             await asyncio.sleep(0.01)

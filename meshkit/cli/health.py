@@ -1,0 +1,133 @@
+"""`meshkit health`: whether instances serve, asked of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshkit.cli.finding import by_age, configured_registry, require_known, services_of, snapshots_of
+from meshkit.cli.output import ExitCode, Failure, say, show_json, show_table
+from meshkit.instance import SERVICE_NAME
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from meshkit.instance import Instance
+    from meshkit.transport.probing import Probe
+
+AT_ONCE = 32
+"""Instances that are asked at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of one check."""
+
+    service: str
+    instance: str
+    address: str
+    probe: Probe
+
+
+def health(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SERVICE|HOST:PORT]", help="One service, or one address; by default everything."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that each instance has to answer.")
+    ] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Asks instances whether they serve (grpc.health.v1). Exits with 0 only if there are some and all of them do.
+
+    An address is asked without the registry and without settings, as a container's HEALTHCHECK wants it:
+    meshkit health localhost:50051
+    """
+    checked = asyncio.run(_check(target, timeout))
+    _show(checked, as_json=as_json, table=target is None or ":" not in target)
+    if not all(each.probe.serves for each in checked):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+async def _check(target: str | None, timeout: float) -> list[Checked]:
+    """Asks everybody who is meant.
+
+    Raises:
+        Failure: That is nobody.
+    """
+    from meshkit.transport.probing import probe
+
+    if target is not None and ":" in target:
+        _require_address(target)
+        return [Checked("", "", target, await probe(target, timeout=timeout))]
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def check(instance: Instance) -> Checked:
+        async with turn:
+            found = await probe(instance.address, timeout=timeout)
+        return Checked(instance.service, instance.instance_id, instance.address, found)
+
+    return await asyncio.gather(*(check(instance) for instance in await _instances(target)))
+
+
+async def _instances(service: str | None) -> list[Instance]:
+    if service is not None and not SERVICE_NAME.fullmatch(service):
+        raise Failure(f"{service!r} is neither a service nor host:port", code=ExitCode.USAGE)
+    async with configured_registry() as registry:
+        known = await services_of(registry)
+        if service is not None:
+            require_known(service, known, registry)
+        snapshots = await snapshots_of(registry, known if service is None else [service])
+        found = [instance for name in sorted(snapshots) for instance in by_age(snapshots[name])]
+        if not found:
+            whom = f"instance of {service}" if service is not None else "instance of any service"
+            raise Failure(f"there is no {whom} in {registry}")
+        return found
+
+
+def _require_address(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Failure(f"{text!r} is not host:port", code=ExitCode.USAGE)
+
+
+def _show(checked: Sequence[Checked], *, as_json: bool, table: bool) -> None:
+    if as_json:
+        show_json([_as_json(each) for each in checked])
+    elif table:
+        rows = [
+            (each.service, each.instance, each.address, _status(each.probe), _remark(each.probe))
+            for each in checked
+        ]
+        show_table(("service", "instance", "address", "health", ""), rows)
+    else:
+        for each in checked:
+            say(f"{each.address} {each.probe.status} ({_remark(each.probe)})")
+
+
+def _status(probe: Probe) -> Text:
+    from rich.text import Text
+
+    return Text(probe.status, style="green" if probe.serves else "red")
+
+
+def _remark(probe: Probe) -> str:
+    return probe.problem or f"{probe.seconds * 1000:.0f} ms"
+
+
+def _as_json(checked: Checked) -> dict[str, object]:
+    return {
+        "service": checked.service,
+        "instance": checked.instance,
+        "address": checked.address,
+        "health": checked.probe.status,
+        "problem": checked.probe.problem,
+        "seconds": round(checked.probe.seconds, 4),
+    }
