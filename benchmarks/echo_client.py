@@ -31,6 +31,7 @@ class Targets:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._addresses = options["bare"]
+        self._replicas = options["replicas"]
         settings = {"state_dir": Path(options["state"]), "registry_url": options["registry"], "tenant": "bench"}
         self.mesh = PeelableMesh(SharedConfig(**settings))
         self._open: dict[tuple[str, ...], Greet] = {}
@@ -53,8 +54,9 @@ class Targets:
         channel = self.mesh.channel(service)
         client = self.mesh.client(GreeterClient, service=service)
         self.mesh.left_out = ""
-        while len([endpoint for endpoint in self.mesh.pool(service).endpoints.values() if endpoint.usable]) < 3:
-            await self.mesh.pool(service).changed()
+        pool = self.mesh.pool(service)
+        while sum(endpoint.usable for endpoint in pool.endpoints.values()) < self._replicas:
+            await pool.changed()
         if kind == "client":
             return lambda: client.greet(REQUEST)
         stub = stubs.GreeterServiceStub(channel)

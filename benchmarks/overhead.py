@@ -148,7 +148,8 @@ class Lab:
         ]
         addresses = [process.read()["address"] for process in self._bare]
         self.layers: list[str] = [process.read()["layers"] for process in self._mesh][0]
-        self._client = Process("echo_client.py", {**common, "core": client_core, "bare": addresses})
+        client = {**common, "core": client_core, "bare": addresses, "replicas": REPLICAS}
+        self._client = Process("echo_client.py", client)
 
     def burst(self, target: Target, concurrency: int, seconds: float) -> Burst:
         order = {**vars(target), "concurrency": concurrency, "seconds": seconds}

@@ -110,6 +110,7 @@ class EndpointPool:
         policy: How to choose among them.
         registry: What to call the registry when there is no instance.
         grace: Seconds that calls under way have when an instance has left.
+        rewatch_s: Seconds before a watch that failed begins anew.
     """
 
     service: str
@@ -118,6 +119,7 @@ class EndpointPool:
     policy: Policy
     registry: str
     grace: float = 30.0
+    rewatch_s: float = 1.0
     endpoints: dict[str, Endpoint] = field(default_factory=dict, init=False)
     _waiters: set[asyncio.Future[None]] = field(default_factory=set, init=False)
     _watching: asyncio.Task[None] | None = field(default=None, init=False)
@@ -225,7 +227,7 @@ class EndpointPool:
                 return
             except Exception:
                 log.exception("the watch of a service failed and begins anew", target=self.service)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.rewatch_s)
 
     def _apply(self, instances: dict[str, Instance]) -> None:
         for instance_id, endpoint in list(self.endpoints.items()):

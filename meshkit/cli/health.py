@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshkit.cli.finding import by_age, configured_registry, require_known, services_of, snapshots_of
-from meshkit.cli.output import ExitCode, Failure, say, show_json, show_table
+from meshkit.cli.output import ExitCode, Failure, say, show_json
+from meshkit.cli.tables import show, table_of
 from meshkit.instance import SERVICE_NAME
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _show(checked: Sequence[Checked], *, as_json: bool, table: bool) -> None:
             (each.service, each.instance, each.address, _status(each.probe), _remark(each.probe))
             for each in checked
         ]
-        show_table(("service", "instance", "address", "health", ""), rows)
+        show(table_of(("service", "instance", "address", "health", ""), rows))
     else:
         for each in checked:
             say(f"{each.address} {each.probe.status} ({_remark(each.probe)})")

@@ -17,6 +17,7 @@ import typer
 from meshkit.cli.finding import by_age, configured_registry, require_known, services_of, snapshots_of
 from meshkit.cli.output import Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
+from meshkit.cli.tables import show, table_of
 from meshkit.errors import MeshError
 from meshkit.instance import SERVICE_NAME, State
 
@@ -31,6 +32,9 @@ COLUMNS = ("service", "instance", "address", "state", "zone", "version", "weight
 
 NEW_SERVICES_S = 1.0
 """Seconds between two looks for services that were not there before."""
+
+_SILENT = {"zone": "", "version": "0.0.0", "weight": "1"}
+"""What the settings say of an instance where nobody says otherwise."""
 
 _STYLES = {State.SERVING: "green", State.STARTING: "yellow", State.DRAINING: "yellow"}
 
@@ -64,7 +68,7 @@ async def _once(name: str | None, *, as_json: bool) -> None:
         if as_json:
             show_json(as_object(registry, snapshots))
         elif snapshots:
-            _print(drawn(snapshots))
+            show(drawn(snapshots))
         else:
             note(f"no services in {registry}; start one with `meshkit run module:Class`")
 
@@ -184,23 +188,18 @@ class Board:
 
 
 def drawn(snapshots: Mapping[str, Snapshot]) -> RenderableType:
-    """Draws a table, a line an instance."""
-    from rich import box
-    from rich.table import Table
+    """Draws a table, a line an instance. Columns that would say nothing (no zones, equal weights) are left out."""
     from rich.text import Text
 
     if not snapshots:
         return Text("no services yet", style="dim")
     rows = [row for name in sorted(snapshots) for row in _rows(snapshots[name])]
     shown = [
-        place for place, title in enumerate(COLUMNS) if title != "zone" or any(row[place] for row in rows)
+        place
+        for place, title in enumerate(COLUMNS)
+        if title not in _SILENT or any(row[place].plain not in ("", _SILENT[title]) for row in rows)
     ]
-    table = Table(box=box.SIMPLE_HEAD)
-    for place in shown:
-        table.add_column(COLUMNS[place], no_wrap=COLUMNS[place] in ("instance", "address"), overflow="fold")
-    for row in rows:
-        table.add_row(*(row[place] for place in shown))
-    return table
+    return table_of([COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows])
 
 
 def lines(snapshot: Snapshot, moment: datetime) -> list[str]:
@@ -255,12 +254,12 @@ def _cells(instance: Instance) -> Sequence[str]:
         instance.zone,
         instance.version,
         f"{instance.weight:g}",
-        f"{_local(instance.started_at):%Y-%m-%d %H:%M:%S}" if instance.started_at else "",
+        _clock(instance.started_at) if instance.started_at else "",
     )
 
 
 def _stale(snapshot: Snapshot) -> str:
-    return f"(as of {_local(snapshot.stale_since or 0):%H:%M:%S}: the registry cannot be read)"
+    return f"stale since {_clock(snapshot.stale_since or 0)}"
 
 
 def _fields(instance: Instance) -> dict[str, object]:
@@ -278,6 +277,12 @@ def _fields(instance: Instance) -> dict[str, object]:
     }
 
 
+def _clock(seconds: float) -> str:
+    moment = _local(seconds)
+    today = moment.date() == datetime.now(UTC).astimezone().date()
+    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M}"
+
+
 def _local(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).astimezone()
 
@@ -286,9 +291,3 @@ def _iso(seconds: float | None) -> str | None:
     return (
         None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     )
-
-
-def _print(what: RenderableType) -> None:
-    from rich.console import Console
-
-    Console().print(what)

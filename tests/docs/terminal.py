@@ -23,6 +23,9 @@ from types import TracebackType
 
 ANY = "…"
 
+_OBITUARY = re.compile(r"bash: line \d+: +\d+ (Killed|Terminated)")
+"""How the shell says that a program in the background was ended; a page need not show it."""
+
 _SECONDS = 90.0
 """How long a command may take, and a program in the background to say what it is to say."""
 
@@ -157,7 +160,7 @@ class Terminal:
             self._behind.append((output, told))
             return
         ended = self._say(f"{{ {typed.command}\n}} > '{output}' 2>&1 < /dev/null")
-        came = _lines(output)
+        came = [line for line in _lines(output) if not _OBITUARY.match(line)]
         if waited := re.fullmatch(r"wait %(\d+)", typed.command):
             file, told = self._behind[int(waited[1]) - 1]
             came = [*_lines(file)[told:], *came]

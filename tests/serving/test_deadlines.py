@@ -204,7 +204,7 @@ async def test_a_stream_ends_at_its_age() -> None:
         await aging(0.01)(handler)(exchange(Deadline()))
     assert caught.value.reason == "STREAM_AGED"
 
-    local = LocalMesh(Probe, settings={"stream_max_age_s": 1.0})
+    local = LocalMesh(Probe, settings={"stream_max_age_s": 0.1})
     async with local as mesh:
         probe = service(local, "probe")
         probe.behave["Follow"] = endless
