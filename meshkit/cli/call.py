@@ -171,7 +171,9 @@ async def _contracts(mesh: Mesh, service: str, timeout: float | None) -> Contrac
     require_known(service, await services_of(mesh.registry), mesh.registry)
     seconds = timeout if timeout is not None else mesh.config.default_timeout_s
     failure: MeshError = Unavailable(
-        f"no instance of {service} serves, says {mesh.registry}", reason="NO_INSTANCE", service=service
+        f"no instance of {service} was found serving within {seconds:g} s in {mesh.registry}",
+        reason="NO_INSTANCE",
+        service=service,
     )
     told_to_wait = False
     try:

@@ -33,6 +33,14 @@ STDIN = "-"
 _FIELD = re.compile(r"^Failed to parse (\w+) field: ")
 _PLACE = re.compile(r" at [\w.\[\]]+\.*$")
 
+_PLAINER = (
+    (re.compile(r"^expected string or bytes-like object, got '(\w+)'$"), r"this is to be a string, not \1"),
+    (re.compile(r"^invalid literal for int\(\) with base 10: (.*)$"), r"\1 is no whole number"),
+    (re.compile(r"^repeated field \w+ must be in \[\] which is (.*)$"), r"this is to be a list, not \1"),
+    (re.compile(r"^Invalid enum value (.*) for enum type (.*)$"), r"\1 is no value of the enum \2"),
+)
+"""What Python and json_format say of a wrong value, in words for people who typed JSON."""
+
 
 def parse(text: str, kind: Descriptor, pool: DescriptorPool, place: str = "") -> Message:
     """Makes a message of a JSON document.
@@ -212,6 +220,8 @@ def _plain(text: str) -> str:
         path.append(found[1])
         text = text[found.end() :]
     text = _PLACE.sub("", text.rstrip(".")).rstrip(".")
+    for theirs, ours in _PLAINER:
+        text = theirs.sub(ours, text)
     return f"{'.'.join(path)}: {text}" if path else text
 
 

@@ -17,7 +17,7 @@ import typer
 from meshkit.cli.finding import by_age, configured_registry, require_known, services_of, snapshots_of
 from meshkit.cli.output import Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
-from meshkit.cli.tables import show, table_of
+from meshkit.cli.tables import console, show, table_of
 from meshkit.errors import MeshError
 from meshkit.instance import SERVICE_NAME, State
 
@@ -35,6 +35,9 @@ NEW_SERVICES_S = 1.0
 
 _SILENT = {"zone": "", "version": "0.0.0", "weight": "1"}
 """What the settings say of an instance where nobody says otherwise."""
+
+_EXPENDABLE = ("weight", "up since", "version", "zone")
+"""Columns that a narrow terminal does without, the first of them first."""
 
 _STYLES = {State.SERVING: "green", State.STARTING: "yellow", State.DRAINING: "yellow"}
 
@@ -137,7 +140,9 @@ class Board:
         """Keeps a table on the terminal."""
         from rich.live import Live
 
-        with Live(drawn(self.snapshots), auto_refresh=False, vertical_overflow="visible") as live:
+        with Live(
+            drawn(self.snapshots), console=console(), auto_refresh=False, vertical_overflow="visible"
+        ) as live:
             async for _ in self._changes():
                 live.update(drawn(self.snapshots), refresh=True)
 
@@ -199,7 +204,11 @@ def drawn(snapshots: Mapping[str, Snapshot]) -> RenderableType:
         for place, title in enumerate(COLUMNS)
         if title not in _SILENT or any(row[place].plain not in ("", _SILENT[title]) for row in rows)
     ]
-    return table_of([COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows])
+    return table_of(
+        [COLUMNS[place] for place in shown],
+        [[row[place] for place in shown] for row in rows],
+        expendable=_EXPENDABLE,
+    )
 
 
 def lines(snapshot: Snapshot, moment: datetime) -> list[str]:

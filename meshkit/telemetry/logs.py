@@ -6,34 +6,48 @@ import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
 
 
 def configure(level: str, *, json: bool) -> None:
     """Sets up logging for this process. A library never does that; the program that runs the services does.
 
+    Lines of the standard library's `logging` come out in the same form. Tracebacks never show local variables.
+
     Args:
         level: The least severe level written.
         json: A JSON object a line, instead of text for people.
     """
-    shared = (
+    prepare: tuple[Processor, ...] = (
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
-    render: tuple[structlog.typing.Processor, ...]
-    if json:
-        render = (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer())
-    else:
-        colors = sys.stderr.isatty()
-        render = (
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
-        )
+    render = _as_json() if json else _as_text()
     structlog.configure(
-        processors=[*shared, *render],
+        processors=[*prepare, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*prepare, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def _as_json() -> tuple[Processor, ...]:
+    without_locals = ExceptionDictTransformer(show_locals=False)
+    return structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()
+
+
+def _as_text() -> tuple[Processor, ...]:
+    colors = sys.stderr.isatty()
+    return (
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
     )

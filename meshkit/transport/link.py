@@ -11,7 +11,7 @@ import grpc
 from grpc.aio import EOF, AioRpcError
 
 from meshkit import metadata
-from meshkit.errors import MeshError
+from meshkit.errors import Cancelled, MeshError, Unavailable
 from meshkit.instance import Instance
 from meshkit.pipeline import END, Exchange, Method
 from meshkit.transport.options import channel_options
@@ -73,7 +73,10 @@ class GrpcLink:
                 await self._replies(exchange, call)
             trailers = await call.trailing_metadata()
         except AioRpcError as error:
-            raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
+            failure = error_from(error.code(), error.details(), error.trailing_metadata())
+            if isinstance(failure, Cancelled) and failure.instance is None:
+                raise _cut_off() from None
+            raise failure from error
         finally:
             if not call.done():
                 call.cancel()
@@ -116,6 +119,11 @@ class GrpcLink:
         finally:
             sending.cancel()
             sending.add_done_callback(_seen)
+
+
+def _cut_off() -> MeshError:
+    """What a server's bare CANCELLED means, which nobody asked for: it stopped. It may have begun the call."""
+    return Unavailable("the instance stopped before it had answered", reason="CUT_OFF")
 
 
 async def _deliver(exchange: Exchange, reply: bytes) -> None:

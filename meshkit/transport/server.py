@@ -7,6 +7,7 @@ a call before its message was read, whatever the method's arity.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ from meshkit.transport.options import server_options
 from meshkit.transport.status import code_of, text_of, trailers_of
 
 Context = ServicerContext[Any, Any]
+
+QUIET_S = 0.1
+"""Seconds without a new call after which a stopping server takes it that its callers have heard."""
 
 
 class PortTaken(Exception):
@@ -41,6 +45,7 @@ class Server:
         self.instance_id = instance_id
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._begun = 0
 
     def add(self, contract: str, methods: Mapping[Method, Handler]) -> None:
         """Serves the methods of a contract.
@@ -81,10 +86,30 @@ class Server:
         return len(self._tasks)
 
     async def stop(self, grace: float) -> None:
-        """Takes no more calls, lets those under way end, and ends what is left after `grace` seconds."""
-        await self.grpc.stop(grace)
+        """Lets calls under way end, takes no more, and ends what is left after `grace` seconds.
+
+        Callers who have not heard of the stop yet are still answered meanwhile, with the refusal of the onion, which
+        proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        if grace > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._quiet()
+        await self.grpc.stop(max(end - loop.time(), 0.0))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
+
+    async def _quiet(self) -> None:
+        """Waits until no call is under way and, where some still came, none has come for a moment."""
+        seen = self._begun
+        while self._tasks or self._begun != seen:
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+            else:
+                seen = self._begun
+                await asyncio.sleep(QUIET_S)
 
     def _handler(self, method: Method, handler: Handler) -> grpc.RpcMethodHandler[Any, Any]:
         if method.streams_replies:
@@ -119,6 +144,7 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._begun += 1
         try:
             exchange = self._exchange(method, context, send)
             await handler(exchange)

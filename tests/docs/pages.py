@@ -117,14 +117,18 @@ def read(path: Path) -> Page:
         fence = _FENCE.fullmatch(line)
         if opened is None and fence:
             if fence["indent"]:
-                raise ValueError(f"{path.name}:{number}: an indented block cannot be tested; begin it in column 1")
+                raise ValueError(
+                    f"{path.name}:{number}: an indented block cannot be tested; begin it in column 1"
+                )
             opened, held = (number, fence["marks"], fence["info"].strip()), []
         elif opened is None:
             page.prose.append((number, line))
         elif line.strip() == opened[1]:
             kind = opened[2].partition(" ")[0]
             attributes = dict(_ATTRIBUTE.findall(opened[2]))
-            page.blocks.append(Block(path, opened[0], kind, attributes, "".join(f"{text}\n" for text in held)))
+            page.blocks.append(
+                Block(path, opened[0], kind, attributes, "".join(f"{text}\n" for text in held))
+            )
             opened = None
         else:
             held.append(line)

@@ -169,7 +169,7 @@ class Terminal:
 
     def _say(self, text: str) -> int:
         """Has the shell do something; gives its status."""
-        self._shell.stdin.write(f"{text}\necho \"ended $?\"\n".encode())
+        self._shell.stdin.write(f'{text}\necho "ended $?"\n'.encode())
         self._shell.stdin.flush()
         return int(self._heard().removeprefix("ended "))
 

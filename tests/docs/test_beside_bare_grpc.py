@@ -46,7 +46,9 @@ class Fragile(CUService, contract=CONTRACT):
         return pb.GreetResponse(text=f"Hello {request.name} ({call.tenant})")
 
     @rpc(permission="greeter:greet")
-    async def greet_many(self, request: pb.GreetManyRequest, call: Call) -> AsyncIterator[pb.GreetManyResponse]:
+    async def greet_many(
+        self, request: pb.GreetManyRequest, call: Call
+    ) -> AsyncIterator[pb.GreetManyResponse]:
         yield pb.GreetManyResponse(text=request.name)
 
     @rpc(permission="greeter:greet")
@@ -54,7 +56,9 @@ class Fragile(CUService, contract=CONTRACT):
         return pb.GreetAllResponse()
 
     @rpc(permission="greeter:greet")
-    async def chat(self, requests: AsyncIterator[pb.ChatRequest], call: Call) -> AsyncIterator[pb.ChatResponse]:
+    async def chat(
+        self, requests: AsyncIterator[pb.ChatRequest], call: Call
+    ) -> AsyncIterator[pb.ChatResponse]:
         async for request in requests:
             yield pb.ChatResponse(text=request.name)
 

@@ -24,7 +24,16 @@ SETTINGS = {
     for field in config.model_fields
 } | {*UNBUILT, "CU_CONFIG_FILE"}
 
-_FOLDERS = ("meshkit/", "reference_services/", "tests/", "examples/", "benchmarks/", "protos/", "scripts/", "docs/")
+_FOLDERS = (
+    "meshkit/",
+    "reference_services/",
+    "tests/",
+    "examples/",
+    "benchmarks/",
+    "protos/",
+    "scripts/",
+    "docs/",
+)
 _SETTING = re.compile(r"(?:CU|GRPC|BRAIN|ROUTER|WORKER|ZERO|HARVEST)_[A-Z0-9_]*[A-Z0-9]")
 _VERB = re.compile(r"meshkit ([a-z]+)\b")
 
@@ -93,7 +102,9 @@ def test_the_navigation_holds_every_page() -> None:
 def test_pages_of_the_site_link_within_the_site() -> None:
     for path in (ROOT / "docs").glob("*.md"):
         for line, target in read(path).links:
-            assert "://" in target or not target.startswith("../"), f"{path.name}:{line}: {target} leaves docs/"
+            assert "://" in target or not target.startswith("../"), (
+                f"{path.name}:{line}: {target} leaves docs/"
+            )
 
 
 def test_the_changelog_knows_the_version() -> None:

@@ -106,7 +106,9 @@ def test_the_beginning_of_output_is_found() -> None:
 
 
 def test_what_a_program_in_the_background_goes_on_to_say_is_compared(tmp_path: Path) -> None:
-    text = "$ (echo one; until test -e go; do sleep 0.05; done; echo two) &\none\n$ touch go\n$ wait %1\ntwo\n"
+    text = (
+        "$ (echo one; until test -e go; do sleep 0.05; done; echo two) &\none\n$ touch go\n$ wait %1\ntwo\n"
+    )
     block = Block(ROOT / "README.md", 1, "console", {}, text)
     with Terminal(tmp_path, tmp_path) as terminal:
         perform(block, tmp_path, terminal)

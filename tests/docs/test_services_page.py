@@ -14,7 +14,9 @@ from reference_services.zero.service import Zero
 from tests.docs.pages import ROOT, read
 
 PAGE = read(ROOT / "docs" / "services.md")
-EACH = pytest.mark.parametrize("service", [Brain, Router, Worker, Zero], ids=lambda service: service.definition.name)
+EACH = pytest.mark.parametrize(
+    "service", [Brain, Router, Worker, Zero], ids=lambda service: service.definition.name
+)
 
 
 def section(name: str) -> list[str]:
@@ -27,7 +29,9 @@ def section(name: str) -> list[str]:
 
 def rows(name: str) -> list[list[str]]:
     return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in section(name) if line.startswith("| `")
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section(name)
+        if line.startswith("| `")
     ]
 
 

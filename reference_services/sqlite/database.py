@@ -1,0 +1,186 @@
+"""Transactions on a shared SQLite file, in threads, with a bounded number of them waiting.
+
+Readers have a thread and a connection each and never wait for writers (write-ahead log). Writes of a process go
+through one thread, so that they queue here, in order, and only processes contend for the file's write lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from queue import Full, Queue
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+from meshkit import ResourceExhausted, Unavailable
+from reference_services.sqlite.file import BUSY_TIMEOUT_S, Schema, connect, explained, prepare, transaction
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+class Database:
+    """A file, open; usable from any event loop of the process. Made by `open_database`.
+
+    Args:
+        path: The file, prepared.
+        schema: What is in it.
+        readers: Threads that read.
+        waiting: Reads, and as many writes, that may wait for a thread.
+        busy_timeout: Seconds that a transaction waits for those of other processes.
+    """
+
+    def __init__(self, path: Path, schema: Schema, readers: int, waiting: int, busy_timeout: float) -> None:
+        opener = partial(connect, path, schema, busy_timeout)
+        self._readers = _Lane("read", schema, partial(opener, read_only=True), readers, waiting)
+        self._writer = _Lane("write", schema, opener, 1, waiting)
+
+    async def read(self, work: Work[T]) -> T:
+        """Runs `work` on one snapshot of the file, in a reader's thread.
+
+        Raises:
+            ResourceExhausted: `DATABASE_OVERLOADED`, `DATABASE_FULL`.
+            Unavailable: `DATABASE_BUSY`, `DATABASE_UNAVAILABLE`, `DATABASE_CLOSED`.
+            FailedPrecondition: `DATABASE_READ_ONLY`, `DATABASE_UNREADABLE`.
+            DataLoss: `DATABASE_DAMAGED`.
+        """
+        return await self._readers.run(lambda connection: _read(connection, work))
+
+    async def write(self, work: Work[T]) -> T:
+        """Runs `work` as one transaction: all of it or, where it raises, nothing. Raises what `read` does."""
+        return await self._writer.run(lambda connection: _write(connection, work))
+
+    async def execute(self, query: str, values: Sequence[object] = ()) -> int:
+        """Runs one statement in a transaction, and says how many rows it changed."""
+        return await self.write(lambda connection: connection.execute(query, values).rowcount)
+
+    async def empty_log(self) -> None:
+        """Moves what is in the write-ahead log to the file proper, as far as no reader needs it where it is."""
+        await self._writer.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+
+    def close(self) -> None:
+        """Waits for what runs, turns away what waits, and closes the connections. Blocking."""
+        self._readers.close()
+        self._writer.close()
+
+
+@asynccontextmanager
+async def open_database(
+    path: Path,
+    schema: Schema,
+    *,
+    readers: int = 4,
+    waiting: int = 256,
+    busy_timeout: float = BUSY_TIMEOUT_S,
+) -> AsyncGenerator[Database]:
+    """Opens a file, made and migrated first where that is due. See `prepare` and `Database`."""
+    await asyncio.to_thread(prepare, path, schema, busy_timeout)
+    database = Database(path, schema, readers, waiting, busy_timeout)
+    try:
+        yield database
+    finally:
+        await asyncio.to_thread(database.close)
+
+
+class _Lane:
+    """Threads with a connection each, and the queue that they serve.
+
+    Work that was cancelled while it waited is not done, yet keeps its place until a thread comes to it: so what
+    waits is bounded however fast callers give up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: Schema,
+        opener: Callable[[], sqlite3.Connection],
+        threads: int,
+        waiting: int,
+    ) -> None:
+        self._schema = schema
+        self._opener = opener
+        self._queue: Queue[tuple[Work[Any], Future[Any]] | None] = Queue(waiting)
+        self._guard = Lock()
+        self._closed = False
+        self._threads = [
+            Thread(target=self._serve, name=f"{schema.name}-{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, work: Work[T]) -> T:
+        future: Future[T] = Future()
+        with self._guard:
+            self._check_open()
+            try:
+                self._queue.put_nowait((work, future))
+            except Full:
+                raise ResourceExhausted(
+                    f"too many calls wait for the database of {self._schema.name}: try again later",
+                    reason="DATABASE_OVERLOADED",
+                ) from None
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        with self._guard:
+            self._closed = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while (job := self._queue.get()) is not None:
+            work, future = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    self._check_open()
+                    connection = connection or self._connect()
+                    future.set_result(self._do(work, connection))
+                except BaseException as error:  # noqa: BLE001 - it is the caller's
+                    future.set_exception(error)
+                if connection is not None and connection.in_transaction:  # not even undoing it was possible
+                    connection.close()
+                    connection = None
+            del job, work, future  # a result must not live here until the next work comes
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._opener()
+        except sqlite3.Error as error:
+            raise explained(error, self._schema) from error
+
+    def _do(self, work: Work[T], connection: sqlite3.Connection) -> T:
+        try:
+            return work(connection)
+        except sqlite3.Error as error:
+            raise explained(error, self._schema) from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(f"the database of {self._schema.name} is closed", reason="DATABASE_CLOSED")
+
+
+def _read(connection: sqlite3.Connection, work: Work[T]) -> T:
+    with transaction(connection, "BEGIN"):
+        return _held(work(connection))
+
+
+def _write(connection: sqlite3.Connection, work: Work[T]) -> T:
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        return _held(work(connection))
+
+
+def _held(result: T) -> T:
+    if isinstance(result, sqlite3.Cursor):
+        raise TypeError("a cursor must not leave the thread of its connection: return its rows")
+    return result

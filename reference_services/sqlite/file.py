@@ -1,0 +1,208 @@
+"""One SQLite file: making it, bringing its tables up to date, connecting to it, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from meshkit import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+
+BUSY_TIMEOUT_S = 20.0
+"""How long a transaction waits for those of other processes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """What a file holds, whose it is, and how carefully it is written.
+
+    Attributes:
+        name: What messages call it; a file that was made under another name is refused.
+        setting: The setting that names the file.
+        migrations: SQL scripts, the first makes version 1: a released one is never changed, a new one is added. None
+            at all: another library makes the tables.
+        synchronous: `NORMAL` outlives a killed process, and may lose the last commits to a power cut; `FULL` does not.
+        secure_delete: Whether what is deleted is overwritten.
+    """
+
+    name: str
+    setting: str
+    migrations: tuple[str, ...] = ()
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    secure_delete: bool = False
+
+    @property
+    def version(self) -> int:
+        """The version that this code reads and writes."""
+        return len(self.migrations)
+
+    @property
+    def mark(self) -> int:
+        """SQLite's `application_id` of such a file."""
+        return zlib.crc32(f"meshkit {self.name}".encode()) & 0x7FFFFFFF
+
+
+def prepare(path: Path, schema: Schema, busy_timeout: float = BUSY_TIMEOUT_S) -> None:
+    """Makes the file where there is none, for its owner's eyes only, with a write-ahead log and all migrations.
+
+    Any number of processes may do so at once. Blocking.
+
+    Raises:
+        FailedPrecondition: `DATABASE_NEWER`, `DATABASE_FOREIGN`, `DATABASE_UNREADABLE`, `DATABASE_READ_ONLY`.
+        DataLoss: `DATABASE_DAMAGED`.
+        ResourceExhausted: `DATABASE_FULL`.
+        Unavailable: `DATABASE_BUSY`, `DATABASE_UNAVAILABLE`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        with closing(connect(path, schema, busy_timeout)) as connection:
+            _use_write_ahead_log(connection, busy_timeout)
+            if schema.migrations:
+                with transaction(connection, "BEGIN IMMEDIATE"):
+                    _migrate(connection, path, schema)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(error, path, schema) from error
+
+
+def connect(
+    path: Path, schema: Schema, busy_timeout: float, *, read_only: bool = False
+) -> sqlite3.Connection:
+    """A connection to a file that is there; its transactions are begun and ended by statements."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None
+    )
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA synchronous = {schema.synchronous}")
+        connection.execute(f"PRAGMA secure_delete = {schema.secure_delete:d}")
+        connection.execute(f"PRAGMA query_only = {read_only:d}")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: Literal["BEGIN", "BEGIN IMMEDIATE"]) -> Iterator[None]:
+    """A transaction: all of it or, where an error leaves it, nothing."""
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def explained(error: sqlite3.Error, schema: Schema) -> Exception:
+    """What a caller is told: neither path nor cause; an error of our own SQL stays what it is."""
+    fault = _FAULTS.get(_code(error))
+    if fault is None:
+        return error
+    kind, reason, what = fault
+    return kind(f"the database of {schema.name} {what}", reason=reason)
+
+
+_BUSY = (Unavailable, "DATABASE_BUSY", "is busy: try again")
+_READ_ONLY = (FailedPrecondition, "DATABASE_READ_ONLY", "cannot be written: its operator has to allow it")
+_FULL = (ResourceExhausted, "DATABASE_FULL", "has no room left on its disk")
+_AWAY = (Unavailable, "DATABASE_UNAVAILABLE", "cannot be reached now")
+_FAULTS: dict[int, tuple[type[MeshError], str, str]] = {
+    sqlite3.SQLITE_BUSY: _BUSY,
+    sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_PROTOCOL: _BUSY,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_PERM: _READ_ONLY,
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_CANTOPEN: _AWAY,
+    sqlite3.SQLITE_IOERR: _AWAY,
+    sqlite3.SQLITE_CORRUPT: (DataLoss, "DATABASE_DAMAGED", "is damaged: restore it from a copy"),
+    sqlite3.SQLITE_NOTADB: (FailedPrecondition, "DATABASE_UNREADABLE", "is no SQLite file"),
+}
+_FAULTS_OF_FILES = {
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+    errno.EROFS: _READ_ONLY,
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+}
+
+
+def _unusable(error: OSError | sqlite3.Error, path: Path, schema: Schema) -> Exception:
+    """What an operator is told."""
+    if isinstance(error, OSError):
+        fault = _FAULTS_OF_FILES.get(error.errno or 0, _AWAY)
+    elif (fault := _FAULTS.get(_code(error), _BUSY)) is _BUSY and _code(error) not in _FAULTS:
+        return error
+    kind, reason, what = fault
+    cause = error.strerror if isinstance(error, OSError) else error
+    return kind(
+        f"{path} cannot be the database of {schema.name}, it {what} ({cause}): mend that, or set "
+        f"{schema.setting} to another file",
+        reason=reason,
+    )
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) -> None:
+    """Gives the file a write-ahead log, a lasting property of it, so that readers and writers do not wait for others.
+
+    SQLite does not wait for a lock here whatever the timeout, and replicas that start together meet: so this tries on.
+    """
+    until = time.monotonic() + busy_timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _FAULTS.get(_code(error)) is not _BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    used = mark or found or connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+    if used and mark != schema.mark:
+        raise FailedPrecondition(
+            f"{path} is a database of something else than {schema.name}: set {schema.setting} to another file",
+            reason="DATABASE_FOREIGN",
+        )
+    if found > schema.version:
+        raise FailedPrecondition(
+            f"{path} has schema version {found}, this {schema.name} knows up to version {schema.version}: run the "
+            f"newer release that made it, or set {schema.setting} to another file",
+            reason="DATABASE_NEWER",
+            found=found,
+            known=schema.version,
+        )
+    for script in schema.migrations[found:]:
+        for statement in _statements(script):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {schema.mark}")
+    connection.execute(f"PRAGMA user_version = {schema.version}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script; `executescript` would end the transaction that they are to be in."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,49 @@
+"""Logs: one form for all, nothing of a frame's variables."""
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, structlog
+from meshkit.telemetry.logs import configure
+configure({level!r}, json={json})
+def fail():
+    secret = "canary-" + "0815"
+    raise ValueError("it failed")
+try:
+    fail()
+except ValueError:
+    structlog.get_logger("ours").exception("ours", tenant="acme")
+    logging.getLogger("theirs").exception("theirs")
+structlog.get_logger("ours").debug("quiet")
+logging.getLogger("theirs").info("quiet too")
+"""
+
+
+def logged(*, level: str, as_json: bool) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(level=level, json=as_json)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_lines_of_both_kinds_are_json_objects() -> None:
+    ours, theirs = (json.loads(line) for line in logged(level="WARNING", as_json=True).splitlines())
+    assert (ours["event"], ours["level"], ours["tenant"]) == ("ours", "error", "acme")
+    assert (theirs["event"], theirs["level"], theirs["logger"]) == ("theirs", "error", "theirs")
+    for line in (ours, theirs):
+        assert line["exception"][0]["exc_value"] == "it failed"
+        assert line["timestamp"].endswith("Z")
+
+
+def test_tracebacks_show_no_local_variables() -> None:
+    for as_json in (True, False):
+        assert "canary-0815" not in logged(level="DEBUG", as_json=as_json)
+
+
+def test_text_shows_the_traceback_and_the_level_filters() -> None:
+    text = logged(level="WARNING", as_json=False)
+    assert text.count("ValueError: it failed") == 2
+    assert "quiet" not in text
