@@ -6,8 +6,8 @@ context variable, a `Scope`; the client side reads it when it prepares an outgoi
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -30,6 +30,9 @@ TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 EVERYTHING = frozenset({"*"})
 """All tenants, or all permissions."""
+
+_ids = random.Random()
+"""Makes ids of traces and spans, which are no secrets: seeded by the system, it needs no system call for each."""
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
@@ -122,7 +125,7 @@ class Trace:
     @classmethod
     def start(cls) -> Trace:
         """A new trace, sampled by whoever decides that later."""
-        return cls(f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01")
+        return cls(f"00-{_ids.getrandbits(128):032x}-{_ids.getrandbits(64):016x}-01")
 
     @classmethod
     def parse(cls, parent: str, state: str = "", baggage: str = "") -> Trace:
@@ -131,7 +134,7 @@ class Trace:
 
     def child(self) -> Trace:
         """The next hop of the same trace."""
-        parent = f"{self.parent[:36]}{secrets.token_hex(8)}{self.parent[52:55]}"
+        parent = f"{self.parent[:36]}{_ids.getrandbits(64):016x}{self.parent[52:55]}"
         return Trace(parent, self.state, self.baggage)
 
 
@@ -192,6 +195,13 @@ class Call:
         deadline = Deadline() if timeout is None else Deadline.after(timeout)
         base = cls(service=service, tenant=tenant, principal=principal, subject=principal, deadline=deadline)
         return replace(base, **facts)
+
+    def having(self, **facts: Any) -> Call:
+        """The same call with other facts: `dataclasses.replace`, at a tenth of its cost, for what each call needs."""
+        call = object.__new__(Call)
+        vars(call).update(vars(self), **facts)
+        vars(call).pop("log", None)
+        return call
 
     @cached_property
     def log(self) -> FilteringBoundLogger:

@@ -10,7 +10,7 @@ from meshkit.balancing import POLICIES
 from meshkit.balancing.pool import EndpointPool, Link, attempt, balanced
 from meshkit.call import Criticality, scoped
 from meshkit.client import Client
-from meshkit.discovery import open_registry
+from meshkit.discovery import registry_of
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.pipeline import Handler, compose
@@ -58,7 +58,7 @@ class Mesh:
         )
         self.config = config
         self._owns_registry = registry is None
-        self.registry = registry or open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
+        self.registry = registry or registry_of(config)
         self.tokens = TokenSource(identity, lifetime=config.token_ttl_s)
         self.budget = Budget()
         self._pools: dict[str, EndpointPool] = {}

@@ -80,11 +80,11 @@ class Runtime:
             ConfigError: The settings are wrong.
             PortTaken: A port cannot be had.
         """
-        from meshkit.discovery import open_registry
+        from meshkit.discovery import registry_of
 
         configs = self.configure()
         first = next(iter(configs.values()))
-        registry = self._registry or open_registry(first.effective_registry_url, lease_ttl=first.lease_ttl_s)
+        registry = self._registry or registry_of(first)
         try:
             self.replicas = [
                 Replica(kind, config, registry, overrides=self._overrides) for kind, config in configs.items()

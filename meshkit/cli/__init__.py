@@ -29,17 +29,8 @@ if TYPE_CHECKING:
 
 VERBS: dict[str, tuple[str, str]] = {
     "up": ("meshkit.cli.up:up", "Run the whole mesh on this machine."),
-    "demo": ("meshkit.cli.demo:demo", "Watch the mesh do a real job while replicas are killed."),
-    "run": ("meshkit.cli.run:run", "Run services in this process."),
-    "call": ("meshkit.cli.call:call", "Call a method of a service."),
-    "services": ("meshkit.cli.services:services", "Show services and their instances."),
-    "health": ("meshkit.cli.health:health", "Ask instances whether they serve."),
-    "config": ("meshkit.cli.config:app", "Check and explain settings."),
-    "token": ("meshkit.cli.token:app", "Mint and inspect tokens."),
-    "keys": ("meshkit.cli.keys:app", "Export keys for other services."),
-    "up": ("meshkit.cli.up:up", "Run the whole mesh on this machine."),
-    "run": ("meshkit.cli.run:run", "Run services in this process."),
     "demo": ("reference_services.demo:demo", "Show the mesh: a real job, replicas killed under load."),
+    "run": ("meshkit.cli.run:run", "Run services in this process."),
     "call": ("meshkit.cli.call:call", "Call a method, JSON in and out."),
     "services": ("meshkit.cli.services:services", "Show services and their instances."),
     "health": ("meshkit.cli.health:health", "Ask instances whether they serve."),

@@ -65,7 +65,7 @@ def call(
     data: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[JSON]...", help="The request; several for a stream of them; - for standard input."
+            metavar="JSON", help="The request; several for a stream of them; - for standard input."
         ),
     ] = None,
     source: Annotated[
@@ -94,10 +94,15 @@ def call(
 ) -> None:
     """Calls a method of a service and prints what it answers, as JSON.
 
-    The instance is found in the registry, its contract by reflection, and the call signed as any other of the mesh.
-    METHOD may be given in full, as /greeter.v1.GreeterService/Greet. For a method that takes a stream of requests,
-    a file or standard input holds a JSON document a line. Exits with 1 where the call failed, 2 where the service has
-    no such method or the request is none. Example: meshkit call greeter/Greet '{"name": "Ada"}'
+    Example: meshkit call greeter/Greet '{"name": "Ada"}'
+
+    The instance is found in the registry, its contract by reflection, and the
+    call is signed as any other of the mesh. METHOD may be given in full, as
+    /greeter.v1.GreeterService/Greet. For a method that takes a stream of
+    requests, a file or standard input holds a JSON document a line.
+
+    Exits with 1 where the call failed, 2 where the service has no such method
+    or the request is none.
     """
     wanted = parse_target(target, service)
     sources = [*(data or ()), *([source] if source else ())]

@@ -38,7 +38,7 @@ def health(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SERVICE|HOST:PORT]", help="One service, or one address; by default everything."
+            metavar="SERVICE|HOST:PORT", help="One service, or one address; by default everything."
         ),
     ] = None,
     timeout: Annotated[
@@ -46,10 +46,10 @@ def health(
     ] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Asks instances whether they serve (grpc.health.v1). Exits with 0 only if there are some and all of them do.
+    """Asks instances whether they serve (grpc.health.v1); exits with 0 only if there are some and all of them do.
 
-    An address is asked without the registry and without settings, as a container's HEALTHCHECK wants it:
-    meshkit health localhost:50051
+    An address is asked without the registry and without settings, as a
+    container's HEALTHCHECK wants it: meshkit health localhost:50051
     """
     checked = asyncio.run(_check(target, timeout))
     _show(checked, as_json=as_json, table=target is None or ":" not in target)

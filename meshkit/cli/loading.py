@@ -32,7 +32,7 @@ def load_service(target: str) -> type[CUService]:
         there = f"; services there: {', '.join(services)}" if services else ""
         raise _wrong(f"{target} is not a CUService class{there}")
     if not hasattr(found, "definition"):
-        raise _wrong(f"{target} has no contract: write class {found.__name__}(CUService, contract=…)")
+        raise _wrong(f"{target} has no contract: name one, as in class Greeter(CUService, contract=…)")
     try:
         found.config_class()
     except TypeError as error:

@@ -12,7 +12,7 @@ from meshkit.cli.output import ExitCode, Failure
 
 def run(
     services: Annotated[
-        list[str], typer.Argument(metavar="MODULE:CLASS...", help="Services, such as greeter:Greeter.")
+        list[str], typer.Argument(metavar="MODULE:CLASS", help="Services, such as greeter:Greeter.")
     ],
     with_parent: Annotated[
         bool, typer.Option("--with-parent", help="Also drain when standard input is closed.")
@@ -20,9 +20,11 @@ def run(
 ) -> None:
     """Runs services in this process until SIGTERM or Ctrl-C, each on a port of its own.
 
-    The first signal drains (no new calls, those under way end), the second ends at once. Exits with 0 after a
-    drain, 1 where it could not start or serve, 2 where there is no such service, 78 where the configuration is
-    wrong. Example: meshkit run main:Greeter
+    Example: meshkit run main:Greeter
+
+    The first signal drains (no new calls, those under way end), the second
+    ends at once. Exits with 0 after a drain, 1 where it could not start or
+    serve, 2 where there is no such service, 78 where the configuration is wrong.
     """
     kinds = [load_service(target) for target in services]
     from meshkit.runtime import Runtime

@@ -43,7 +43,7 @@ _STYLES = {State.SERVING: "green", State.STARTING: "yellow", State.DRAINING: "ye
 
 
 def services(
-    name: Annotated[str | None, typer.Argument(metavar="[SERVICE]", help="This service only.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="SERVICE", help="This service only.")] = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Go on, and show each change, until Ctrl-C.")
     ] = False,
@@ -53,8 +53,9 @@ def services(
 ) -> None:
     """Shows the instances of the services in the registry.
 
-    Exits with 1 where there is no such service or the registry cannot be read. A watch ends with 0 on Ctrl-C; it
-    redraws a table on a terminal, and prints lines on each change elsewhere.
+    A watch redraws its table on a terminal, and prints lines on each change
+    elsewhere; it ends with 0 on Ctrl-C. Exits with 1 where there is no such
+    service or the registry cannot be read.
     """
     if name is not None and not SERVICE_NAME.fullmatch(name):
         raise Failure(f"{name!r} is no name of a service: {SERVICE_NAME.pattern}", code=2)

@@ -94,7 +94,7 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
 
 async def _up(plan: Plan, restart: bool) -> None:
     from meshkit.config import SharedConfig, child_environment
-    from meshkit.discovery import open_registry
+    from meshkit.discovery import registry_of
     from meshkit.supervisor import Program, Restarts, Supervisor
     from meshkit.telemetry.logs import configure
 
@@ -104,7 +104,7 @@ async def _up(plan: Plan, restart: bool) -> None:
     configure("WARNING", json=False)
     logs = config.state_dir / "logs"
     environment = child_environment(GRPC_PORT="0", SERVICE_NAME="", CU_STATE_DIR=str(config.state_dir))
-    registry = open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
+    registry = registry_of(config)
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
     try:
         async with Supervisor(

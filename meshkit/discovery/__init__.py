@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from meshkit.discovery.registry import Lease, Registry, Snapshot
 
-__all__ = ["Lease", "Registry", "Snapshot", "open_registry"]
+if TYPE_CHECKING:
+    from meshkit.config import SharedConfig
+
+__all__ = ["Lease", "Registry", "Snapshot", "open_registry", "registry_of"]
 
 SCHEMES = ("file", "memory", "static")
 """What a registry URL of this release may begin with."""
@@ -67,6 +71,20 @@ def open_registry(
     from meshkit.discovery.file import FileRegistry
 
     return FileRegistry(_folder(url, rest), lease_ttl=lease_ttl, clock=clock, sleep=sleep)
+
+
+def registry_of(config: SharedConfig) -> Registry:
+    """Opens the registry that the settings name.
+
+    Raises:
+        ConfigError: They name none that there is.
+    """
+    from meshkit.config import ConfigError, Problem
+
+    try:
+        return open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
+    except ValueError as error:
+        raise ConfigError([Problem("CU_REGISTRY_URL", str(error), "mend it, or unset it")]) from None
 
 
 def _folder(url: str, rest: str) -> str:

@@ -90,8 +90,7 @@ class Guard:
         _authorize(actor, subject, demand, tenant)
         if proof is not None:
             self._demand_signature(exchange, actor, proof)
-        exchange.call = replace(
-            exchange.call,
+        exchange.call = exchange.call.having(
             principal=actor.principal,
             subject=actor.principal if subject is None else _on_behalf(actor, subject),
             tenant=tenant,
@@ -149,7 +148,7 @@ class Guard:
 
     def _demand_signature(self, exchange: Exchange, actor: Verified, proof: Proof) -> None:
         """Checks the proof's signature and nonce: now where it covers headers only, else when the message is there."""
-        headers = exchange.headers
+        headers, path = exchange.headers, exchange.method.path
         subject = _text(headers, metadata.SUBJECT)
 
         def check(body: bytes | None) -> None:
@@ -157,7 +156,7 @@ class Guard:
                 alg=actor.alg,
                 kid=actor.kid,
                 to=_text(headers, metadata.TO),
-                path=exchange.method.path,
+                path=path,
                 tenant=_text(headers, metadata.TENANT),
                 criticality=_text(headers, metadata.CRITICALITY),
                 token_digest=actor.digest,

@@ -73,7 +73,7 @@ class _Conversation:
         described = [name for name in names if not name.startswith(_OF_GRPC) and await self._describe(name)]
         await self._fetch_imports()
         pool = self._pool()
-        return Contracts({name: pool.FindServiceByName(name) for name in sorted(described)}, pool)
+        return Contracts({name: self._service(pool, name) for name in sorted(described)}, pool)
 
     async def _describe(self, name: str) -> bool:
         """Takes the file that declares a service; False where the server lists it without knowing it."""
@@ -121,6 +121,12 @@ class _Conversation:
                 except TypeError as error:
                     raise self._fault(f"sent a file that does not fit the others: {name}") from error
         return pool
+
+    def _service(self, pool: DescriptorPool, name: str) -> ServiceDescriptor:
+        try:
+            return pool.FindServiceByName(name)
+        except KeyError:
+            raise self._fault(f"sent files that do not declare {name}") from None
 
     def _fault(self, what: str) -> Internal:
         return Internal(f"reflection at {self._address} {what}", reason="REFLECTION_BROKEN")

@@ -45,7 +45,8 @@ class Server:
         self.instance_id = instance_id
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._begun = 0
+        self._blank: dict[str, Call] = {}
+        self._newest = float("-inf")
 
     def add(self, contract: str, methods: Mapping[Method, Handler]) -> None:
         """Serves the methods of a contract.
@@ -55,6 +56,10 @@ class Server:
             methods: Each method with its onion, which takes and gives serialized messages.
         """
         handlers = {method.name: self._handler(method, handler) for method, handler in methods.items()}
+        for method in methods:
+            self._blank[method.path] = Call(
+                service=self.service, instance_id=self.instance_id, method=method.path
+            )
         self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract, handlers),))
         self.grpc.add_registered_method_handlers(contract, handlers)
 
@@ -102,14 +107,13 @@ class Server:
             await asyncio.wait(self._tasks, timeout=1)
 
     async def _quiet(self) -> None:
-        """Waits until no call is under way and, where some still came, none has come for a moment."""
-        seen = self._begun
-        while self._tasks or self._begun != seen:
+        """Waits until no call is under way, and none has come for a moment: some may be on the wire."""
+        loop = asyncio.get_running_loop()
+        while self._tasks or self._newest + QUIET_S > loop.time():
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
             else:
-                seen = self._begun
-                await asyncio.sleep(QUIET_S)
+                await asyncio.sleep(self._newest + QUIET_S - loop.time())
 
     def _handler(self, method: Method, handler: Handler) -> grpc.RpcMethodHandler[Any, Any]:
         if method.streams_replies:
@@ -144,7 +148,7 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._begun += 1
+        self._newest = asyncio.get_running_loop().time()
         try:
             exchange = self._exchange(method, context, send)
             await handler(exchange)
@@ -157,10 +161,7 @@ class Server:
     def _exchange(self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
         headers = _single_valued(context.invocation_metadata() or ())
         remaining = context.time_remaining()
-        call = Call(
-            service=self.service,
-            instance_id=self.instance_id,
-            method=method.path,
+        call = self._blank[method.path].having(
             deadline=Deadline() if remaining is None else Deadline.after(remaining),
             peer=context.peer(),
             metadata={key: value for key, value in headers.items() if key not in metadata.REQUEST_KEYS},

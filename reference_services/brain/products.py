@@ -5,9 +5,9 @@ from __future__ import annotations
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds
 from reference_services.brain.embedder import Embedder
-from reference_services.brain.paging import filter_digest, read_token, write_token
 from reference_services.brain.searching import DEEPEST, find, product_selection
 from reference_services.brain.store import Retrieval, Selection
+from reference_services.paging import PageTokens
 
 
 async def search_products(
@@ -21,14 +21,14 @@ async def search_products(
     bounds.check_text("query", request.query, bounds.QUERY_BYTES)
     limit = bounds.limit_of("limit", request.limit, 10)
     selection = product_selection(request)
-    digest = filter_digest(tenant, request)
+    tokens = PageTokens(tenant, request)
     if request.query.strip():
-        (start,) = read_token(request.page_token, digest, int) or (0,)
+        (start,) = tokens.read(int) or (0,)
         return await _ranked(
-            retrieval, embedder, tenant, request.query, selection, digest, max(0, start), limit
+            retrieval, embedder, tenant, request.query, selection, tokens, max(0, start), limit
         )
-    (after,) = read_token(request.page_token, digest, str) or ("",)
-    return await _listed(retrieval, tenant, selection, digest, after, limit)
+    (after,) = tokens.read(str) or ("",)
+    return await _listed(retrieval, tenant, selection, tokens, after, limit)
 
 
 async def _ranked(
@@ -37,7 +37,7 @@ async def _ranked(
     tenant: str,
     query: str,
     selection: Selection,
-    digest: str,
+    tokens: PageTokens,
     start: int,
     limit: int,
 ) -> pb.SearchProductsResponse:
@@ -46,15 +46,15 @@ async def _ranked(
     cells = await retrieval.read(tenant, [entry.seq for entry in page])
     hits = [_hit(cells[entry.seq], entry.score) for entry in page if entry.seq in cells]
     more = start + limit < min(len(found), DEEPEST)
-    token = write_token(digest, start + limit) if more else ""
+    token = tokens.write(start + limit) if more else ""
     return pb.SearchProductsResponse(hits=hits, next_page_token=token)
 
 
 async def _listed(
-    retrieval: Retrieval, tenant: str, selection: Selection, digest: str, after: str, limit: int
+    retrieval: Retrieval, tenant: str, selection: Selection, tokens: PageTokens, after: str, limit: int
 ) -> pb.SearchProductsResponse:
     cells = await retrieval.listing(tenant, selection, after, limit + 1)
-    token = write_token(digest, cells[limit - 1].id) if len(cells) > limit else ""
+    token = tokens.write(cells[limit - 1].id) if len(cells) > limit else ""
     return pb.SearchProductsResponse(hits=[_hit(cell, 0.0) for cell in cells[:limit]], next_page_token=token)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from meshkit import InvalidArgument
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds
-from reference_services.brain.paging import filter_digest, read_token, write_token
 from reference_services.brain.store import Memory, Traces
+from reference_services.paging import PageTokens
 
 _PAGE = 50
 
@@ -61,14 +61,14 @@ async def list_episodes(
         bounds.moment("occurred_from", request, "occurred_from"),
         bounds.moment("occurred_before", request, "occurred_before"),
     )
-    digest = filter_digest(tenant, request)
-    after = read_token(request.page_token, digest, int, str)
+    tokens = PageTokens(tenant, request)
+    after = tokens.read(int, str)
     rows = await memory.list_episodes(
         tenant, request.session_id, between, after and (after[0], after[1]), limit + 1
     )
     token = ""
     if len(rows) > limit:
-        token = write_token(digest, rows[limit - 1].occurred_at.ToMicroseconds(), rows[limit - 1].id)
+        token = tokens.write(rows[limit - 1].occurred_at.ToMicroseconds(), rows[limit - 1].id)
     return pb.ListEpisodesResponse(episodes=rows[:limit], next_page_token=token)
 
 
@@ -81,10 +81,10 @@ async def list_facts(memory: Memory, tenant: str, request: pb.ListFactsRequest) 
     bounds.check_name("subject", request.subject, bounds.NAME_BYTES, required=False)
     bounds.check_name("predicate", request.predicate, bounds.NAME_BYTES, required=False)
     limit = bounds.limit_of("page_size", request.page_size, _PAGE)
-    digest = filter_digest(tenant, request)
-    (after,) = read_token(request.page_token, digest, str) or ("",)
+    tokens = PageTokens(tenant, request)
+    (after,) = tokens.read(str) or ("",)
     rows = await memory.list_facts(tenant, request.subject, request.predicate, after, limit + 1)
-    token = write_token(digest, rows[limit - 1].id) if len(rows) > limit else ""
+    token = tokens.write(rows[limit - 1].id) if len(rows) > limit else ""
     return pb.ListFactsResponse(facts=rows[:limit], next_page_token=token)
 
 
@@ -101,12 +101,12 @@ async def list_traces(traces: Traces, tenant: str, request: pb.ListTracesRequest
         bounds.moment("started_from", request, "started_from"),
         bounds.moment("started_before", request, "started_before"),
     )
-    digest = filter_digest(tenant, request)
-    after = read_token(request.page_token, digest, int, str)
+    tokens = PageTokens(tenant, request)
+    after = tokens.read(int, str)
     rows = await traces.list_traces(
         tenant, request.session_id, request.agent_id, between, after and (after[0], after[1]), limit + 1
     )
     token = ""
     if len(rows) > limit:
-        token = write_token(digest, rows[limit - 1].started_at.ToMicroseconds(), rows[limit - 1].id)
+        token = tokens.write(rows[limit - 1].started_at.ToMicroseconds(), rows[limit - 1].id)
     return pb.ListTracesResponse(traces=rows[:limit], next_page_token=token)

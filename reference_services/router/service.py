@@ -19,6 +19,7 @@ from meshkit import (
     rpc,
 )
 from reference_services._gen.contextunity.router.v1 import router_pb2 as pb
+from reference_services.paging import PageTokens, page_of, page_size
 from reference_services.router import manifest as manifests
 from reference_services.router.answering import Answerer
 from reference_services.router.catalog import Catalog
@@ -27,7 +28,6 @@ from reference_services.router.extractive import ExtractiveAnswerer
 from reference_services.router.llm import Endpoint, Limits, LlmAnswerer, open_endpoint
 from reference_services.router.model import Agent, Completed, Extractive, Llm
 from reference_services.router.over_mesh import peers_over
-from reference_services.router.paging import page
 from reference_services.router.peers import Peers
 from reference_services.router.run import Run, Task
 from reference_services.router.sqlite import SqliteManifestStore
@@ -141,13 +141,11 @@ class Router(CUService, contract=pb.DESCRIPTOR.services_by_name["RouterService"]
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         """The agents that this tenant can run."""
         agents = await self.catalog.all(call.tenant, _checked("project", request.project, _PROJECT))
-        shown, token = page(
+        shown, token = page_of(
             agents,
             lambda agent: (agent.project, agent.agent_id),
-            size=request.page_size,
-            default=100,
-            most=500,
-            token=request.page_token,
+            PageTokens(call.tenant, request),
+            page_size(request.page_size, default=100, most=500),
         )
         summaries = [agent_summary(agent, self._answerer_name(agent)) for agent in shown]
         return pb.ListAgentsResponse(agents=summaries, next_page_token=token)
@@ -180,16 +178,14 @@ class Router(CUService, contract=pb.DESCRIPTOR.services_by_name["RouterService"]
         seen: list[Instance] = []
         for service in sorted(services):
             seen += await self.mesh.instances(service)
-        shown, token = page(
+        shown, token = page_of(
             sorted(
                 (instance for instance in seen if not instance.tenants or call.tenant in instance.tenants),
                 key=lambda instance: (instance.service, instance.instance_id),
             ),
             lambda instance: (instance.service, instance.instance_id),
-            size=request.page_size,
-            default=500,
-            most=1000,
-            token=request.page_token,
+            PageTokens(call.tenant, request),
+            page_size(request.page_size, default=500, most=1000),
         )
         return pb.ListInstancesResponse(instances=instance_messages(shown), next_page_token=token)
 

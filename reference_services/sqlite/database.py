@@ -61,7 +61,9 @@ class Database:
 
     async def empty_log(self) -> None:
         """Moves what is in the write-ahead log to the file proper, as far as no reader needs it where it is."""
-        await self._writer.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        await self._writer.run(
+            lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        )
 
     def close(self) -> None:
         """Waits for what runs, turns away what waits, and closes the connections. Blocking."""
@@ -142,8 +144,8 @@ class _Lane:
             if future.set_running_or_notify_cancel():
                 try:
                     self._check_open()
-                    connection = connection or self._connect()
-                    future.set_result(self._do(work, connection))
+                    connection = connection or self._try(self._opener)
+                    future.set_result(self._try(partial(work, connection)))
                 except BaseException as error:  # noqa: BLE001 - it is the caller's
                     future.set_exception(error)
                 if connection is not None and connection.in_transaction:  # not even undoing it was possible
@@ -153,17 +155,13 @@ class _Lane:
         if connection is not None:
             connection.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _try(self, step: Callable[[], T]) -> T:
         try:
-            return self._opener()
+            return step()
         except sqlite3.Error as error:
-            raise explained(error, self._schema) from error
-
-    def _do(self, work: Work[T], connection: sqlite3.Connection) -> T:
-        try:
-            return work(connection)
-        except sqlite3.Error as error:
-            raise explained(error, self._schema) from error
+            if (told := explained(error, self._schema)) is None:
+                raise
+            raise told from error
 
     def _check_open(self) -> None:
         if self._closed:

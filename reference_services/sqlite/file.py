@@ -68,8 +68,14 @@ def prepare(path: Path, schema: Schema, busy_timeout: float = BUSY_TIMEOUT_S) ->
             if schema.migrations:
                 with transaction(connection, "BEGIN IMMEDIATE"):
                     _migrate(connection, path, schema)
-    except (OSError, sqlite3.Error) as error:
-        raise _unusable(error, path, schema) from error
+    except OSError as error:
+        raise _unusable(
+            _FAULTS_OF_FILES.get(error.errno or 0, _AWAY), error.strerror, path, schema
+        ) from error
+    except sqlite3.Error as error:
+        if (fault := _fault(error)) is None:
+            raise
+        raise _unusable(fault, error, path, schema) from error
 
 
 def connect(
@@ -105,20 +111,20 @@ def transaction(connection: sqlite3.Connection, begin: Literal["BEGIN", "BEGIN I
         raise
 
 
-def explained(error: sqlite3.Error, schema: Schema) -> Exception:
-    """What a caller is told: neither path nor cause; an error of our own SQL stays what it is."""
-    fault = _FAULTS.get(_code(error))
-    if fault is None:
-        return error
+def explained(error: sqlite3.Error, schema: Schema) -> MeshError | None:
+    """What a caller is told, with neither path nor cause; None for an error of our own SQL."""
+    if (fault := _fault(error)) is None:
+        return None
     kind, reason, what = fault
     return kind(f"the database of {schema.name} {what}", reason=reason)
 
 
+_Fault = tuple[type[MeshError], str, str]
 _BUSY = (Unavailable, "DATABASE_BUSY", "is busy: try again")
 _READ_ONLY = (FailedPrecondition, "DATABASE_READ_ONLY", "cannot be written: its operator has to allow it")
 _FULL = (ResourceExhausted, "DATABASE_FULL", "has no room left on its disk")
 _AWAY = (Unavailable, "DATABASE_UNAVAILABLE", "cannot be reached now")
-_FAULTS: dict[int, tuple[type[MeshError], str, str]] = {
+_FAULTS: dict[int, _Fault] = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
     sqlite3.SQLITE_PROTOCOL: _BUSY,
@@ -139,23 +145,18 @@ _FAULTS_OF_FILES = {
 }
 
 
-def _unusable(error: OSError | sqlite3.Error, path: Path, schema: Schema) -> Exception:
+def _fault(error: sqlite3.Error) -> _Fault | None:
+    return _FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+
+
+def _unusable(fault: _Fault, cause: object, path: Path, schema: Schema) -> MeshError:
     """What an operator is told."""
-    if isinstance(error, OSError):
-        fault = _FAULTS_OF_FILES.get(error.errno or 0, _AWAY)
-    elif (fault := _FAULTS.get(_code(error), _BUSY)) is _BUSY and _code(error) not in _FAULTS:
-        return error
     kind, reason, what = fault
-    cause = error.strerror if isinstance(error, OSError) else error
     return kind(
         f"{path} cannot be the database of {schema.name}, it {what} ({cause}): mend that, or set "
         f"{schema.setting} to another file",
         reason=reason,
     )
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) -> None:
@@ -169,7 +170,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) ->
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if _FAULTS.get(_code(error)) is not _BUSY or time.monotonic() > until:
+            if _fault(error) is not _BUSY or time.monotonic() > until:
                 raise
             time.sleep(0.01)
 

@@ -16,16 +16,16 @@ import asyncio
 import hashlib
 import json
 import logging
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshkit import DeadlineExceeded, FailedPrecondition, MeshError, NotFound, Unavailable
+from reference_services.sqlite import Schema, prepare
 from reference_services.worker.context import (
     MeshPort,
     Resources,
@@ -33,7 +33,6 @@ from reference_services.worker.context import (
     WorkflowContext,
     failure_of,
 )
-from reference_services.worker.database import use_write_ahead_log
 from reference_services.worker.engine import Order, Page
 from reference_services.worker.ledger import Ledger
 from reference_services.worker.liveness import Liveness
@@ -54,6 +53,9 @@ VERSION = "meshkit-worker-1"
 
 MAX_ATTEMPTS = 20
 """A workflow that took so many replicas with it is given up (`TOO_MANY_ATTEMPTS`)."""
+
+DBOS_FILE = Schema(name="worker", setting="WORKER_DATABASE_URL")
+"""DBOS makes its tables itself."""
 
 _FORGOTTEN_S = 10.0
 _one_engine = threading.Lock()
@@ -328,7 +330,7 @@ class DbosEngine:
             quiet.addHandler(
                 logging.NullHandler()
             )  # else DBOS adds a console handler of its own and stops propagation
-        _prepare(self._options.database)
+        prepare(self._options.database, DBOS_FILE)  # DBOS itself would make it without a write-ahead log
         DBOS(
             config={
                 "name": RUNNER,
@@ -365,13 +367,6 @@ class DbosEngine:
             raise Unavailable("the workflow engine is not running", reason="ENGINE_UNAVAILABLE")
         with SetWorkflowID(workflow_id):
             self._queues["-" in workflow_id].enqueue(self._runner, workflow_id)
-
-
-def _prepare(database: Path) -> None:
-    """Makes DBOS's file with a write-ahead log (a lasting property of the file), so that reading never waits."""
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(database, timeout=30)) as connection:
-        use_write_ahead_log(connection)
 
 
 def _destroy() -> None:

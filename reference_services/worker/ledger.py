@@ -16,23 +16,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from meshkit import AlreadyExists
-from reference_services.worker.database import Database
+from reference_services.sqlite import Database, Schema
 from reference_services.worker.workflow import Failure, Json, State, Workflow
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS workflows (
+_FIRST = """
+CREATE TABLE workflows (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, principal TEXT NOT NULL, name TEXT NOT NULL, fingerprint TEXT
     NOT NULL, parent_id TEXT NOT NULL, state INTEGER NOT NULL, arguments TEXT NOT NULL, executor TEXT NOT NULL
     DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL
     DEFAULT 0, message TEXT NOT NULL DEFAULT '', result TEXT, failure TEXT, created_at REAL NOT NULL,
     started_at REAL NOT NULL DEFAULT 0, updated_at REAL NOT NULL, finished_at REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS workflows_by_time ON workflows (tenant, parent_id, created_at DESC, id DESC);
-CREATE INDEX IF NOT EXISTS workflows_unfinished ON workflows (created_at) WHERE state < 3;
-CREATE TABLE IF NOT EXISTS executors (
+CREATE INDEX workflows_by_time ON workflows (tenant, parent_id, created_at DESC, id DESC);
+CREATE INDEX workflows_unfinished ON workflows (created_at) WHERE state < 3;
+CREATE TABLE executors (
     id TEXT PRIMARY KEY, beat INTEGER NOT NULL, state TEXT NOT NULL, claimed_by TEXT NOT NULL DEFAULT ''
-) WITHOUT ROWID
+) WITHOUT ROWID;
 """
+LEDGER = Schema(name="worker ledger", setting="WORKER_DATABASE_URL", migrations=(_FIRST,), synchronous="FULL")
+"""What the ledger's file holds."""
 
 _RUNNING, _QUEUED, _CANCELLED = int(State.RUNNING), int(State.QUEUED), int(State.CANCELLED)
 
@@ -59,7 +61,7 @@ class Ledger:
     """Reads and writes the book.
 
     Args:
-        database: Where it is kept, made with `SCHEMA`.
+        database: Where it is kept, made with `LEDGER`.
         clock: Unix time in seconds.
     """
 

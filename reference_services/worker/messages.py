@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import math
 import re
 from typing import Any
 
@@ -85,43 +82,6 @@ def checked_states(states: list[pb.WorkflowState.ValueType]) -> list[State]:
         raise InvalidArgument(
             "states holds one that this version does not know", reason="STATE_UNKNOWN"
         ) from None
-
-
-def checked_page_size(size: int) -> int:
-    """How many to return.
-
-    Raises:
-        InvalidArgument: `PAGE_SIZE_INVALID`.
-    """
-    if not 0 <= size <= 200:
-        raise InvalidArgument("page_size must be 0 (for 50) to 200", reason="PAGE_SIZE_INVALID")
-    return size or 50
-
-
-def page_token(after: tuple[float, str] | None) -> str:
-    """The token of the page after this place."""
-    if after is None:
-        return ""
-    return base64.urlsafe_b64encode(f"{after[0]!r} {after[1]}".encode()).decode().rstrip("=")
-
-
-def checked_page_token(token: str) -> tuple[float, str] | None:
-    """The place that a token means.
-
-    Raises:
-        InvalidArgument: `PAGE_TOKEN_INVALID`.
-    """
-    if not token:
-        return None
-    try:
-        text = base64.b64decode(token[:200] + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode()
-        created_at, workflow_id = text.split(" ")
-        place = float(created_at), checked_id(workflow_id)
-    except (binascii.Error, ValueError, InvalidArgument):
-        place = math.nan, ""
-    if not math.isfinite(place[0]):
-        raise InvalidArgument("page_token is none that this service gave out", reason="PAGE_TOKEN_INVALID")
-    return place
 
 
 def workflow_message(found: Workflow, *, whole: bool = True) -> pb.Workflow:

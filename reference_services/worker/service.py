@@ -8,14 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from meshkit import Call, CUService, resource, rpc
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
-from reference_services.worker import ledger, messages
+from reference_services.paging import PageTokens, page_size
+from reference_services.sqlite import open_database
+from reference_services.worker import messages
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
-from reference_services.worker.database import Database
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.engine import Order, WorkflowEngine
-from reference_services.worker.harvester import commerce
+from reference_services.worker.harvester.commerce import COMMERCE, Commerce
 from reference_services.worker.harvester.workflows import HarvestOptions
+from reference_services.worker.ledger import LEDGER, Ledger
 from reference_services.worker.workflow import Catalogue
 
 HARVESTER = "reference_services.worker.harvester.workflows"
@@ -41,12 +43,10 @@ async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
         executor=options.executor,
     )
     async with AsyncExitStack() as stack:
-        book, shop = Database(config.ledger, ledger.SCHEMA), Database(config.commerce, commerce.SCHEMA)
-        for database in (book, shop):
-            await database.open()
-            stack.push_async_callback(database.close)
-        resources = Resources(config, harvests, commerce.Commerce(shop))
-        engine = DbosEngine(options, catalogue, ledger.Ledger(book), resources, worker.mesh, worker.log)
+        book = await stack.enter_async_context(open_database(config.ledger, LEDGER))
+        shop = await stack.enter_async_context(open_database(config.commerce, COMMERCE))
+        resources = Resources(config, harvests, Commerce(shop))
+        engine = DbosEngine(options, catalogue, Ledger(book), resources, worker.mesh, worker.log)
         await engine.open()
         stack.push_async_callback(engine.close)
         yield engine
@@ -81,17 +81,19 @@ class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"]
     @rpc(permission="worker:read")
     async def list_workflows(self, request: pb.ListWorkflowsRequest, call: Call) -> pb.ListWorkflowsResponse:
         """Lists workflows, newest first."""
+        tokens = PageTokens(call.tenant, request)
+        after = tokens.read(float, str)
         page = await self.engine.page(
             call.tenant,
             states=messages.checked_states(list(request.states)),
             name=request.workflow,
             parent_id=messages.checked_id(request.parent_id) if request.parent_id else "",
-            before=messages.checked_page_token(request.page_token),
-            limit=messages.checked_page_size(request.page_size),
+            before=after and (after[0], after[1]),
+            limit=page_size(request.page_size, default=50, most=200),
         )
         return pb.ListWorkflowsResponse(
             workflows=[messages.workflow_message(found, whole=False) for found in page.workflows],
-            next_page_token=messages.page_token(page.next),
+            next_page_token=tokens.write(*page.next) if page.next else "",
         )
 
     @rpc(permission="worker:cancel")

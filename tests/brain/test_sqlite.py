@@ -1,4 +1,4 @@
-"""The SQLite file: shared by processes, migrated, refused where it is another's."""
+"""The SQLite store: shared by processes, refused where it is another embedder's."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meshkit import FailedPrecondition, ResourceExhausted
+from meshkit import FailedPrecondition
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain.hashing import HashingEmbedder
-from reference_services.brain.sqlite import database as database_module
 from reference_services.brain.sqlite import rows as rows_module
-from reference_services.brain.sqlite.database import open_database
 from reference_services.brain.sqlite.opening import open_sqlite
 from reference_services.brain.sqlite.retrieval import SqliteRetrieval
-from reference_services.brain.sqlite.schema import VERSION
 from reference_services.brain.store import EVERY, KnowledgeStore
 from reference_services.brain.writing import cell_writes, upsert
 
@@ -79,7 +76,6 @@ async def test_several_processes_make_a_new_file_at_once(tmp_path: Path) -> None
     file = tmp_path / "new" / "brain.sqlite"
     await end([await start(file, "open", "acme", "-", 0) for _ in range(5)])
     rows = sqlite3.connect(file)
-    assert rows.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
     assert rows.execute("SELECT count(*) FROM embedder").fetchone() == (1,)
     rows.close()
 
@@ -108,16 +104,15 @@ async def test_a_process_that_missed_too_many_removals_reads_anew(
 
 
 async def test_nothing_is_read_where_nothing_changed(tmp_path: Path) -> None:
-    async with opened(tmp_path / "b") as store:
+    async with opened(tmp_path / "b", readers=1) as store:
         await put(store, "acme", *[f"stone {i}" for i in range(100)])
         await nearest(store, "acme", "stone")
         read: list[str] = []
         retrieval = store.retrieval
         assert isinstance(retrieval, SqliteRetrieval)
         await retrieval._database.read(lambda db: db.set_trace_callback(read.append))
-        for connection in retrieval._database._connections:
-            connection.set_trace_callback(read.append)
         await nearest(store, "acme", "stone")
+        assert read
         assert not [sql for sql in read if "vector FROM vectors" in sql]
 
 
@@ -141,21 +136,6 @@ async def test_a_tenant_that_does_not_fit_is_scanned_from_the_file(tmp_path: Pat
         assert store.retrieval._vectors.bytes == 0
 
 
-async def test_a_newer_database_is_refused_with_both_versions(tmp_path: Path) -> None:
-    async with opened(tmp_path / "b"):
-        pass
-    rows = sqlite3.connect(tmp_path / "b")
-    rows.execute("INSERT INTO schema_version VALUES (?, '')", (VERSION + 6,))
-    rows.commit()
-    rows.close()
-    with pytest.raises(
-        FailedPrecondition, match=rf"version {VERSION + 6}.*up to version {VERSION}"
-    ) as caught:
-        async with opened(tmp_path / "b"):
-            pass
-    assert caught.value.reason == "DATABASE_NEWER"
-
-
 async def test_another_embedder_is_refused_once_there_are_cells(tmp_path: Path) -> None:
     async with opened(tmp_path / "b", 32):
         pass
@@ -169,40 +149,6 @@ async def test_another_embedder_is_refused_once_there_are_cells(tmp_path: Path) 
     assert caught.value.reason == "EMBEDDER_CHANGED"
     async with opened(tmp_path / "b", 64) as store:
         assert await nearest(store, "acme", "granite") == ["granite"]
-
-
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "b").write_text("not a database, and long enough to be read as one " * 50)
-    with pytest.raises(FailedPrecondition) as caught:
-        async with opened(tmp_path / "b"):
-            pass
-    assert caught.value.reason == "DATABASE_UNREADABLE"
-
-
-async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
-    async with opened(tmp_path / "b"):
-        assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
-
-
-async def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    async with open_database(tmp_path / "b") as database:
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("INSERT INTO tenants (tenant, updated_at) VALUES ('acme', 0)")
-            raise ValueError("no")
-
-        with pytest.raises(ValueError, match="no"):
-            await database.write(work)
-        rows = await database.read(lambda db: db.execute("SELECT * FROM tenants").fetchall())
-        assert rows == []
-
-
-async def test_waiting_calls_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "QUEUE", 2)
-    async with open_database(tmp_path / "b") as database:
-        waits = [asyncio.ensure_future(database.read(lambda db: None)) for _ in range(3)]
-        done = await asyncio.gather(*waits, return_exceptions=True)
-        assert [type(result) for result in done] == [type(None), type(None), ResourceExhausted]
 
 
 async def test_writers_of_the_same_cells_agree(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pages as data: the fenced blocks, headings and links of a Markdown file.
 
-README.md and each page of docs/ is tested, block by block, in a fresh folder and in the order of the page. The first
+README.md and each page of docs/ is tested, block by block, in a fresh folder and in the order of the page (the README
+of an example, in a copy of its folder). The first
 word after the fence says what a block is, and there is no other kind; a block of any other kind fails the tests.
 
     ```python title="service.py"    a file, written into the folder (the same for proto and toml); it must compile
@@ -22,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-"""All pages that the project shows to its users."""
+EXAMPLES = tuple(sorted((ROOT / "examples").glob("*/README.md")))
+"""Pages that begin in a copy of the folder that they are in."""
 
-OTHERS = {"wire.md": "tests/docs/test_wire.py"}
-"""Pages whose blocks have tests of their own."""
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXAMPLES)
+"""All pages that the project shows to its users."""
 
 KINDS = frozenset({"python", "proto", "toml", "console", "sh", "text"})
 

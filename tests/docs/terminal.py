@@ -121,7 +121,7 @@ class Terminal:
             "GRPC_PORT": "0",  # pages are tested side by side, and the ports in them may be taken
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        self._shell = subprocess.Popen(
+        self._shell: subprocess.Popen[bytes] = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,
             env=environment,
@@ -130,6 +130,9 @@ class Terminal:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._in, self._out = self._shell.stdin, self._shell.stdout
         self._say("set -m")
 
     def __enter__(self) -> Terminal:
@@ -140,8 +143,8 @@ class Terminal:
     ) -> None:
         for group in self._jobs():
             _end(group)
-        self._shell.stdin.close()
-        self._shell.stdout.close()
+        self._in.close()
+        self._out.close()
         self._shell.wait(10)
 
     def run(self, typed: Typed, *, status: int = 0) -> None:
@@ -169,20 +172,20 @@ class Terminal:
 
     def _say(self, text: str) -> int:
         """Has the shell do something; gives its status."""
-        self._shell.stdin.write(f'{text}\necho "ended $?"\n'.encode())
-        self._shell.stdin.flush()
+        self._in.write(f'{text}\necho "ended $?"\n'.encode())
+        self._in.flush()
         return int(self._heard().removeprefix("ended "))
 
     def _jobs(self) -> Iterator[int]:
         if self._shell.poll() is None:
-            self._shell.stdin.write(b'echo "jobs" $(jobs -pr)\n')
-            self._shell.stdin.flush()
+            self._in.write(b'echo "jobs" $(jobs -pr)\n')
+            self._in.flush()
             yield from map(int, self._heard().split()[1:])
 
     def _heard(self) -> str:
-        ready, _, _ = select.select([self._shell.stdout], [], [], _SECONDS)
+        ready, _, _ = select.select([self._out], [], [], _SECONDS)
         assert ready, f"the shell said nothing for {_SECONDS:g} s"
-        return self._shell.stdout.readline().decode().strip()
+        return self._out.readline().decode().strip()
 
 
 def _lines(file: Path) -> list[str]:

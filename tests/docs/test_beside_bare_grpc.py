@@ -68,7 +68,7 @@ class BareGreeter(bare.GreeterServiceServicer):
     started: asyncio.Event
     go_on: asyncio.Event
 
-    async def Greet(self, request: pb.GreetRequest, context: Any) -> pb.GreetResponse:  # noqa: N802
+    async def Greet(self, request: pb.GreetRequest, context: Any) -> pb.GreetResponse:
         match request.name:
             case "leak":
                 raise ValueError("password=hunter2")

@@ -16,7 +16,7 @@ from reference_services.worker.config import WorkerConfig
 from reference_services.zero.config import ZeroConfig
 from tests.docs.pages import PAGES, ROOT, read
 
-LINKED = (*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "examples").glob("*/README.md"))
+LINKED = (*PAGES, ROOT / "CHANGELOG.md")
 ALL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in LINKED]
 SETTINGS = {
     config.env_name(field)
@@ -65,7 +65,8 @@ def test_tests_that_the_prose_names_exist(path: Path) -> None:
     for line, word in read(path).code:
         if (match := re.fullmatch(r"(tests/[\w./-]+\.py)::(\w+)", word)) is not None:
             file = ROOT / match[1]
-            assert file.exists() and re.search(rf"^\s*(async )?def {match[2]}\(", file.read_text(), re.M), (
+            tests = file.read_text() if file.exists() else ""
+            assert re.search(rf"^\s*(async )?def {match[2]}\(", tests, re.M), (
                 f"{path.name}:{line}: there is no test {word}"
             )
 

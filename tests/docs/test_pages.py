@@ -1,5 +1,6 @@
 """Every block of every page holds: files compile, programs run, commands give the output that the page shows."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -7,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import KINDS, OTHERS, PAGES, ROOT, Block, read
+from tests.docs.pages import EXAMPLES, KINDS, PAGES, ROOT, Block, read
 from tests.docs.terminal import ANY, Terminal, Typed, beginning, commands, matches
 
-SEVERAL = [pytest.param(path, id=path.name) for path in PAGES if path.name not in OTHERS]
+SEVERAL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES]
 
 
 @pytest.mark.parametrize("path", SEVERAL)
 def test_a_page_does_what_it_says(path: Path, tmp_path: Path) -> None:
     folder, home = tmp_path / "project", tmp_path / "home"
-    folder.mkdir()
+    if path in EXAMPLES:
+        shutil.copytree(path.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        folder.mkdir()
     home.mkdir()
     blocks = read(path).blocks
     with Terminal(folder, home) as terminal:
@@ -24,7 +28,8 @@ def test_a_page_does_what_it_says(path: Path, tmp_path: Path) -> None:
             try:
                 perform(block, folder, terminal)
             except Exception as error:
-                pytest.fail(f"{block.place}: {error}", pytrace=False)
+                error.add_note(f"in the block at {block.place}")
+                raise
 
 
 def perform(block: Block, folder: Path, terminal: Terminal) -> None:
@@ -146,8 +151,3 @@ def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
     block = Block(ROOT / "README.md", 1, "console", {}, "$ false\n")
     with Terminal(tmp_path, tmp_path) as terminal, pytest.raises(AssertionError, match="ended with 1"):
         perform(block, tmp_path, terminal)
-
-
-def test_pages_with_tests_of_their_own_have_them() -> None:
-    for name, test in OTHERS.items():
-        assert not (ROOT / "docs" / name).exists() or (ROOT / test).exists()

@@ -277,8 +277,8 @@ async def test_a_database_that_cannot_be_used_is_unavailable(tmp_path: Path) -> 
     with pytest.raises(Unavailable) as raised:
         async with SqliteManifestStore.open(tmp_path / "router.sqlite"):
             pass
-    assert raised.value.reason == "STORAGE_UNAVAILABLE"
-    assert str(tmp_path) not in raised.value.message
+    assert raised.value.reason == "DATABASE_UNAVAILABLE"
+    assert "ROUTER_DATABASE_URL" in raised.value.message
 
 
 async def test_manifests_outlive_the_process(tmp_path: Path) -> None:

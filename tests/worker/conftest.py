@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import pytest
 
-from reference_services.worker.database import Database
-from reference_services.worker.ledger import SCHEMA, Ledger
+from reference_services.sqlite import Database, open_database
+from reference_services.worker.ledger import LEDGER, Ledger
 
 ROOT = Path(__file__).parents[2]
 FEED = ROOT / "reference_services/worker/harvester/data/products.csv"
@@ -45,14 +45,10 @@ class Replica:
 class Replicas:
     """Replicas that share a folder, and a look into their ledger."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, book: Database) -> None:
         self.folder = folder
         self.all: dict[str, Replica] = {}
-        self._book = Database(folder / "ledger.sqlite", SCHEMA)
-        self.ledger = Ledger(self._book)
-
-    async def open(self) -> None:
-        await self._book.open()
+        self.ledger = Ledger(book)
 
     async def launch(self, count: int = 1, **options: Any) -> list[Replica]:
         new = [await self._spawn(f"worker-{len(self.all) + number}", options) for number in range(count)]
@@ -89,7 +85,6 @@ class Replicas:
             await replica.process.wait()
             transport = replica.process._transport  # type: ignore[attr-defined]
             transport.close()
-        await self._book.close()
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 40) -> Any:
@@ -112,7 +107,7 @@ def feed() -> Path:
 
 @pytest.fixture
 async def replicas(tmp_path: Path) -> AsyncIterator[Replicas]:
-    found = Replicas(tmp_path)
-    await found.open()
-    yield found
-    await found.close()
+    async with open_database(tmp_path / "ledger.sqlite", LEDGER) as book:
+        found = Replicas(tmp_path, book)
+        yield found
+        await found.close()

@@ -12,15 +12,16 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2
+from reference_services.sqlite import Database, Schema, open_database
 from reference_services.worker import ledger
 from reference_services.worker.context import Resources, WorkflowContext
-from reference_services.worker.database import Database
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.engine import Order
 from reference_services.worker.harvester import commerce
@@ -28,10 +29,11 @@ from reference_services.worker.harvester import workflows as harvester
 from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.workflow import Catalogue, Definition, Json
 
-BRAIN = """
-CREATE TABLE IF NOT EXISTS cells (tenant TEXT, id TEXT, sku TEXT, price INTEGER, PRIMARY KEY (tenant, id));
-CREATE TABLE IF NOT EXISTS marks (name TEXT, executor TEXT, workflow TEXT)
+TABLES = """
+CREATE TABLE cells (tenant TEXT, id TEXT, sku TEXT, price INTEGER, PRIMARY KEY (tenant, id));
+CREATE TABLE marks (name TEXT, executor TEXT, workflow TEXT);
 """
+BRAIN = Schema(name="test", setting="", migrations=(TABLES,))
 
 
 class FakeBrain:
@@ -95,13 +97,14 @@ async def fail(context: WorkflowContext, arguments: Json) -> Json:
 async def main() -> None:
     options = json.loads(sys.argv[1])
     folder = Path(options["folder"])
-    book, shop = (
-        Database(folder / "ledger.sqlite", ledger.SCHEMA),
-        Database(folder / "commerce.sqlite", commerce.SCHEMA),
-    )
-    brain = Database(folder / "brain.sqlite", BRAIN)
-    for database in (book, shop, brain):
-        await database.open()
+    async with AsyncExitStack() as stack:
+        book = await stack.enter_async_context(open_database(folder / "ledger.sqlite", ledger.LEDGER))
+        shop = await stack.enter_async_context(open_database(folder / "commerce.sqlite", commerce.COMMERCE))
+        brain = await stack.enter_async_context(open_database(folder / "brain.sqlite", BRAIN))
+        await serve(options, folder, book, shop, brain)
+
+
+async def serve(options: Json, folder: Path, book: Database, shop: Database, brain: Database) -> None:
     executor = options["executor"]
     catalogue = Catalogue(
         [
@@ -146,8 +149,6 @@ async def main() -> None:
                 answer({"error": type(error).__name__, "reason": getattr(error, "reason", str(error))})
     task.uncancel()
     await engine.close()
-    for database in (book, shop, brain):
-        await database.close()
 
 
 def answer(message: Json) -> None:

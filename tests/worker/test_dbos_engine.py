@@ -113,9 +113,9 @@ from pathlib import Path
 import structlog
 from dbos import DBOS, Queue, error
 from meshkit import FailedPrecondition
+from reference_services.sqlite import open_database
 from reference_services.worker import ledger
 from reference_services.worker.context import Resources
-from reference_services.worker.database import Database
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.workflow import Catalogue
 
@@ -130,8 +130,10 @@ assert not issubclass(error.DBOSWorkflowConflictIDError, Exception)
 
 async def main():
     folder = Path(sys.argv[1])
-    book = Database(folder / "ledger.sqlite", ledger.SCHEMA)
-    await book.open()
+    async with open_database(folder / "ledger.sqlite", ledger.LEDGER) as book:
+        await engines(folder, book)
+
+async def engines(folder, book):
     def engine(name):
         return DbosEngine(EngineOptions(database=folder / "dbos.sqlite", executor=name), Catalogue([]),
             ledger.Ledger(book), Resources(), None, structlog.get_logger())
@@ -149,7 +151,6 @@ async def main():
     await one.close()
     await two.open()  # and again, in the same process
     await two.close()
-    await book.close()
 
 asyncio.run(main())
 log = logging.getLogger("dbos")

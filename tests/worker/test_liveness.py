@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from reference_services.worker.database import Database
-from reference_services.worker.ledger import SCHEMA, Ledger
+from reference_services.sqlite import open_database
+from reference_services.worker.ledger import LEDGER, Ledger
 from reference_services.worker.liveness import Liveness
 from reference_services.worker.workflow import State, Workflow
 
@@ -27,10 +27,8 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    database = Database(tmp_path / "ledger.sqlite", SCHEMA)
-    await database.open()
-    yield World(Ledger(database))
-    await database.close()
+    async with open_database(tmp_path / "ledger.sqlite", LEDGER) as database:
+        yield World(Ledger(database))
 
 
 async def test_a_silent_replica_is_taken_over_once_and_not_before_its_time(world: World) -> None:

@@ -12,11 +12,11 @@ from google.protobuf.struct_pb2 import Struct
 from meshkit import Call, InvalidArgument, MeshError, NotFound
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
+from reference_services.sqlite import open_database
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
-from reference_services.worker.database import Database
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
-from reference_services.worker.ledger import SCHEMA, Ledger
+from reference_services.worker.ledger import LEDGER, Ledger
 from reference_services.worker.service import HARVESTER, Worker
 from reference_services.worker.workflow import Catalogue, State, Workflow, workflow
 
@@ -49,10 +49,8 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    database = Database(tmp_path / "ledger.sqlite", SCHEMA)
-    await database.open()
-    yield Bench(Ledger(database), tmp_path)
-    await database.close()
+    async with open_database(tmp_path / "ledger.sqlite", LEDGER) as database:
+        yield Bench(Ledger(database), tmp_path)
 
 
 async def test_pages_follow_on_without_gap_or_repeat(bench: Bench) -> None:

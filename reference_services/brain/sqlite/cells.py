@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
-from reference_services.brain.sqlite.database import Database
 from reference_services.brain.sqlite.rows import CellRows
 from reference_services.brain.store import CellWrite, DocumentRow, Stored, Vector
+from reference_services.sqlite import Database
 
 STAGED_FOR = 86_400_000_000
 """Microseconds for which vectors of an unfinished document are kept."""

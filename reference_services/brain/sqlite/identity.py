@@ -13,18 +13,13 @@ def claim_embedder(connection: sqlite3.Connection, name: str, dimensions: int) -
     Raises:
         FailedPrecondition: `EMBEDDER_CHANGED`: there are cells with another embedder's vectors.
     """
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS embedder (name TEXT NOT NULL, dimensions INTEGER NOT NULL)"
-    )
     row = connection.execute("SELECT name, dimensions FROM embedder").fetchone()
-    if row == (name, dimensions):
+    if row is not None and tuple(row) == (name, dimensions):
         return
     if row is not None and connection.execute("SELECT EXISTS (SELECT 1 FROM vectors)").fetchone()[0]:
         raise FailedPrecondition(
-            f"the database's vectors were made by {row[0]} with {row[1]} dimensions, brain is set to "
-            f"{name} with "
-            f"{dimensions}: set BRAIN_EMBEDDER, BRAIN_EMBEDDING_MODEL and BRAIN_EMBEDDING_DIMENSIONS "
-            f"back, or set "
+            f"the database's vectors were made by {row[0]} with {row[1]} dimensions, brain is set to {name} with "
+            f"{dimensions}: set BRAIN_EMBEDDER, BRAIN_EMBEDDING_MODEL and BRAIN_EMBEDDING_DIMENSIONS back, or set "
             "BRAIN_DATABASE_URL to a new file and bring the knowledge in again",
             reason="EMBEDDER_CHANGED",
             found=f"{row[0]}/{row[1]}",

@@ -10,9 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from meshkit import Aborted, AlreadyExists
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
-from reference_services.brain.sqlite.database import Database
 from reference_services.brain.sqlite.rows import timestamp
-from reference_services.brain.sqlite.schema import VERSION
+from reference_services.brain.sqlite.schema import BRAIN
+from reference_services.sqlite import Database
 
 Event = TypeVar("Event", pb.Episode, pb.Trace)
 Between = tuple[int | None, int | None]
@@ -192,7 +192,11 @@ class SqliteFigures:
                 (pb.CELL_KIND_PRODUCT, tenant),
             ).fetchone()
             found = pb.StatsResponse(
-                cells=cells, text_bytes=size, products=products, storage="sqlite", schema_version=VERSION
+                cells=cells,
+                text_bytes=size,
+                products=products,
+                storage="sqlite",
+                schema_version=BRAIN.version,
             )
             for table in ("documents", "episodes", "facts", "traces"):
                 (count,) = db.execute(f"SELECT count(*) FROM {table} WHERE tenant = ?", (tenant,)).fetchone()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+from meshkit import FailedPrecondition
 from reference_services.brain.sqlite.cells import SqliteCells, SqliteDocuments
-from reference_services.brain.sqlite.database import open_database
 from reference_services.brain.sqlite.identity import claim_embedder
 from reference_services.brain.sqlite.memory import SqliteFigures, SqliteMemory, SqliteTraces
 from reference_services.brain.sqlite.retrieval import SqliteRetrieval
+from reference_services.brain.sqlite.schema import BRAIN
 from reference_services.brain.sqlite.vectors import VectorCache
 from reference_services.brain.store import KnowledgeStore
+from reference_services.sqlite import open_database
 
 
 def wall_clock() -> int:
@@ -42,9 +45,11 @@ async def open_sqlite(
         now: The clock, in microseconds since 1970.
 
     Raises:
-        FailedPrecondition: The file cannot be used: see `open_database` and `claim_embedder`.
+        MeshError: The file cannot be used: see `open_database` and `claim_embedder`.
+        FailedPrecondition: `FTS5_MISSING`.
     """
-    async with open_database(path, readers=readers) as database:
+    _check_fts5()
+    async with open_database(path, BRAIN, readers=readers) as database:
         await database.write(lambda db: claim_embedder(db, embedder, dimensions))
         yield KnowledgeStore(
             cells=SqliteCells(database, now),
@@ -54,3 +59,13 @@ async def open_sqlite(
             traces=SqliteTraces(database, now),
             figures=SqliteFigures(database),
         )
+
+
+def _check_fts5() -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        if db.execute("SELECT sqlite_compileoption_used('ENABLE_FTS5')").fetchone()[0]:
+            return
+    raise FailedPrecondition(
+        "this Python's sqlite3 is built without FTS5, which brain needs: use another build of Python",
+        reason="FTS5_MISSING",
+    )

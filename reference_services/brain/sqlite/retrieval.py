@@ -10,11 +10,11 @@ import numpy as np
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain.fusion import Ranked
-from reference_services.brain.sqlite.database import Database
 from reference_services.brain.sqlite.selection import conditions
 from reference_services.brain.sqlite.vectors import Seqs, VectorCache
 from reference_services.brain.store import EVERY, Selection, Vector
 from reference_services.brain.words import beginning, words
+from reference_services.sqlite import Database
 
 QUERY_WORDS = 32
 """A query's words that are searched, the rarest ones."""

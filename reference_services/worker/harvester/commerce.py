@@ -17,49 +17,51 @@ from pathlib import Path
 from typing import Any
 
 from meshkit import DataLoss, NotFound
-from reference_services.worker.database import Database
+from reference_services.sqlite import Database, Schema
 from reference_services.worker.harvester.cleaning import Item
 from reference_services.worker.harvester.feeds import Print
 from reference_services.worker.harvester.money import Money
 from reference_services.worker.harvester.planning import Batch, Outline
 from reference_services.worker.harvester.records import Layout
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
+_FIRST = """
+CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, workflow_id TEXT NOT NULL UNIQUE, source TEXT
     NOT NULL, feed TEXT NOT NULL, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, layout TEXT NOT NULL,
     currency TEXT NOT NULL, batches INTEGER NOT NULL, started_at REAL NOT NULL, finished_at REAL NOT NULL
     DEFAULT 0, rows INTEGER NOT NULL, accepted INTEGER, duplicates INTEGER, rejected INTEGER, reasons TEXT
 );
-CREATE TABLE IF NOT EXISTS batches (
+CREATE TABLE batches (
     run INTEGER NOT NULL REFERENCES runs (id), number INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER
     NOT NULL, line INTEGER NOT NULL, rows INTEGER NOT NULL, digest TEXT NOT NULL, done_at REAL, done_by TEXT,
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS observations (
+CREATE TABLE observations (
     tenant TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, source TEXT NOT NULL, sku TEXT NOT
     NULL, price_minor INTEGER NOT NULL, currency TEXT NOT NULL, PRIMARY KEY (run, line)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS observations_by_item ON observations (run, sku, line);
-CREATE TABLE IF NOT EXISTS products (
+CREATE INDEX observations_by_item ON observations (run, sku, line);
+CREATE TABLE products (
     tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, name TEXT NOT NULL, brand TEXT NOT NULL,
     category TEXT NOT NULL, description TEXT NOT NULL, gtin TEXT NOT NULL, url TEXT NOT NULL, image_url TEXT
     NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (tenant, source, sku)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS offers (
+CREATE TABLE offers (
     tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, price_minor INTEGER NOT NULL, currency TEXT
     NOT NULL, availability INTEGER NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (tenant,
     source, sku)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS price_history (
+CREATE TABLE price_history (
     tenant TEXT NOT NULL, source TEXT NOT NULL, sku TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT
     NULL, price_minor INTEGER NOT NULL, currency TEXT NOT NULL, PRIMARY KEY (tenant, source, sku, run, line)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS rejects (
+CREATE TABLE rejects (
     tenant TEXT NOT NULL, run INTEGER NOT NULL, line INTEGER NOT NULL, reason TEXT NOT NULL, field TEXT NOT
     NULL, excerpt TEXT NOT NULL, PRIMARY KEY (run, line)
-) WITHOUT ROWID
+) WITHOUT ROWID;
 """
+COMMERCE = Schema(name="commerce", setting="WORKER_DATABASE_URL", migrations=(_FIRST,), synchronous="FULL")
+"""What the file of the commerce tables holds."""
 
 _PRODUCT = (
     "INSERT INTO products (tenant, source, sku, name, brand, category, description, gtin, url, image_url, run, line) "
@@ -146,7 +148,7 @@ class Commerce:
     """The tables.
 
     Args:
-        database: Where they are, made with `SCHEMA`.
+        database: Where they are, made with `COMMERCE`.
         clock: Unix time in seconds.
     """
 

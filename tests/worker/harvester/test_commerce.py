@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshkit import DataLoss, InvalidArgument, NotFound
-from reference_services.worker.database import Database
-from reference_services.worker.harvester.commerce import SCHEMA, Commerce, Run
+from reference_services.sqlite import open_database
+from reference_services.worker.harvester.commerce import COMMERCE, Commerce, Run
 from reference_services.worker.harvester.planning import outline
 from reference_services.worker.harvester.publishing import cell_id, cells
 from reference_services.worker.harvester.workflows import Errand, excerpt, read_batch
@@ -27,10 +27,8 @@ ROWS = [
 
 @pytest.fixture
 async def commerce(tmp_path: Path) -> AsyncIterator[Commerce]:
-    database = Database(tmp_path / "commerce.sqlite", SCHEMA)
-    await database.open()
-    yield Commerce(database)
-    await database.close()
+    async with open_database(tmp_path / "commerce.sqlite", COMMERCE) as database:
+        yield Commerce(database)
 
 
 async def begun(

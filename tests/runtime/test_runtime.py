@@ -1,0 +1,89 @@
+"""The runtime within one process: several services, their failures, their end."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from main import Greeter
+
+from meshkit import Runtime, SharedConfig, State, resource
+from meshkit.discovery.memory import MemoryRegistry
+from meshkit.transport.server import PortTaken
+from tests.serving.probe import CONTRACT, Probe
+
+SECRET = "s" * 40
+
+
+def config(path: Path, **values: Any) -> SharedConfig:
+    given: dict[str, Any] = {"project_secret": SECRET, "state_dir": path, "grpc_port": 0, "drain_propagation_s": 0.0}
+    return SharedConfig(**{**given, **values})
+
+
+async def instances(registry: MemoryRegistry, service: str) -> list[State]:
+    async for snapshot in registry.watch(service):
+        return [each.state for each in snapshot.instances.values()]
+    return []
+
+
+async def test_several_services_run_in_one_process_each_on_a_port_of_its_own(tmp_path: Path, eventually: Any) -> None:
+    registry, stop = MemoryRegistry(), asyncio.Event()
+    runtime = Runtime(
+        Greeter, Probe, configs={Greeter: config(tmp_path), Probe: config(tmp_path)}, registry=registry
+    )
+    running = asyncio.create_task(runtime.serve(stop))
+    await eventually(lambda: set(registry._instances) == {"greeter", "probe"})
+    assert await instances(registry, "greeter") == [State.SERVING]
+    addresses = {replica.instance.address for replica in runtime.replicas if replica.instance}
+    assert len(addresses) == 2
+    stop.set()
+    await asyncio.wait_for(running, 10)
+    assert await instances(registry, "greeter") == []
+
+
+async def test_a_service_that_cannot_start_ends_the_others_in_order(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def held(service: Any) -> AsyncGenerator[str, None]:
+        events.append("open")
+        yield "held"
+        events.append("closed")
+
+    @asynccontextmanager
+    async def broken(service: Any) -> AsyncGenerator[str, None]:
+        raise OSError("no such disk")
+        yield "never"
+
+    class Held(Probe, contract=CONTRACT, name="held"):
+        one = resource(held)
+
+    class Broken(Probe, contract=CONTRACT, name="broken"):
+        one = resource(broken)
+
+    registry = MemoryRegistry()
+    runtime = Runtime(Held, Broken, configs={Held: config(tmp_path), Broken: config(tmp_path)}, registry=registry)
+    with pytest.raises(OSError, match="no such disk"):
+        await asyncio.wait_for(runtime.serve(asyncio.Event()), 10)
+    assert events == ["open", "closed"]
+    assert await instances(registry, "held") == []
+
+
+async def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        runtime = Runtime(Probe, configs={Probe: config(tmp_path, grpc_port=port)}, registry=MemoryRegistry())
+        with pytest.raises(PortTaken, match=f"127.0.0.1:{port}"):
+            await runtime.serve(asyncio.Event())
+
+
+def test_a_runtime_needs_services_and_each_once() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Runtime()
+    with pytest.raises(ValueError, match="twice"):
+        Runtime(Probe, Probe)
