@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from meshkit.client import Client as Client
     from meshkit.client import ResponseStream as ResponseStream
     from meshkit.config import SharedConfig as SharedConfig
+    from meshkit.declaration import PUBLIC as PUBLIC
+    from meshkit.declaration import resource as resource
     from meshkit.errors import Aborted as Aborted
     from meshkit.errors import AlreadyExists as AlreadyExists
     from meshkit.errors import Cancelled as Cancelled
@@ -42,10 +44,8 @@ if TYPE_CHECKING:
     from meshkit.pipeline import Handler as Handler
     from meshkit.pipeline import Middleware as Middleware
     from meshkit.runtime import Runtime as Runtime
-    from meshkit.service import PUBLIC as PUBLIC
     from meshkit.service import CUService as CUService
     from meshkit.service import every as every
-    from meshkit.service import resource as resource
     from meshkit.service import rpc as rpc
     from meshkit.supervisor import Program as Program
     from meshkit.supervisor import Restarts as Restarts
@@ -55,6 +55,7 @@ _HOMES = {
     "meshkit.call": ("Call", "Deadline", "Principal"),
     "meshkit.client": ("CallOptions", "Client", "ResponseStream"),
     "meshkit.config": ("SharedConfig",),
+    "meshkit.declaration": ("PUBLIC", "resource"),
     "meshkit.errors": (
         "Aborted",
         "AlreadyExists",
@@ -78,7 +79,7 @@ _HOMES = {
     "meshkit.mesh": ("Mesh",),
     "meshkit.pipeline": ("END", "Exchange", "Handler", "Middleware"),
     "meshkit.runtime": ("Runtime",),
-    "meshkit.service": ("CUService", "PUBLIC", "every", "resource", "rpc"),
+    "meshkit.service": ("CUService", "every", "rpc"),
     "meshkit.supervisor": ("Program", "Restarts", "Supervisor"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -235,7 +235,8 @@ class Scope:
     as_self: bool = False
 
 
-_scope: ContextVar[Scope] = ContextVar("meshkit_scope", default=Scope())
+_NOWHERE = Scope()
+_scope: ContextVar[Scope] = ContextVar("meshkit_scope", default=_NOWHERE)
 
 
 def current_scope() -> Scope:

@@ -28,8 +28,9 @@ from meshkit.transport.server import Server
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
+    from meshkit.declaration import Job
     from meshkit.discovery import Lease, Registry
-    from meshkit.service import CUService, Job
+    from meshkit.service import CUService
 
 log = structlog.get_logger("meshkit.replica")
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshkit.call import Deadline, serving
+from meshkit.declaration import PUBLIC, Rpc
 from meshkit.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -22,13 +23,13 @@ from meshkit.errors import (
 from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
 from meshkit.resilience.admission import Admission, admitting
 from meshkit.security.guard import Demand, Guard
-from meshkit.service import PUBLIC, CUService, Rpc
 from meshkit.transport.codec import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from meshkit.pipeline import Method
+    from meshkit.service import CUService
 
 
 def handlers(
@@ -90,7 +91,7 @@ def error_boundary(next: Handler) -> Handler:
             if task is None or task.cancelling():
                 raise
             raise _incident(exchange, error) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is must not leave the process)
             raise _incident(exchange, error) from None
 
     return bounded

@@ -83,7 +83,7 @@ def _is_binding_fault(error: TypeError) -> bool:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    return place is not None and place.tb_frame.f_globals.get("__name__") == "meshkit.service"
+    return place is not None and place.tb_frame.f_globals.get("__name__") == "meshkit.binding"
 
 
 def _services_of(module: ModuleType) -> list[str]:

@@ -93,8 +93,8 @@ class Backoff:
 def may_retry(exchange: Exchange, error: MeshError) -> bool:
     """Whether another attempt can do no harm, and can be made; requests then begin again with the first.
 
-    It can do none where it is certain that no handler saw the call, or where the method is idempotent and the failure is
-    one that another instance, or the same one later, may not have. Never after the first reply.
+    It can do none where it is certain that no handler saw the call, or where the method is idempotent and the failure
+    is one that another instance, or the same one later, may not have. Never after the first reply.
     """
     if exchange.first_reply is not None or (error.pushback is not None and error.pushback < 0):
         return False

@@ -68,24 +68,6 @@ def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-class _Nonces:
-    """16 random bytes at a time, drawn from the system in blocks: one system call for many."""
-
-    SIZE = 16
-
-    def __init__(self) -> None:
-        self._block: list[bytes] = []
-
-    def draw(self) -> bytes:
-        if not self._block:
-            block = secrets.token_bytes(256 * self.SIZE)
-            self._block = [block[at : at + self.SIZE] for at in range(0, len(block), self.SIZE)]
-        return self._block.pop()
-
-
-_nonces = _Nonces()
-
-
 def make_proof(claim: Claim, key: bytes, *, now: float | None = None, nonce: bytes | None = None) -> str:
     """Signs a request with HMAC-SHA256; the value of `x-cu-proof`.
 
@@ -96,7 +78,7 @@ def make_proof(claim: Claim, key: bytes, *, now: float | None = None, nonce: byt
         nonce: 16 bytes; random by default.
     """
     ts = str(int((time.time() if now is None else now) * 1000))
-    once = _b64(nonce or _nonces.draw())
+    once = _b64(nonce or secrets.token_bytes(16))
     return f"ts={ts};nonce={once};sig={_b64(hmac.digest(key, claim.canonical(ts, once), 'sha256'))}"
 
 

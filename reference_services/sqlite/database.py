@@ -67,8 +67,10 @@ class Database:
 
     def close(self) -> None:
         """Waits for what runs, turns away what waits, and closes the connections. Blocking."""
-        self._readers.close()
-        self._writer.close()
+        self._writer.shut()
+        self._readers.shut()
+        self._readers.join()
+        self._writer.join()
 
 
 @asynccontextmanager
@@ -129,9 +131,11 @@ class _Lane:
                 ) from None
         return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
+    def shut(self) -> None:
         with self._guard:
             self._closed = True
+
+    def join(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:

@@ -65,9 +65,11 @@ def prepare(path: Path, schema: Schema, busy_timeout: float = BUSY_TIMEOUT_S) ->
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         with closing(connect(path, schema, busy_timeout)) as connection:
             _use_write_ahead_log(connection, busy_timeout)
-            if schema.migrations:
+            with transaction(connection, "BEGIN"):  # not to wait for writers where there is nothing to do
+                due = bool(schema.migrations) and _found(connection, path, schema) < schema.version
+            if due:
                 with transaction(connection, "BEGIN IMMEDIATE"):
-                    _migrate(connection, path, schema)
+                    _migrate(connection, schema, _found(connection, path, schema))
     except OSError as error:
         raise _unusable(
             _FAULTS_OF_FILES.get(error.errno or 0, _AWAY), error.strerror, path, schema
@@ -175,7 +177,8 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) ->
             time.sleep(0.01)
 
 
-def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+def _found(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
+    """The version that the file has; 0 for a new one."""
     (mark,) = connection.execute("PRAGMA application_id").fetchone()
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     used = mark or found or connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
@@ -192,6 +195,10 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None
             found=found,
             known=schema.version,
         )
+    return int(found)
+
+
+def _migrate(connection: sqlite3.Connection, schema: Schema, found: int) -> None:
     for script in schema.migrations[found:]:
         for statement in _statements(script):
             connection.execute(statement)

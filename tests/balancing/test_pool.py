@@ -14,7 +14,9 @@ from meshkit.pipeline import Method
 
 
 def instance(number: int, **facts: Any) -> Instance:
-    return Instance(service="probe", instance_id=f"probe-{number}", address=f"127.0.0.1:{9000 + number}", **facts)
+    return Instance(
+        service="probe", instance_id=f"probe-{number}", address=f"127.0.0.1:{9000 + number}", **facts
+    )
 
 
 @dataclass
@@ -101,7 +103,9 @@ async def settled(pool: EndpointPool, *ids: str) -> None:
 CALL = Call(service="probe")
 
 
-async def test_endpoints_follow_the_registry_and_connections_are_kept(world: World, pool: EndpointPool) -> None:
+async def test_endpoints_follow_the_registry_and_connections_are_kept(
+    world: World, pool: EndpointPool
+) -> None:
     world.tell(instance(1), instance(2))
     await settled(pool, "probe-1", "probe-2")
     world.tell(instance(2), instance(3))
@@ -127,7 +131,10 @@ async def test_only_serving_and_connected_instances_are_picked(world: World, poo
     world.links["probe-4"][0].set(False)
     assert {(await pool.acquire(CALL, set())).instance.instance_id for _ in range(8)} == {"probe-1"}
     world.links["probe-4"][0].set(True)
-    assert {(await pool.acquire(CALL, set())).instance.instance_id for _ in range(8)} == {"probe-1", "probe-4"}
+    assert {(await pool.acquire(CALL, set())).instance.instance_id for _ in range(8)} == {
+        "probe-1",
+        "probe-4",
+    }
 
 
 async def test_another_instance_comes_first_and_the_same_one_again_if_there_is_no_other(
@@ -236,7 +243,7 @@ async def test_the_policy_learns_of_each_pick_how_it_went(world: World, pool: En
 
     layered = balanced(pool, clock=lambda: now)(attempt)
     await layered(exchange())
-    for outcome in (Unavailable("down"), asyncio.CancelledError(), ValueError()):  # noqa: B007
+    for outcome in (Unavailable("down"), asyncio.CancelledError(), ValueError()):
         with pytest.raises(type(outcome)):
             await layered(exchange())
     assert [latency for _, latency, _ in policy.told] == [2.0, 3.0, 3.0, 3.0]

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,12 @@ class Up:
     """`meshkit up` under way, and what it has printed so far."""
 
     def __init__(self, state: Path, *words: str) -> None:
-        environment = {"PATH": os.defpath, "HOME": str(state), "CU_STATE_DIR": str(state), "CU_DRAIN_PROPAGATION_S": "0.1"}
+        environment = {
+            "PATH": os.defpath,
+            "HOME": str(state),
+            "CU_STATE_DIR": str(state),
+            "CU_DRAIN_PROPAGATION_S": "0.1",
+        }
         self.output = state / "up.txt"
         self.seen = 0
         with self.output.open("wb") as output:
@@ -45,10 +49,10 @@ class Up:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
+def state(tmp_path: Path) -> Path:
     folder = tmp_path / "state"
     folder.mkdir(mode=0o700)
-    yield folder
+    return folder
 
 
 def replicas_of(state: Path) -> dict[int, str]:

@@ -13,6 +13,11 @@ from meshkit.testing import LocalMesh
 from tests.serving.probe import Probe, ProbeClient, Text
 
 
+async def gather_values(replies: Any, into: list[str]) -> None:
+    async for reply in replies:
+        into.append(reply.value)
+
+
 class Fleet:
     """Some probes and a client of theirs."""
 
@@ -92,7 +97,9 @@ async def test_an_instance_that_is_overloaded_is_left_for_another_by_any_method(
 
 
 @pytest.mark.parametrize("reason", ["STARTING", "DRAINING"])
-async def test_a_refusal_before_the_handler_is_tried_elsewhere_for_every_method(fleet: Fleet, reason: str) -> None:
+async def test_a_refusal_before_the_handler_is_tried_elsewhere_for_every_method(
+    fleet: Fleet, reason: str
+) -> None:
     fleet.replicas[0].admission.refusing = reason
     for number in range(4):
         assert (await fleet.client.write(Text(value=str(number)))).value == str(number)
@@ -123,10 +130,9 @@ async def test_nothing_is_tried_again_after_the_first_reply(fleet: Fleet) -> Non
         raise Unavailable("broken off")
 
     fleet.behave(List=break_off)
-    got = []
+    got: list[str] = []
     with pytest.raises(Unavailable):
-        async for reply in fleet.client.list(Text()):
-            got.append(reply.value)  # noqa: PERF401
+        await gather_values(fleet.client.list(Text()), got)
     assert got == ["one"]
     assert fleet.begun("List") == 1
 

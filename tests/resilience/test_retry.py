@@ -85,7 +85,9 @@ RETRIED = {
 
 @pytest.mark.parametrize("case", RETRIED, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("idempotent", [False, True])
-def test_exactly_these_failures_are_tried_again(case: tuple[str, bool, float | None], idempotent: bool) -> None:
+def test_exactly_these_failures_are_tried_again(
+    case: tuple[str, bool, float | None], idempotent: bool
+) -> None:
     code, unprocessed, pushback = case
     error = failure(code, unprocessed=unprocessed, pushback=pushback)
     assert may_retry(exchange(idempotent=idempotent), error) is RETRIED[case][idempotent]
@@ -119,7 +121,9 @@ async def test_pauses_are_drawn_up_to_a_bound_that_doubles() -> None:
 
     script, sleeper = Script(*[failure("UNAVAILABLE") for _ in range(9)]), Sleeper(clock)
     backoff = Backoff(uniform=uniform)
-    await retrying(Budget(clock=clock), attempts=10, backoff=backoff, sleep=sleeper)(script)(exchange(idempotent=True))
+    await retrying(Budget(clock=clock), attempts=10, backoff=backoff, sleep=sleeper)(script)(
+        exchange(idempotent=True)
+    )
     assert bounds == [(0.0, min(1.0, 0.02 * 2**retry)) for retry in range(9)]
     assert sleeper.pauses == [high for _, high in bounds]
 

@@ -27,7 +27,9 @@ class Process:
     """A greeter that runs."""
 
     def __init__(self, state: Path, **settings: str) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("CU_", "GRPC_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("CU_", "GRPC_"))
+        }
         settings = {"GRPC_PORT": "0", "CU_DRAIN_PROPAGATION_S": "0.1", **settings}
         self._log = (state / f"log-{time.monotonic_ns()}").open("w+b")
         self.process = subprocess.Popen(
@@ -180,7 +182,9 @@ async def test_a_kill_is_noticed_and_calls_go_on(start: Start, mesh: Mesh, event
     async def greet(times: int) -> None:
         for _ in range(times):
             trailers: dict[str, str] = {}
-            assert (await client.greet(pb.GreetRequest(name="Ada"), trailers=trailers)).text == "Hello Ada (local)"
+            assert (
+                await client.greet(pb.GreetRequest(name="Ada"), trailers=trailers)
+            ).text == "Hello Ada (local)"
             answered.add(trailers["x-cu-instance"])
 
     await greet(20)
@@ -195,7 +199,9 @@ async def test_a_kill_is_noticed_and_calls_go_on(start: Start, mesh: Mesh, event
     assert len(answered) == 1
 
 
-async def test_a_call_made_before_its_service_is_there_is_answered_when_it_comes(start: Start, mesh: Mesh) -> None:
+async def test_a_call_made_before_its_service_is_there_is_answered_when_it_comes(
+    start: Start, mesh: Mesh
+) -> None:
     call = asyncio.ensure_future(mesh.client(GreeterClient).greet(pb.GreetRequest(name="Ada"), timeout=30))
     await asyncio.sleep(0)
     process = start()

@@ -19,7 +19,12 @@ SECRET = "s" * 40
 
 
 def config(path: Path, **values: Any) -> SharedConfig:
-    given: dict[str, Any] = {"project_secret": SECRET, "state_dir": path, "grpc_port": 0, "drain_propagation_s": 0.0}
+    given: dict[str, Any] = {
+        "project_secret": SECRET,
+        "state_dir": path,
+        "grpc_port": 0,
+        "drain_propagation_s": 0.0,
+    }
     return SharedConfig(**{**given, **values})
 
 
@@ -29,7 +34,9 @@ async def instances(registry: MemoryRegistry, service: str) -> list[State]:
     return []
 
 
-async def test_several_services_run_in_one_process_each_on_a_port_of_its_own(tmp_path: Path, eventually: Any) -> None:
+async def test_several_services_run_in_one_process_each_on_a_port_of_its_own(
+    tmp_path: Path, eventually: Any
+) -> None:
     registry, stop = MemoryRegistry(), asyncio.Event()
     runtime = Runtime(
         Greeter, Probe, configs={Greeter: config(tmp_path), Probe: config(tmp_path)}, registry=registry
@@ -65,7 +72,9 @@ async def test_a_service_that_cannot_start_ends_the_others_in_order(tmp_path: Pa
         one = resource(broken)
 
     registry = MemoryRegistry()
-    runtime = Runtime(Held, Broken, configs={Held: config(tmp_path), Broken: config(tmp_path)}, registry=registry)
+    runtime = Runtime(
+        Held, Broken, configs={Held: config(tmp_path), Broken: config(tmp_path)}, registry=registry
+    )
     with pytest.raises(OSError, match="no such disk"):
         await asyncio.wait_for(runtime.serve(asyncio.Event()), 10)
     assert events == ["open", "closed"]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from greeter.v1 import greeter_pb2 as pb
 
-from meshkit import PUBLIC, Call, CUService, END, Exchange, every, resource, rpc
-from meshkit.service import Public
+from meshkit import END, PUBLIC, Call, CUService, Exchange, every, resource, rpc
+from meshkit.declaration import Public
 
 if TYPE_CHECKING:
-    from greeter.v1.greeter_pb2 import GreetRequest as HiddenRequest  # noqa: F401
+    from greeter.v1.greeter_pb2 import GreetRequest as HiddenRequest
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["GreeterService"]
 HERE = __file__
@@ -25,7 +25,9 @@ class Good:
         return pb.GreetResponse(text=request.name)
 
     @rpc(permission="greeter:greet")
-    async def greet_many(self, request: pb.GreetManyRequest, call: Call) -> AsyncIterator[pb.GreetManyResponse]:
+    async def greet_many(
+        self, request: pb.GreetManyRequest, call: Call
+    ) -> AsyncIterator[pb.GreetManyResponse]:
         yield pb.GreetManyResponse(text=request.name)
 
     @rpc(permission="greeter:greet")
@@ -33,7 +35,9 @@ class Good:
         return pb.GreetAllResponse()
 
     @rpc(permission="greeter:greet")
-    async def chat(self, requests: AsyncIterator[pb.ChatRequest], call: Call) -> AsyncIterator[pb.ChatResponse]:
+    async def chat(
+        self, requests: AsyncIterator[pb.ChatRequest], call: Call
+    ) -> AsyncIterator[pb.ChatResponse]:
         yield pb.ChatResponse()
 
 
@@ -191,7 +195,9 @@ def test_wrong_messages_are_told_with_the_contracts() -> None:
     def streamed() -> None:
         class Greeter(Good, CUService, contract=CONTRACT):
             @rpc(permission="greeter:greet")
-            async def greet(self, request: AsyncIterator[pb.GreetRequest], call: Call) -> pb.GreetResponse: ...
+            async def greet(
+                self, request: AsyncIterator[pb.GreetRequest], call: Call
+            ) -> pb.GreetResponse: ...
 
     def bare_iterator() -> None:
         class Greeter(Good, CUService, contract=CONTRACT):

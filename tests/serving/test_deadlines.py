@@ -15,6 +15,11 @@ from tests.serving.conftest import Running
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text
 
 
+async def gather_values(replies: Any, into: list[str]) -> None:
+    async for reply in replies:
+        into.append(reply.value)
+
+
 class Clock:
     now = 100.0
 
@@ -32,7 +37,12 @@ async def nowhere(message: Any) -> None:
 
 def exchange(at: Deadline) -> Exchange:
     call = Call.for_test()
-    return Exchange(Method("/probe.v1.ProbeService/Read"), Call(service="probe", deadline=at, trace=call.trace), nothing, nowhere)
+    return Exchange(
+        Method("/probe.v1.ProbeService/Read"),
+        Call(service="probe", deadline=at, trace=call.trace),
+        nothing,
+        nowhere,
+    )
 
 
 async def test_work_past_its_deadline_is_not_begun() -> None:
@@ -208,10 +218,9 @@ async def test_a_stream_ends_at_its_age() -> None:
     async with local as mesh:
         probe = service(local, "probe")
         probe.behave["Follow"] = endless
-        got = []
+        got: list[str] = []
         with pytest.raises(Unavailable) as caught:
-            async for reply in mesh.client(ProbeClient).follow(Text()):
-                got.append(reply.value)  # noqa: PERF401
+            await gather_values(mesh.client(ProbeClient).follow(Text()), got)
         assert got == ["first"]
         assert caught.value.reason == "STREAM_AGED"
         assert not caught.value.unprocessed

@@ -191,7 +191,9 @@ async def test_a_call_without_its_request_message_is_refused(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin_and_send_nothing(link: Any, exchange: Any) -> Any:
-        return link._channel.stream_unary(exchange.method.path)(iter(()), metadata=tuple(exchange.headers.items()))
+        return link._channel.stream_unary(exchange.method.path)(
+            iter(()), metadata=tuple(exchange.headers.items())
+        )
 
     monkeypatch.setattr("meshkit.transport.link.GrpcLink._begin", begin_and_send_nothing)
     with pytest.raises(InvalidArgument) as caught:
@@ -244,7 +246,9 @@ async def test_a_message_too_large_is_refused_either_way_and_the_connection_live
 
 
 async def test_a_server_refuses_a_message_that_only_it_finds_too_large() -> None:
-    local = LocalMesh(Probe, settings={"grpc_max_message_mb": 16}, configs={Probe: {"grpc_max_message_mb": 1}})
+    local = LocalMesh(
+        Probe, settings={"grpc_max_message_mb": 16}, configs={Probe: {"grpc_max_message_mb": 1}}
+    )
     async with local as mesh:
         client = mesh.client(ProbeClient)
         probe: Any = local.service(local.instances[0])

@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit import END, CUService, Exchange, Handler, Unavailable, every, resource
+from meshkit.declaration import Job
 from meshkit.replica import repeat
-from meshkit.service import Job
 from meshkit.testing import LocalMesh
 from tests.serving.conftest import Running
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text
@@ -47,7 +47,12 @@ def opener(name: str, *, fails: bool = False, close_fails: bool = False) -> Any:
     return opened
 
 
-first, second, third, broken = opener("first"), opener("second"), opener("third"), opener("broken", fails=True)
+first, second, third, broken = (
+    opener("first"),
+    opener("second"),
+    opener("third"),
+    opener("broken", fails=True),
+)
 
 
 class Holding(Probe, contract=CONTRACT):
@@ -187,7 +192,9 @@ async def test_a_job_runs_after_each_interval_with_jitter_and_survives_what_it_r
         if len(runs) == 2:
             raise asyncio.CancelledError
 
-    job = asyncio.create_task(repeat(run, Job("refresh", 30.0, 0.1), service="probe", sleep=naps, uniform=uniform))
+    job = asyncio.create_task(
+        repeat(run, Job("refresh", 30.0, 0.1), service="probe", sleep=naps, uniform=uniform)
+    )
     for _ in range(3):
         await naps.next()
     assert runs == [0, 1, 2]

@@ -11,8 +11,19 @@ import pytest
 
 from meshkit import Program, Restarts, Supervisor
 
-WELL_BEHAVED = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
-STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile True: signal.pause()"
+WELL_BEHAVED = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("up", flush=True)
+signal.pause()
+"""
+STUBBORN = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
 CRASHING = "print('up', flush=True); raise SystemExit(3)"
 
 QUICK = Restarts(first=0.01, most=0.04, settled=60)

@@ -37,7 +37,9 @@ def probe(local: LocalMesh) -> Any:
 
 @pytest.fixture
 async def channel(mesh: Mesh) -> Any:
-    return mesh.channel("probe")
+    made = mesh.channel("probe")
+    await made.channel_ready()
+    return made
 
 
 @pytest.fixture
@@ -48,6 +50,11 @@ async def stub(channel: Any) -> Any:
 async def texts(*values: str) -> AsyncIterator[Text]:
     for value in values:
         yield Text(value=value)
+
+
+async def gather_values(replies: Any, into: list[str]) -> None:
+    async for reply in replies:
+        into.append(reply.value)
 
 
 async def forever(request: Any, call: Any) -> Text:
@@ -211,7 +218,9 @@ async def test_tenant_and_criticality_may_be_said_in_metadata_or_by_scope(
     await stub.Read(Text(), metadata=(("x-cu-tenant", "acme"), ("x-cu-criticality", "sheddable")))
     with mesh.scope(tenant="umbrella", criticality="critical"):
         await stub.Read(Text())
-    await mesh.client(ProbeClient).read(Text(), metadata={"x-cu-tenant": "hooli", "x-cu-criticality": "critical"})
+    await mesh.client(ProbeClient).read(
+        Text(), metadata={"x-cu-tenant": "hooli", "x-cu-criticality": "critical"}
+    )
     assert [(call.tenant, call.criticality) for call in probe.calls] == [
         ("acme", "sheddable"),
         ("umbrella", "critical"),
@@ -257,7 +266,9 @@ async def test_a_call_cancelled_before_it_is_awaited_raises_and_says_so(stub: An
     assert "cancelled" in (await call.details()).lower()
 
 
-async def test_a_call_cancelled_while_it_is_awaited_raises_and_ends_the_handler(stub: Any, probe: Any) -> None:
+async def test_a_call_cancelled_while_it_is_awaited_raises_and_ends_the_handler(
+    stub: Any, probe: Any
+) -> None:
     probe.behave["Read"] = forever
     call = stub.Read(Text(), timeout=30)
     waiting = asyncio.ensure_future(call)
@@ -349,7 +360,9 @@ async def test_an_abandoned_stream_ends_its_handler(stub: Any, probe: Any, how: 
 
 
 @pytest.mark.parametrize("how", ["with", "break", "task"])
-async def test_an_abandoned_stream_of_a_typed_client_ends_its_handler(mesh: Mesh, probe: Any, how: str) -> None:
+async def test_an_abandoned_stream_of_a_typed_client_ends_its_handler(
+    mesh: Mesh, probe: Any, how: str
+) -> None:
     client = mesh.client(ProbeClient)
     probe.behave["Follow"] = endless
     if how == "with":
@@ -442,7 +455,9 @@ async def test_two_awaiters_get_the_same_error(stub: Any, probe: Any) -> None:
         await call
 
 
-async def test_status_and_trailers_may_be_asked_for_before_and_after_the_reply(local: LocalMesh, stub: Any) -> None:
+async def test_status_and_trailers_may_be_asked_for_before_and_after_the_reply(
+    local: LocalMesh, stub: Any
+) -> None:
     call = stub.Read(Text(value="x"))
     assert await call.code() is grpc.StatusCode.OK
     assert await call.details() == ""
@@ -473,7 +488,9 @@ async def test_the_status_of_a_failed_call_carries_its_reason_and_who_answered(
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_call_gets_done_without_being_awaited_once_somebody_asks(stub: Any, probe: Any, eventually: Any) -> None:
+async def test_a_call_gets_done_without_being_awaited_once_somebody_asks(
+    stub: Any, probe: Any, eventually: Any
+) -> None:
     call = stub.Read(Text(value="x"))
     await eventually(call.done)
     assert (await call).value == "x"
@@ -518,16 +535,17 @@ async def test_a_stream_that_fails_raises_after_what_it_gave(stub: Any, probe: A
 
     probe.behave["List"] = give_and_fail
     call = stub.List(Text())
-    got = []
+    got: list[str] = []
     with pytest.raises(AioRpcError) as caught:
-        async for reply in call:
-            got.append(reply.value)  # noqa: PERF401
+        await gather_values(call, got)
     assert got == ["a"]
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_call_that_is_never_awaited_leaves_nothing_behind(channel: Any, stub: Any, probe: Any, eventually: Any) -> None:
+async def test_a_call_that_is_never_awaited_leaves_nothing_behind(
+    channel: Any, stub: Any, probe: Any, eventually: Any
+) -> None:
     await stub.Read(Text())
     before = len(asyncio.all_tasks())
     for make in (
@@ -585,15 +603,13 @@ async def test_an_error_of_the_callers_own_iterator_ends_the_call_with_that_erro
         getattr(client, method.lower())(broken()),
     ):
         with pytest.raises(CallersFault):
-            if method == "Talk":
-                async for _ in call:
-                    pass
-            else:
-                await call
+            await (gather_values(call, []) if method == "Talk" else call)
     await probe.until(lambda: probe.begun == probe.ended)
 
 
-async def test_a_request_iterator_that_is_cancelled_by_itself_does_not_hang_the_call(mesh: Mesh, stub: Any) -> None:
+async def test_a_request_iterator_that_is_cancelled_by_itself_does_not_hang_the_call(
+    mesh: Mesh, stub: Any
+) -> None:
     async def cancelled() -> AsyncIterator[Text]:
         yield Text(value="a")
         raise asyncio.CancelledError
@@ -709,7 +725,9 @@ async def test_close_without_grace_cancels_calls_under_way(channel: Any, stub: A
     await probe.until(lambda: probe.ended["Read"] == 1)
 
 
-async def test_close_with_grace_lets_calls_end_and_cancels_the_rest(channel: Any, stub: Any, probe: Any) -> None:
+async def test_close_with_grace_lets_calls_end_and_cancels_the_rest(
+    channel: Any, stub: Any, probe: Any
+) -> None:
     release = asyncio.Event()
 
     async def wait(request: Text, call: Any) -> Text:
@@ -737,7 +755,9 @@ async def test_closing_a_channel_with_a_call_that_failed_unnoticed_works(mesh: M
     assert all(call.done() for call in calls)
 
 
-async def test_closing_the_mesh_fails_calls_under_way_and_calls_that_wait(probe: Any, local: LocalMesh) -> None:
+async def test_closing_the_mesh_fails_calls_under_way_and_calls_that_wait(
+    probe: Any, local: LocalMesh
+) -> None:
     probe.behave["Follow"] = endless
     other = Mesh(local._mesh.config, local.registry)  # type: ignore[union-attr]
     stub = ProbeStub(other.channel("probe"))
@@ -803,7 +823,9 @@ async def test_two_thousand_calls_and_three_hundred_cancelled_streams_leave_noth
     await eventually(lambda: len(asyncio.all_tasks()) < 40)
     tasks, descriptors = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        await asyncio.gather(*(client.read(Text()) for _ in range(50)), *(stub.Read(Text()) for _ in range(50)))
+        await asyncio.gather(
+            *(client.read(Text()) for _ in range(50)), *(stub.Read(Text()) for _ in range(50))
+        )
     for _ in range(15):
         streams = [stub.Follow(Text()) for _ in range(20)]
         await asyncio.gather(*(stream.read() for stream in streams))
@@ -812,5 +834,3 @@ async def test_two_thousand_calls_and_three_hundred_cancelled_streams_leave_noth
     await probe.until(lambda: probe.begun == probe.ended)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
-
-

@@ -49,7 +49,7 @@ def mypy() -> Found:
             check=False,
         )
         assert not done.stderr, done.stderr
-        for each in map(json.loads, done.stdout.splitlines()):
+        for each in map(json.loads, filter(None, done.stdout.splitlines())):
             if each["severity"] == "error":
                 found.setdefault((HERE / folder / each["file"]).resolve(), {})[each["line"]] = each["message"]
     return found

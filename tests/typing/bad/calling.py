@@ -1,3 +1,4 @@
+# ruff: noqa
 """Wrong uses on the calling side; each marked line must be reported."""
 
 from greeter.v1 import greeter_pb2 as pb

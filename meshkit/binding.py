@@ -1,0 +1,224 @@
+"""Holding a service class against its contract when the class is made.
+
+A service that does not fit fails at import, with an error that names class, method, file and line, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import AsyncIterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from meshkit.call import Call
+from meshkit.declaration import PUBLIC, Definition, Job, Rpc, RpcMark, TenantMode, resource
+from meshkit.instance import SERVICE_NAME
+from meshkit.naming import method_names, service_name
+from meshkit.pipeline import Method, Middleware
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.message import Message
+
+_RESERVED = frozenset({"config", "config_class", "definition", "instance", "log", "mesh", "run"})
+"""Names that a service class uses itself."""
+
+
+class Binding:
+    """Holds a class against its contract.
+
+    Args:
+        cls: The class.
+        contract: The gRPC service that it is to implement.
+    """
+
+    def __init__(self, cls: type[Any], contract: ServiceDescriptor) -> None:
+        self._cls = cls
+        self._contract = contract
+        self._names = method_names(contract.methods_by_name, reserved=_RESERVED)
+
+    def define(self, name: str | None, port: int, middleware: tuple[Middleware, ...]) -> Definition:
+        """Binds the class.
+
+        Raises:
+            TypeError: It does not fit; where, what and how to mend it.
+        """
+        name = name or service_name(self._contract.name)
+        if not SERVICE_NAME.fullmatch(name):
+            raise self._fault(
+                None, f"name {name!r} is not {SERVICE_NAME.pattern}", "give name=… as a class keyword"
+            )
+        if not 0 <= port < 65536:
+            raise self._fault(None, f"port {port} is no port", "give one from 0 (a free one) to 65535")
+        return Definition(
+            name=name,
+            port=port,
+            contract=self._contract,
+            rpcs=tuple(self._rpcs()),
+            jobs=tuple(self._jobs()),
+            resources={key: value for key, value in self._members() if isinstance(value, resource)},
+            middleware=tuple(middleware),
+        )
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        """Attributes of the class and its bases, bases first, each by its final value, in order of declaration."""
+        names = dict.fromkeys(key for base in reversed(self._cls.__mro__) for key in vars(base))
+        for key in names:
+            yield key, inspect.getattr_static(self._cls, key)
+
+    def _rpcs(self) -> Iterator[Rpc]:
+        wanted = dict(self._contract.methods_by_name)
+        found: dict[str, Rpc] = {}
+        for attribute, function in self._members():
+            mark: RpcMark | None = getattr(function, "__meshkit_rpc__", None)
+            if mark is None:
+                continue
+            descriptor = self._descriptor_of(attribute, function, mark)
+            if descriptor.name in found:
+                other = found[descriptor.name].attribute
+                raise self._fault(
+                    function, f"{descriptor.name} is implemented by {other} already", "keep one of the two"
+                )
+            found[descriptor.name] = self._bind(attribute, function, mark, descriptor)
+        missing = [rpc_name for rpc_name in wanted if rpc_name not in found]
+        if missing:
+            listed = ", ".join(f"{rpc_name} (async def {self._names[rpc_name]})" for rpc_name in missing)
+            raise self._fault(
+                None,
+                f"{self._contract.full_name} has RPCs that are not implemented: {listed}",
+                "add them with @rpc",
+            )
+        return (found[rpc_name] for rpc_name in wanted)
+
+    def _descriptor_of(self, attribute: str, function: Any, mark: RpcMark) -> MethodDescriptor:
+        methods = dict(self._contract.methods_by_name)
+        if mark.name is not None:
+            if mark.name in methods:
+                return methods[mark.name]
+            near = difflib.get_close_matches(mark.name, methods, n=1, cutoff=0.5)
+        else:
+            by_attribute = {self._names[rpc_name]: descriptor for rpc_name, descriptor in methods.items()}
+            if attribute in by_attribute:
+                return by_attribute[attribute]
+            near = difflib.get_close_matches(attribute, by_attribute, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(methods)
+        raise self._fault(
+            function,
+            f"{self._contract.full_name} has no such RPC as {mark.name or attribute!r}{hint}",
+            f"name the method after one of: {known}; or give @rpc(name=…)",
+        )
+
+    def _bind(self, attribute: str, function: Any, mark: RpcMark, descriptor: MethodDescriptor) -> Rpc:
+        from google.protobuf.message_factory import GetMessageClass
+
+        if mark.permission is None:
+            raise self._fault(
+                function,
+                "@rpc names no permission",
+                'write @rpc(permission="service:verb"), or permission=PUBLIC',
+            )
+        if mark.permission is not PUBLIC and not _is_permission(mark.permission):
+            raise self._fault(
+                function, f"permission {mark.permission!r} is not `service:verb`", "for example greeter:greet"
+            )
+        if mark.tenant not in typing.get_args(TenantMode):
+            raise self._fault(function, f"tenant={mark.tenant!r}", "use required, optional or none")
+        if mark.timeout is not None and not mark.timeout > 0:
+            raise self._fault(function, f"timeout={mark.timeout}", "give seconds above 0")
+        method = Method.of(descriptor)
+        self._check_shape(function, method)
+        request, reply = GetMessageClass(descriptor.input_type), GetMessageClass(descriptor.output_type)
+        self._check_annotations(function, method, request, reply)
+        return Rpc(method, attribute, mark.permission, mark.tenant, mark.timeout, request, reply)
+
+    def _check_shape(self, function: Any, method: Method) -> None:
+        plain = inspect.unwrap(function)
+        if method.streams_replies and not inspect.isasyncgenfunction(plain):
+            raise self._fault(
+                function, f"{method.name} answers with a stream", "make it `async def` with `yield`"
+            )
+        if not method.streams_replies and not inspect.iscoroutinefunction(plain):
+            raise self._fault(
+                function, f"{method.name} answers with one message", "make it `async def` with `return`"
+            )
+        if len(inspect.signature(plain).parameters) != 3:
+            takes = "requests" if method.streams_requests else "request"
+            raise self._fault(function, "its parameters do not fit", f"write (self, {takes}, call: Call)")
+
+    def _check_annotations(
+        self, function: Any, method: Method, request: type[Message], reply: type[Message]
+    ) -> None:
+        plain = inspect.unwrap(function)
+        try:
+            hints = typing.get_type_hints(plain)
+        except NameError as error:
+            raise self._fault(
+                function,
+                f"its annotations cannot be evaluated: {error}",
+                "import what they name at run time, not under TYPE_CHECKING",
+            ) from error
+        _, taken, call = inspect.signature(plain).parameters
+        for place, streams, message, found in (
+            (taken, method.streams_requests, request, hints.get(taken)),
+            ("return", method.streams_replies, reply, hints.get("return")),
+        ):
+            if found is not None and not _fits(found, message, streams):
+                wanted = f"AsyncIterator[{message.__name__}]" if streams else message.__name__
+                raise self._fault(
+                    function,
+                    f"`{place}` is annotated {_shown(found)}, the contract says {message.DESCRIPTOR.full_name}",
+                    f"annotate it as {wanted}",
+                )
+        if hints.get(call, Call) is not Call:
+            raise self._fault(
+                function, f"`{call}` is annotated {_shown(hints[call])}", "annotate it as meshkit.Call"
+            )
+
+    def _jobs(self) -> Iterator[Job]:
+        for attribute, function in self._members():
+            mark = getattr(function, "__meshkit_every__", None)
+            if mark is None:
+                continue
+            if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+                raise self._fault(function, "@every runs async methods only", "make it `async def`")
+            yield Job(attribute, *mark)
+
+    def _fault(self, function: Any, what: str, mend: str) -> TypeError:
+        """The error that names where, what and how to mend it."""
+        place = self._cls.__qualname__
+        code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+        file: str | None
+        if code is not None:
+            place, file, line = f"{place}.{function.__name__}", code.co_filename, code.co_firstlineno
+        else:
+            try:
+                file, line = inspect.getsourcefile(self._cls), inspect.getsourcelines(self._cls)[1]
+            except (OSError, TypeError):
+                file, line = self._cls.__module__, 0
+        return TypeError(f"{place} ({file}:{line}): {what}. {mend[0].upper()}{mend[1:]}.")
+
+
+def _is_permission(text: str) -> bool:
+    service, colon, verb = text.partition(":")
+    return bool(SERVICE_NAME.fullmatch(service) and colon and SERVICE_NAME.fullmatch(verb))
+
+
+def _fits(annotation: Any, message: type[Message], streams: bool) -> bool:
+    if streams:
+        if not (
+            isinstance(origin := typing.get_origin(annotation), type) and issubclass(origin, AsyncIterable)
+        ):
+            return False
+        annotation = typing.get_args(annotation)[0]
+    descriptor = getattr(annotation, "DESCRIPTOR", None)
+    return descriptor is not None and descriptor.full_name == message.DESCRIPTOR.full_name
+
+
+def _shown(annotation: Any) -> str:
+    return (
+        annotation.__name__
+        if inspect.isclass(annotation) and not typing.get_args(annotation)
+        else str(annotation)
+    )
