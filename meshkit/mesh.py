@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -166,7 +166,9 @@ class Mesh:
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
         return GrpcLink(instance, on_change, max_message_bytes=self.config.max_message_bytes)
 
-    def _caller(self, service: str, permissions: Iterable[str]) -> Caller:
+    def _caller(self, service: str, permissions: Sequence[str]) -> Caller:
+        if isinstance(permissions, str):
+            raise TypeError(f"permissions={permissions!r}: give a list of permissions")
         return Caller(
             service,
             self._handler(self.pool(service)),

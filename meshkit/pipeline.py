@@ -112,8 +112,8 @@ class Exchange:
     call: Call
     receive: Callable[[], Awaitable[Any]]
     send: Callable[[Any], Awaitable[None]]
-    request: Any = None
-    headers: dict[str, str | bytes] = field(default_factory=dict)
+    request: Any = field(default=None, repr=False)
+    headers: dict[str, str | bytes] = field(default_factory=dict, repr=False)
     trailers: dict[str, str] = field(default_factory=dict)
     permissions: tuple[str, ...] = ("*",)
     endpoint: Any = None

@@ -7,12 +7,14 @@ import contextlib
 import random
 import socket
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from meshkit.config import Environment
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
 from meshkit.resilience.admission import Admission
@@ -127,7 +129,8 @@ class Replica:
             handlers(self.service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
         )
         self.health.add_to(self.server.grpc)
-        add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        if self.config.env is Environment.LOCAL:
+            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
         try:
             await self.server.start()
             await self._open_resources()
@@ -212,9 +215,9 @@ async def repeat(
         except asyncio.CancelledError:
             if task is None or task.cancelling():
                 raise
-            log.exception("job failed", service=service, job=job.attribute)
+            log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
         except Exception:
-            log.exception("job failed", service=service, job=job.attribute)
+            log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
 
 
 def key_ring(config: SharedConfig) -> KeyRing:
@@ -249,7 +252,7 @@ async def _logged(step: Any, failed: str) -> None:
     try:
         await step
     except Exception:
-        log.exception(failed)
+        log.error(failed, exception=traceback.format_exc())
 
 
 async def _unless(hurry: asyncio.Event, waiting: Any) -> None:

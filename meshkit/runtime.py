@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import structlog
@@ -134,7 +135,7 @@ class Runtime:
             sys.stderr.write(f"{error}\n")
             return EXIT_FAILED
         except Exception:
-            log.exception("could not serve")
+            log.error("could not serve", exception=traceback.format_exc())
             return EXIT_FAILED
         return EXIT_OK
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -226,7 +227,11 @@ class EndpointPool:
                         self._apply(snapshot.instances)
                 return
             except Exception:
-                log.exception("the watch of a service failed and begins anew", target=self.service)
+                log.error(
+                    "the watch of a service failed and begins anew",
+                    target=self.service,
+                    exception=traceback.format_exc(),
+                )
             await asyncio.sleep(self.rewatch_s)
 
     def _apply(self, instances: dict[str, Instance]) -> None:

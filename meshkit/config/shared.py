@@ -171,7 +171,7 @@ class SharedConfig(BaseModel):
         default=3600, ge=1, le=86400, description="Longest validity in seconds that a token is accepted with."
     )
     clock_skew_s: float = Field(
-        default=30.0, ge=0, le=600, description="Seconds that the clocks of caller and callee may differ by."
+        default=30.0, ge=1, le=600, description="Seconds that the clocks of caller and callee may differ by."
     )
     stream_max_age_s: float = Field(
         default=3600.0,

@@ -248,7 +248,7 @@ class FileLease:
     async def _attempt(self, work: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             await self._registry.in_thread(work, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next renewal comes
+        except Exception as error:  # whatever it is, the next renewal comes
             if self._well:
                 why = (
                     folder.explain(error, self._registry._root) if isinstance(error, OSError) else str(error)
@@ -309,7 +309,7 @@ class Lookout:
     async def _look_once(self) -> Reading | Failure:
         try:
             return await self._registry.in_thread(self._reader.look, sweep=self._view.settled)
-        except Exception as error:  # noqa: BLE001 - a watch does not end, whatever it meets
+        except Exception as error:  # a watch does not end, whatever it meets
             return Failure(f"registry {self._registry}: {error!r}")
 
     def _tell(self, look: Reading | Failure, snapshot: Snapshot | None) -> None:

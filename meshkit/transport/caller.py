@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
 from meshkit import metadata
-from meshkit.call import CRITICALITIES, TENANT, Call, Criticality, Deadline, Scope, Trace, current_scope
+from meshkit.call import BLANK, CRITICALITIES, TENANT, Call, Criticality, Deadline, Scope, Trace, current_scope
 from meshkit.client import CallOptions
 from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument
 from meshkit.pipeline import END, Exchange, Handler, Method, always
@@ -90,7 +92,7 @@ class Caller:
         if deadline.passed:
             raise DeadlineExceeded(f"no time is left to call {self.service}")
         headers = dict(said.metadata)
-        call = Call(
+        call = BLANK.having(
             service=self.service,
             method=method.path,
             tenant=self._tenant(said, scope),
@@ -267,9 +269,19 @@ class MeshInvoker:
         if found is None:
             from google.protobuf.message_factory import GetMessageClass
 
-            found = (Method.of(descriptor), GetMessageClass(descriptor.output_type).FromString)
+            found = (Method.of(descriptor), _decoder(GetMessageClass(descriptor.output_type)))
             self._methods[descriptor.full_name] = found
         return found
+
+
+def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
+    def decode(raw: bytes) -> Message:
+        try:
+            return kind.FromString(raw)
+        except DecodeError:
+            raise Internal(f"the reply is no {kind.DESCRIPTOR.full_name}", reason="REPLY_MALFORMED") from None
+
+    return decode
 
 
 def _serialize(message: Message) -> bytes:

@@ -213,7 +213,7 @@ class _ManyReplies(MeshCall):
                 if self._finished is not None or self._callbacks:
                     self._attend()
                 return self._decode(reply)
-        except BaseException as failure:  # noqa: BLE001  (noted, and raised again)
+        except BaseException as failure:  # noted, and raised again
             self._flow.cancel()
             self._finish(failure)
             self._raise_failure()

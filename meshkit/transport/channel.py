@@ -45,6 +45,9 @@ class Readiness(Protocol):
 class MeshChannel(Channel):
     """A channel to all instances of one service. It shares its connections with the mesh: closing it ends none.
 
+    A call is sent when it is made if an instance is connected by then; else when it is awaited, read from or asked for
+    its status. A call that nobody holds any more is given up.
+
     Args:
         caller: Makes its calls.
         readiness: What `get_state` and `channel_ready` go by.

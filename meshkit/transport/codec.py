@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, EncodeError
 
-from meshkit.errors import Internal, InvalidArgument
+from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument
 from meshkit.pipeline import END, Exchange, Handler, Middleware
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+
+REQUEST_S = 30.0
+"""Seconds that a caller has to send the message of a call that it began."""
 
 
 def decoding(request: type[Message], reply: type[Message]) -> Middleware:
@@ -36,7 +42,7 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
 
             exchange.receive, exchange.send = receive_message, send_message
             if not exchange.method.streams_requests:
-                exchange.request = await receive_message()
+                exchange.request = await _in_time(receive_message())
                 if exchange.request is END:
                     raise InvalidArgument(
                         "the call ended without its request message", reason="REQUEST_MISSING"
@@ -46,6 +52,17 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
         return decoded
 
     return wrap
+
+
+async def _in_time(receiving: Awaitable[Any]) -> Any:
+    """Awaits the request, but not for ever: a caller that withholds it holds a place that others want."""
+    try:
+        async with asyncio.timeout(REQUEST_S):
+            return await receiving
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the request message did not come within {REQUEST_S:g} s", reason="REQUEST_LATE"
+        ) from None
 
 
 def _decode(raw: bytes, kind: type[Message]) -> Message:

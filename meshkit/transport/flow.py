@@ -74,7 +74,7 @@ class Flow:
             self._step = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration:
             self._end(None)
-        except BaseException as failure:  # noqa: BLE001  (kept for the consumer)
+        except BaseException as failure:  # kept for the consumer
             self.cancelled = self.cancelled or isinstance(failure, asyncio.CancelledError)
             self._end(failure)
 
@@ -107,7 +107,7 @@ class Flow:
                 self._awaited = step
                 try:
                     yield step
-                except BaseException as error:  # noqa: BLE001  (thrown into the onion)
+                except BaseException as error:  # thrown into the onion
                     self._awaited = None
                     self._resume(error)
                 else:

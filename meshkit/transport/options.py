@@ -8,6 +8,9 @@ KEEPALIVE_S = 20
 KEEPALIVE_TIMEOUT_S = 5
 CONNECT_TIMEOUT_S = 1
 
+MAX_METADATA_BYTES = 16 * 1024
+"""Metadata of a request or a reply in all: two tokens of full size, and room for more."""
+
 Options = list[tuple[str, Any]]
 
 
@@ -20,6 +23,7 @@ def server_options(max_message_bytes: int) -> Options:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -37,6 +41,7 @@ def channel_options(max_message_bytes: int) -> Options:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),

@@ -148,6 +148,6 @@ class Requests:
             self._failure = Cancelled(
                 "the caller's stream of requests was cancelled", reason="REQUESTS_CANCELLED"
             )
-        except Exception as failure:  # noqa: BLE001  (kept for the attempt)
+        except Exception as failure:  # kept for the attempt
             self._failure = failure
         self._changed.set()

@@ -15,7 +15,7 @@ import grpc
 from grpc.aio import EOF, ServicerContext
 
 from meshkit import metadata
-from meshkit.call import Call, Deadline, Trace
+from meshkit.call import BLANK, Deadline, Trace
 from meshkit.errors import Internal, InvalidArgument, MeshError
 from meshkit.pipeline import END, Exchange, Handler, Method
 from meshkit.transport.options import server_options
@@ -45,7 +45,6 @@ class Server:
         self.instance_id = instance_id
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._blank: dict[str, Call] = {}
         self._newest = float("-inf")
 
     def add(self, contract: str, methods: Mapping[Method, Handler]) -> None:
@@ -56,10 +55,6 @@ class Server:
             methods: Each method with its onion, which takes and gives serialized messages.
         """
         handlers = {method.name: self._handler(method, handler) for method, handler in methods.items()}
-        for method in methods:
-            self._blank[method.path] = Call(
-                service=self.service, instance_id=self.instance_id, method=method.path
-            )
         self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract, handlers),))
         self.grpc.add_registered_method_handlers(contract, handlers)
 
@@ -161,7 +156,10 @@ class Server:
     def _exchange(self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
         headers = _single_valued(context.invocation_metadata() or ())
         remaining = context.time_remaining()
-        call = self._blank[method.path].having(
+        call = BLANK.having(
+            service=self.service,
+            instance_id=self.instance_id,
+            method=method.path,
             deadline=Deadline() if remaining is None else Deadline.after(remaining),
             peer=context.peer(),
             metadata={key: value for key, value in headers.items() if key not in metadata.REQUEST_KEYS},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import grpc
@@ -16,6 +17,8 @@ from meshkit.errors import BY_CODE, DOMAIN, MeshError, Unknown
 Trailers = tuple[tuple[str, str | bytes], ...]
 
 DETAILS = "grpc-status-details-bin"
+
+_PUSHBACK = re.compile(r"-?[0-9]{1,9}")
 
 _MAX_TEXT = 1024
 """Bytes of a status text. It travels twice, once percent-encoded, and all metadata together must stay under 8 KiB."""
@@ -82,7 +85,7 @@ def error_from(
     instance = values.get(metadata.INSTANCE)
     error.instance = instance if isinstance(instance, str) else None
     pushback = values.get(metadata.PUSHBACK)
-    if isinstance(pushback, str) and pushback.lstrip("-").isdecimal():
+    if isinstance(pushback, str) and _PUSHBACK.fullmatch(pushback):
         error.pushback = int(pushback) / 1000
     return error
 

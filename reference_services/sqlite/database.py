@@ -150,7 +150,7 @@ class _Lane:
                     self._check_open()
                     connection = connection or self._try(self._opener)
                     future.set_result(self._try(partial(work, connection)))
-                except BaseException as error:  # noqa: BLE001 - it is the caller's
+                except BaseException as error:  # it is the caller's
                     future.set_exception(error)
                 if connection is not None and connection.in_transaction:  # not even undoing it was possible
                     connection.close()

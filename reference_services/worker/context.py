@@ -294,7 +294,7 @@ class WorkflowContext:
                 self.log.warning("step will be tried again", step=name, tried=tried, reason=error.reason)
                 await asyncio.sleep(retry.wait(tried))
                 await self.check()
-            except Exception as error:  # noqa: BLE001 - recorded as the step's outcome
+            except Exception as error:  # recorded as the step's outcome
                 return {"failure": _plain(failure_of(error, self.log))}
 
 

@@ -278,7 +278,7 @@ class DbosEngine:
             json.dumps(result)
         except Superseded:
             return None, None
-        except Exception as error:  # noqa: BLE001 - recorded as the workflow's outcome
+        except Exception as error:  # recorded as the workflow's outcome
             return None, failure_of(error, context.log)
         return result, None
 
@@ -287,7 +287,7 @@ class DbosEngine:
         while True:
             try:
                 return await work()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self._log.error("the ledger cannot be written; trying again", error=str(error))
                 await asyncio.sleep(1.0)
 
@@ -308,7 +308,7 @@ class DbosEngine:
                 if rounds % 5 == 0:
                     for lost in await self._ledger.forgotten(_FORGOTTEN_S):
                         await self.enqueue(lost.id)
-            except Exception as error:  # noqa: BLE001 - the next round tries again
+            except Exception as error:  # the next round tries again
                 self._log.warning("a heartbeat round failed", error=str(error))
             rounds += 1
             await asyncio.sleep(self._liveness.interval)

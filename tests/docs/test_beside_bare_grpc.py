@@ -150,8 +150,9 @@ async def test_the_mesh_loses_no_call_when_an_instance_dies() -> None:
             await greeter.greet(pb.GreetRequest(name=str(number)), trailers=trailers)
             answered.add(trailers["x-cu-instance"])
 
-        await asyncio.gather(*(call(number) for number in range(60)))
-        assert len(answered) == 3
+        async with asyncio.timeout(20):
+            while len(answered) < 3:  # until all three are connected
+                await call(0)
         victim = local.instances[0]
         await asyncio.gather(local.kill(victim), *(call(number) for number in range(60)))
         answered.clear()

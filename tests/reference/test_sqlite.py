@@ -299,19 +299,20 @@ async def test_the_calls_that_wait_are_bounded_for_readers_and_writers_apart(pat
 
 
 async def test_work_whose_caller_gave_up_is_not_done_and_still_bounded(path: Path) -> None:
-    async with open_database(path, SCHEMA, waiting=2) as database:
+    async with open_database(path, SCHEMA, waiting=3) as database:
         held, first = await begun(database.write)
         for _ in range(2):
             abandoned = asyncio.ensure_future(database.execute(ADD, ("Emma",)))
             await asyncio.sleep(0)
             abandoned.cancel()
             await asyncio.wait([abandoned])
+        last = asyncio.ensure_future(database.execute(ADD, ("Persuasion",)))
+        await asyncio.sleep(0)
         with pytest.raises(ResourceExhausted):
             await database.execute(ADD, ("Emma",))
         held.let_go()
-        assert await first == "done"
-        await database.empty_log()
-        assert await books(database) == {}
+        assert await asyncio.gather(first, last) == ["done", 1]
+        assert await books(database) == {"Persuasion": 1}
 
 
 async def test_closing_finishes_what_runs_turns_away_what_waits_and_ends_the_threads(path: Path) -> None:

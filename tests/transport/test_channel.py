@@ -12,7 +12,7 @@ from greeter.v1.greeter_pb2_grpc import GreeterServiceStub
 from grpc.aio import EOF, AioRpcError, UsageError
 from main import Greeter
 
-from meshkit import InvalidArgument, Mesh, NotFound
+from meshkit import Internal, InvalidArgument, Mesh, NotFound
 from meshkit.testing import LocalMesh
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, ProbeStub, Text
 
@@ -798,6 +798,16 @@ async def test_typed_clients_raise_the_same_class_with_reason_and_details(mesh: 
     assert caught.value.reason == "THING_UNKNOWN"
     assert caught.value.details == {"thing": "x", "message": "m", "reason": "r"}
     assert caught.value.instance
+
+
+async def test_a_reply_that_is_none_is_an_internal_error(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    def garbled(message: Any, kind: Any) -> bytes:
+        return b"\xff\xff"
+
+    monkeypatch.setattr("meshkit.transport.codec._encode", garbled)
+    with pytest.raises(Internal) as caught:
+        await mesh.client(ProbeClient).read(Text())
+    assert caught.value.reason == "REPLY_MALFORMED"
 
 
 async def test_a_call_takes_trailers_and_an_unknown_option_is_an_error(local: LocalMesh, mesh: Mesh) -> None:
