@@ -32,7 +32,11 @@ class Targets:
     def __init__(self, options: dict[str, Any]) -> None:
         self._addresses = options["bare"]
         self._replicas = options["replicas"]
-        settings = {"state_dir": Path(options["state"]), "registry_url": options["registry"], "tenant": "bench"}
+        settings = {
+            "state_dir": Path(options["state"]),
+            "registry_url": options["registry"],
+            "tenant": "bench",
+        }
         self.mesh = PeelableMesh(SharedConfig(**settings))
         self._open: dict[tuple[str, ...], Greet] = {}
         self._channels: list[Any] = []

@@ -65,7 +65,12 @@ async def meshed(state: Path, registry_url: str, each_layer: bool) -> AsyncItera
 
         async def serve(name: str, **settings: Any) -> None:
             config = Greeter.config_class()(
-                service_name=name, grpc_port=0, state_dir=state, drain_propagation_s=0, drain_grace_s=0, **settings
+                service_name=name,
+                grpc_port=0,
+                state_dir=state,
+                drain_propagation_s=0,
+                drain_grace_s=0,
+                **settings,
             )
             replica = Replica(Greeter, config, registry)
             await replica.start()

@@ -217,7 +217,18 @@ def compare_whole(labs: dict[str, Lab], plan: Plan) -> None:
                 _whole_row(bare_loop, mesh_loop, concurrency, "mesh.client, typed", bare, client),
             ]
     print("\nThroughput of the mesh as a share of bare grpc.aio (1.00 = as fast)\n")
-    heads = ("bare on", "mesh on", "calls at once", "through", "ratio", "min", "max", "bare/s", "mesh/s", "calls")
+    heads = (
+        "bare on",
+        "mesh on",
+        "calls at once",
+        "through",
+        "ratio",
+        "min",
+        "max",
+        "bare/s",
+        "mesh/s",
+        "calls",
+    )
     print_table((*heads, "client CPU", "server CPU"), rows)
     print("CPU: microseconds of processor time per call, bare -> mesh.")
 
@@ -237,7 +248,10 @@ def _whole_row(
         f"{statistics.median(burst.rate for burst in bare):.0f}",
         f"{statistics.median(burst.rate for burst in mesh):.0f}",
         str(sum(burst.calls for burst in (*bare, *mesh))),
-        *(f"{_median_cpu(bare, side):.0f} -> {_median_cpu(mesh, side):.0f}" for side in ("client", "servers")),
+        *(
+            f"{_median_cpu(bare, side):.0f} -> {_median_cpu(mesh, side):.0f}"
+            for side in ("client", "servers")
+        ),
     )
 
 
@@ -260,13 +274,19 @@ def compare_layers(where: Lab, plan: Plan) -> None:
     for name in (*where.layers, ALL):
         rows.append(_layer_row(where, "servers", name, whole, Target("channel", WITHOUT + name), plan))
     rows.append(_layer_row(where, "servers", "proof, of guard", whole, Target("channel", PERMISSIVE), plan))
-    print(f"\nWhat each layer costs: everything on beside everything but that layer, {CONCURRENCIES[-1]} at once\n")
+    print(
+        f"\nWhat each layer costs: everything on beside everything but that layer, {CONCURRENCIES[-1]} at once\n"
+    )
     heads = ("side", "without", "us per call saved", "min", "max", "of", "throughput", "calls")
     print_table(heads, rows)
-    print("us: microseconds of processor time on that side. Throughput: with the layer, as a share of without it.")
+    print(
+        "us: microseconds of processor time on that side. Throughput: with the layer, as a share of without it."
+    )
 
 
-def _layer_row(where: Lab, side: str, name: str, base: Target, without: Target, plan: Plan) -> tuple[str, ...]:
+def _layer_row(
+    where: Lab, side: str, name: str, base: Target, without: Target, plan: Plan
+) -> tuple[str, ...]:
     whole, peeled = alternate([(where, base), (where, without)], CONCURRENCIES[-1], plan)
     saved = [a.microseconds(side) - b.microseconds(side) for a, b in zip(whole, peeled, strict=True)]
     ratios = [a.rate / b.rate for a, b in zip(whole, peeled, strict=True)]
@@ -293,7 +313,9 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_machine(plan: Plan, loops: Sequence[str]) -> None:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("grpcio", "protobuf"))
-    print(f"{platform.python_implementation()} {platform.python_version()}, {versions}, {platform.platform()}")
+    print(
+        f"{platform.python_implementation()} {platform.python_version()}, {versions}, {platform.platform()}"
+    )
     print(f"processor: {_processor()}; load before: {os.getloadavg()[0]:.2f}")
     server_core, client_core = cores()
     if server_core is None:
@@ -333,7 +355,8 @@ def main() -> None:
         if arguments.only != "layers":
             with ExitStack() as stack:
                 labs = {
-                    loop: stack.enter_context(lab(loop, Path(folder), with_bare=True)) for loop in loops_here()
+                    loop: stack.enter_context(lab(loop, Path(folder), with_bare=True))
+                    for loop in loops_here()
                 }
                 compare_whole(labs, plan)
         if arguments.only != "whole":

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from meshkit import metadata
-from meshkit.call import BLANK, CRITICALITIES, TENANT, Call, Criticality, Deadline, Scope, Trace, current_scope
+from meshkit.call import (
+    BLANK,
+    CRITICALITIES,
+    TENANT,
+    Call,
+    Criticality,
+    Deadline,
+    Scope,
+    Trace,
+    current_scope,
+)
 from meshkit.client import CallOptions
 from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument
 from meshkit.pipeline import END, Exchange, Handler, Method, always

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -124,7 +125,7 @@ def test_inspect_tells_what_is_in_a_token_and_that_it_holds(shell: Shell) -> Non
         assert '"sub": "ada"' in done.stdout
         assert "it holds" in done.stdout
         assert "ends: 20" in done.stdout
-        assert "UTC, in 4 minutes" in done.stdout
+        assert re.search(r"UTC, in [45] minutes", done.stdout)
         assert token not in done.stdout
     old = Handmade("echo", OLD, kid="k0").token()
     assert json.loads(shell.run("token", "inspect", "--json", given=old).stdout)["holds"] is True
