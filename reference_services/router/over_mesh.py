@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ MAX_TRACE_TEXT = 20_000
 """Characters of input and output that a trace keeps, each."""
 
 _INSTANCE = "x-cu-instance"
+_PRIVACY_SECONDS = 10.0
 _SEARCH_SECONDS = 10.0
 _SEARCH_ATTEMPTS = 2
 _MODES = {
@@ -49,21 +51,25 @@ class MeshPrivacy:
     def __init__(self, client: ZeroClient) -> None:
         self._client = client
 
-    async def mask(self, text: str, session_id: str) -> Masked:
+    async def mask(self, text: str, session_id: str, within: float) -> Masked:
         """See `Privacy.mask`."""
         trailers: dict[str, str] = {}
         request = zero.AnonymizeRequest(text=text, session_id=session_id)
-        reply = await self._client.anonymize(request, trailers=trailers)
+        reply = await self._client.anonymize(
+            request, timeout=min(within, _PRIVACY_SECONDS), trailers=trailers
+        )
         kinds = Counter(
             zero.PiiKind.Name(entity.kind).removeprefix("PII_KIND_").lower() for entity in reply.entities
         )
         return Masked(text=reply.text, kinds=kinds, instance=trailers.get(_INSTANCE, ""))
 
-    async def unmask(self, text: str, session_id: str) -> Unmasked:
+    async def unmask(self, text: str, session_id: str, within: float) -> Unmasked:
         """See `Privacy.unmask`."""
         trailers: dict[str, str] = {}
         request = zero.DeanonymizeRequest(text=text, session_id=session_id)
-        reply = await self._client.deanonymize(request, trailers=trailers)
+        reply = await self._client.deanonymize(
+            request, timeout=min(within, _PRIVACY_SECONDS), trailers=trailers
+        )
         return Unmasked(
             text=reply.text,
             restored=reply.restored,
@@ -78,19 +84,20 @@ class MeshRetriever:
     def __init__(self, client: BrainClient) -> None:
         self._client = client
 
-    async def search(self, query: str, retrieval: Retrieval) -> Retrieved:
+    async def search(self, query: str, retrieval: Retrieval, within: float) -> Retrieved:
         """See `Retriever.search`. An answer that breaks off in the middle is asked for once more."""
         request = search_request(query, retrieval)
+        until = time.monotonic() + within
         for attempt in range(_SEARCH_ATTEMPTS):
             try:
-                return await self._search(request)
+                return await self._search(request, min(until - time.monotonic(), _SEARCH_SECONDS))
             except Unavailable:
-                if attempt + 1 == _SEARCH_ATTEMPTS:
+                if attempt + 1 == _SEARCH_ATTEMPTS or time.monotonic() >= until:
                     raise
         raise AssertionError("unreachable")
 
-    async def _search(self, request: brain.SearchRequest) -> Retrieved:
-        async with self._client.search(request, timeout=_SEARCH_SECONDS) as stream:
+    async def _search(self, request: brain.SearchRequest, timeout: float) -> Retrieved:
+        async with self._client.search(request, timeout=timeout) as stream:
             sources = [_source(response.hit) async for response in stream]
             return Retrieved(sources=tuple(sources), instance=stream.instance or "")
 

@@ -96,20 +96,20 @@ class RunTrace:
 class Privacy(Protocol):
     """Masks and unmasks personal data."""
 
-    async def mask(self, text: str, session_id: str) -> Masked:
-        """Replaces personal data by placeholders of the session."""
+    async def mask(self, text: str, session_id: str, within: float) -> Masked:
+        """Replaces personal data by placeholders of the session, within so many seconds."""
         ...
 
-    async def unmask(self, text: str, session_id: str) -> Unmasked:
-        """Puts the session's data back in the place of its placeholders."""
+    async def unmask(self, text: str, session_id: str, within: float) -> Unmasked:
+        """Puts the session's data back in the place of its placeholders, within so many seconds."""
         ...
 
 
 class Retriever(Protocol):
     """Finds what an answer may rest on."""
 
-    async def search(self, query: str, retrieval: Retrieval) -> Retrieved:
-        """The cells that answer a query best."""
+    async def search(self, query: str, retrieval: Retrieval, within: float) -> Retrieved:
+        """The cells that answer a query best, within so many seconds."""
         ...
 
 

@@ -150,7 +150,7 @@ class Run:
                 mark.skip("This agent passes personal data on.")
             else:
                 mark.service = "zero"
-                masked = await self._peers.privacy.mask(self._task.input, self.session_id)
+                masked = await self._peers.privacy.mask(self._task.input, self.session_id, self._within())
                 self._input, mark.instance = masked.text, masked.instance
                 mark.note = _masked_note(masked.kinds)
         yield StepFinished(self._steps[-1])
@@ -166,7 +166,7 @@ class Run:
                 mark.skip("Nothing is left to look for once personal data are masked.")
             else:
                 mark.service = "brain"
-                found = await self._peers.retriever.search(query, retrieval)
+                found = await self._peers.retriever.search(query, retrieval, self._within())
                 self._sources = tuple(
                     source for source in found.sources if source.score >= retrieval.min_score
                 )
@@ -191,13 +191,14 @@ class Run:
     async def _mask_all(self, texts: Sequence[str], mark: _Mark) -> list[str]:
         """Masks several texts in one call, or one by one where that does not part again as it was joined."""
         plain = [text.replace(_SEPARATOR, " ") for text in texts]
-        joined = await self._peers.privacy.mask(_JOINT.join(plain), self.session_id)
+        joined = await self._peers.privacy.mask(_JOINT.join(plain), self.session_id, self._within())
         mark.instance, mark.note = joined.instance, _masked_note(joined.kinds)
         parts = joined.text.split(_JOINT)
         if len(parts) == len(texts):
             return parts
         return [
-            (await self._peers.privacy.mask(text, self.session_id)).text if text else "" for text in plain
+            (await self._peers.privacy.mask(text, self.session_id, self._within())).text if text else ""
+            for text in plain
         ]
 
     async def _generate(self) -> AsyncGenerator[Event, None]:
@@ -205,12 +206,7 @@ class Run:
         with self._step("generate", "llm" if self._answerer.external else "") as mark:
             marks = CitationFilter(len(self._shown))
             segments = Segmenter()
-            left = self._task.seconds_left()
-            question = Question(
-                text=self._input,
-                sources=self._shown,
-                seconds_left=max(0.0, left - min(_RESERVE_SECONDS, left / 10)),
-            )
+            question = Question(text=self._input, sources=self._shown, seconds_left=self._within())
             async with aclosing(self._answerer.answer(question)) as drafts:
                 async for draft in drafts:
                     if isinstance(draft, Piece):
@@ -258,11 +254,16 @@ class Run:
         if not (self._agent.masks and self._answerer.external and may_hold_placeholder(text)):
             return text
         begun = self._timer()
-        unmasked = await self._peers.privacy.unmask(text, self.session_id)
+        unmasked = await self._peers.privacy.unmask(text, self.session_id, self._within())
         self._unmask_seconds += self._timer() - begun
         self._restored += unmasked.restored
         self._unmask_instance = unmasked.instance
         return unmasked.text
+
+    def _within(self) -> float:
+        """Seconds that a step may take; then there is still time to keep a trace of it, and to say what failed."""
+        left = self._task.seconds_left()
+        return max(0.0, left - min(_RESERVE_SECONDS, left / 10))
 
     async def _trace(self) -> AsyncGenerator[Event, None]:
         yield StepStarted("trace")
@@ -273,7 +274,7 @@ class Run:
     async def _keep_trace(self, mark: _Mark, error: str = "") -> None:
         """Keeps the trace; that it could not be kept is said in the step and to the operator, and no more."""
         try:
-            async with asyncio.timeout(TRACE_SECONDS):
+            async with asyncio.timeout(min(TRACE_SECONDS, self._task.seconds_left() / 2)):
                 mark.instance = await self._peers.traces.log(await self._record(error))
         except (MeshError, TimeoutError) as failure:
             mark.outcome = Outcome.FAILED
@@ -287,7 +288,7 @@ class Run:
             step.name == "mask" and step.outcome is Outcome.OK for step in self._steps
         )
         if output and masked and not self._answerer.external:
-            output = (await self._peers.privacy.mask(output, self.session_id)).text
+            output = (await self._peers.privacy.mask(output, self.session_id, self._within())).text
         return RunTrace(
             run_id=self.run_id,
             session_id=self.session_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,9 +70,10 @@ class Probe:
         return layer
 
 
-def local_mesh(probe: Probe, feeds: Path, **options: Any) -> LocalMesh:
-    """All four; one worker, for there is one to a process."""
-    configs = {Worker: {"harvest_roots": (str(feeds),), "harvest_batch_rows": 20, "worker_polling_s": 0.05}}
+def local_mesh(probe: Probe, feeds: Path, *, router: Mapping[str, Any] = {}, **options: Any) -> LocalMesh:
+    """All four, with settings of the router; one worker, for there is one to a process."""
+    worker = {"harvest_roots": (str(feeds),), "harvest_batch_rows": 20, "worker_polling_s": 0.05}
+    configs = {Worker: worker, Router: router}
     kinds = (probe.brain, Router, probe.zero, Worker)
     return LocalMesh(*kinds, configs=configs, tenant="acme", **options)
 

@@ -24,7 +24,7 @@ class MemoryPrivacy:
     unmasked: list[str] = field(default_factory=list)
     fails: MeshError | None = None
 
-    async def mask(self, text: str, session_id: str) -> Masked:
+    async def mask(self, text: str, session_id: str, within: float) -> Masked:
         if self.fails:
             raise self.fails
         self.masked.append(text)
@@ -40,7 +40,7 @@ class MemoryPrivacy:
             text=EMAIL.sub(placeholder, text), kinds={"email": found} if found else {}, instance="zero-1"
         )
 
-    async def unmask(self, text: str, session_id: str) -> Unmasked:
+    async def unmask(self, text: str, session_id: str, within: float) -> Unmasked:
         if self.fails:
             raise self.fails
         self.unmasked.append(text)
@@ -59,7 +59,7 @@ class MemoryRetriever:
     asked: list[tuple[str, Retrieval]] = field(default_factory=list)
     fails: MeshError | None = None
 
-    async def search(self, query: str, retrieval: Retrieval) -> Retrieved:
+    async def search(self, query: str, retrieval: Retrieval, within: float) -> Retrieved:
         self.asked.append((query, retrieval))
         if self.fails:
             raise self.fails

@@ -145,7 +145,7 @@ class Hits:
 
 async def test_a_search_that_breaks_off_in_the_middle_is_made_once_more() -> None:
     invoker = BrokenOnce()
-    found = await MeshRetriever(BrainClient(invoker)).search("refunds", Retrieval())  # type: ignore[arg-type]
+    found = await MeshRetriever(BrainClient(invoker)).search("refunds", Retrieval(), 5.0)  # type: ignore[arg-type]
     assert [source.cell_id for source in found.sources] == ["refunds", "shipping"]
     assert (invoker.calls, found.instance) == (2, "brain-1")
 

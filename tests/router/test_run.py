@@ -244,8 +244,8 @@ async def test_a_caller_that_goes_away_ends_the_answerer() -> None:
 
 async def test_sources_that_do_not_part_as_they_were_joined_are_masked_one_by_one() -> None:
     class Greedy(MemoryPrivacy):
-        async def mask(self, text: str, session_id: str) -> object:  # type: ignore[override]
-            masked = await super().mask(text, session_id)
+        async def mask(self, text: str, session_id: str, within: float) -> object:  # type: ignore[override]
+            masked = await super().mask(text, session_id, within)
             return type(masked)(text=masked.text.replace("\x1f", ""), kinds=masked.kinds)
 
     answerer = ScriptedAnswerer(["ok"])

@@ -563,16 +563,11 @@ async def test_a_call_that_is_never_awaited_leaves_nothing_behind(
     assert len(channel._calls) == 0
 
 
-def test_a_call_that_outlives_its_loop_makes_no_noise() -> None:
-    kept = []
-
-    async def main() -> None:
-        async with LocalMesh(Probe) as mesh:
-            stub = ProbeStub(mesh.channel("probe"))
-            await stub.Read(Text())
-            kept.extend((stub.Read(Text()), stub.Talk(texts("a")), mesh.client(ProbeClient).talk(texts("a"))))
-
-    asyncio.run(main())
+async def test_calls_that_outlive_their_mesh_make_no_noise() -> None:
+    async with LocalMesh(Probe) as mesh:
+        stub = ProbeStub(mesh.channel("probe"))
+        await stub.Read(Text())
+        kept = [stub.Read(Text()), stub.Talk(texts("a")), mesh.client(ProbeClient).talk(texts("a"))]
     kept.clear()
     gc.collect()
 

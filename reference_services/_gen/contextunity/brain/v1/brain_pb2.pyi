@@ -497,7 +497,9 @@ class UpsertOutcome(_message.Message):
         STATUS_UNCHANGED: UpsertOutcome._Status.ValueType  # 3
         """It was there with this content."""
         STATUS_CONFLICT: UpsertOutcome._Status.ValueType  # 4
-        """if_match did not hold; nothing was changed. `etag` is that of the stored cell, empty where there is none."""
+        """if_match did not hold, or the cell is part of a document, which IngestDocument alone changes; nothing was changed.
+        `etag` is that of the stored cell, empty where there is none.
+        """
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """What became of it."""
@@ -511,7 +513,9 @@ class UpsertOutcome(_message.Message):
     STATUS_UNCHANGED: UpsertOutcome.Status.ValueType  # 3
     """It was there with this content."""
     STATUS_CONFLICT: UpsertOutcome.Status.ValueType  # 4
-    """if_match did not hold; nothing was changed. `etag` is that of the stored cell, empty where there is none."""
+    """if_match did not hold, or the cell is part of a document, which IngestDocument alone changes; nothing was changed.
+    `etag` is that of the stored cell, empty where there is none.
+    """
 
     ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
@@ -718,8 +722,8 @@ class Hit(_message.Message):
     LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
     VECTOR_SCORE_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """What the hits are ordered by, 0-1, higher is better. HYBRID: reciprocal rank fusion, 1 = first in both rankings.
-    LEXICAL, VECTOR: the score of that ranking (lexical as s / (1 + s)). Comparable within one answer only.
+    """What the hits are ordered by, 0-1, higher is better. HYBRID: both scores scaled to 0-1 and averaged by the weight of
+    each. LEXICAL: s / (1 + s) of the lexical score. VECTOR: the cosine. Comparable within one answer only.
     """
     lexical_score: _builtins.float
     """BM25 of the words, above 0; absent where no word was found or words were not asked."""

@@ -988,15 +988,13 @@ Global___StepStarted: _TypeAlias = StepStarted  # noqa: Y015
 
 @_typing.final
 class TextDelta(_message.Message):
-    """A piece of the answer. All pieces joined are `completed.output`, but for citations of sources that were not given,
-    which are dropped from `output`.
-    """
+    """A piece of the answer. All pieces joined are `completed.output`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Never part of a placeholder."""
+    """Unmasked; citations of sources that were not given are left out already."""
     def __init__(
         self,
         *,
