@@ -82,8 +82,8 @@ async def burst(greet: Greet, concurrency: int, seconds: float) -> dict[str, flo
         nonlocal calls
         while time.perf_counter() < end:
             reply = await greet()
+            assert reply.text.startswith("Hello Ada")
             calls += 1
-        assert reply.text.startswith("Hello Ada")
 
     await asyncio.gather(*(work() for _ in range(concurrency)))
     return {

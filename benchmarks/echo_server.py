@@ -85,11 +85,8 @@ async def meshed(state: Path, registry_url: str, each_layer: bool) -> AsyncItera
 
 
 async def serve_until_stdin_ends(kind: str, options: dict[str, Any]) -> None:
-    if kind == "bare":
-        serving = bare()
-    else:
-        serving = meshed(Path(options["state"]), options["registry"], options["each_layer"])
-    async with serving as facts:
+    meshed_as = Path(options["state"]), options["registry"], options.get("each_layer", False)
+    async with bare() if kind == "bare" else meshed(*meshed_as) as facts:
         print(json.dumps(facts), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

@@ -45,8 +45,8 @@ class Plan:
     rounds: int
 
 
-FULL = Plan(seconds=0.5, rounds=9)
-QUICK = Plan(seconds=0.12, rounds=3)
+FULL = Plan(seconds=0.4, rounds=7)
+QUICK = Plan(seconds=0.08, rounds=3)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ class Lab:
             Process("echo_server.py", {**common, "kind": "bare"}) for _ in range(REPLICAS if with_bare else 0)
         ]
         addresses = [process.read()["address"] for process in self._bare]
-        self.layers: list[str] = [process.read()["layers"] for process in self._mesh][0]
+        ready = [process.read() for process in self._mesh]
+        self.layers: list[str] = ready[0]["layers"]
         client = {**common, "core": client_core, "bare": addresses, "replicas": REPLICAS}
         self._client = Process("echo_client.py", client)
 

@@ -49,7 +49,8 @@ class MeshError(Exception):
 def _rebuild(
     kind: type[MeshError], message: str, reason: str, details: dict[str, str], state: dict[str, object]
 ) -> MeshError:
-    error = kind(message, reason=reason, **details)
+    error = kind(message, reason=reason)
+    error.details = details
     error.__dict__.update(state)
     return error
 

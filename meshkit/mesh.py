@@ -153,7 +153,7 @@ class Mesh:
                 raise RuntimeError("the mesh is closed")
             if not SERVICE_NAME.fullmatch(service):
                 raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
-            found = self._pools[service] = EndpointPool(
+            found = EndpointPool(
                 service,
                 watch=self.registry.watch,
                 dial=self._dial,
@@ -161,6 +161,7 @@ class Mesh:
                 registry=str(self.registry),
             )
             found.start()
+            self._pools[service] = found
         return found
 
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:

@@ -39,6 +39,9 @@ log = structlog.get_logger("meshkit.replica")
 Overrides = Mapping[Callable[..., Any], Callable[[Any], AbstractAsyncContextManager[Any]]]
 """Openers of resources, each with the one to use in its stead."""
 
+LEASE_S = 5.0
+"""Seconds that the registry has to take note of a drain."""
+
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -79,6 +82,8 @@ class Replica:
         self._open = AsyncExitStack()
         self._jobs: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
+        self._serving = False
+        self._closed = False
 
     def _make_guard(self) -> Guard:
         config = self.config
@@ -139,6 +144,7 @@ class Replica:
         except BaseException:
             await self.kill()
             raise
+        self._serving = True
         self._jobs = [
             asyncio.create_task(repeat(getattr(self.service, job.attribute), job, service=self.name))
             for job in self.kind.definition.jobs
@@ -151,6 +157,10 @@ class Replica:
             opener = self._overrides.get(declared.opener, declared.opener)
             setattr(self.service, attribute, await self._open.enter_async_context(opener(self.service)))
 
+    async def leave(self, hurry: asyncio.Event | None = None) -> None:
+        """Drains if it serves; otherwise ends at once."""
+        await (self.drain(hurry) if self._serving else self.kill())
+
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Leaves the mesh: out of the registry's serving set, then no new calls, then the end of those under way.
 
@@ -158,6 +168,7 @@ class Replica:
             hurry: Set by whoever cannot wait any longer.
         """
         hurry = hurry or asyncio.Event()
+        self._serving = False
         self.health.set(False)
         for job in self._jobs:
             job.cancel()
@@ -178,6 +189,7 @@ class Replica:
 
     async def kill(self) -> None:
         """Ends at once, as a crash would: calls under way are cut, the registry is not told."""
+        self._serving = False
         for job in self._jobs:
             job.cancel()
         self.health.close()
@@ -185,9 +197,14 @@ class Replica:
         await self._close()
 
     async def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.gather(*self._jobs, return_exceptions=True)
-        await self._open.aclose()
-        await self.mesh.close()
+        try:
+            await self._open.aclose()
+        finally:
+            await self.mesh.close()
 
 
 async def repeat(
@@ -247,10 +264,11 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def _logged(step: Any, failed: str) -> None:
+async def _logged(step: Awaitable[None], failed: str) -> None:
     """Awaits a step of the drain that must not keep the rest from happening."""
     try:
-        await step
+        async with asyncio.timeout(LEASE_S):
+            await step
     except Exception:
         log.error(failed, exception=traceback.format_exc())
 

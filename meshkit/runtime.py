@@ -93,24 +93,24 @@ class Runtime:
             for replica in self.replicas:
                 replica.bind()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
-            await self._start()
+            await self._start(stop)
             await stop.wait()
-            await asyncio.gather(*(replica.drain(hurry) for replica in self.replicas))
         finally:
+            await asyncio.gather(*(replica.leave(hurry) for replica in self.replicas))
             if self._registry is None:
                 await registry.close()
 
-    async def _start(self) -> None:
-        outcomes = await asyncio.gather(
-            *(replica.start() for replica in self.replicas), return_exceptions=True
-        )
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        if not failures:
+    async def _start(self, stop: asyncio.Event) -> None:
+        """Starts the replicas, or gives up when `stop` is set meanwhile."""
+        starting = asyncio.gather(*(replica.start() for replica in self.replicas))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            starting.result()
             return
-        for replica, outcome in zip(self.replicas, outcomes, strict=True):
-            if outcome is None:
-                await replica.drain()
-        raise failures[0]
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
 
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
