@@ -46,6 +46,7 @@ class Server:
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._newest = float("-inf")
+        self._started = False
 
     def add(self, contract: str, methods: Mapping[Method, Handler]) -> None:
         """Serves the methods of a contract.
@@ -78,6 +79,7 @@ class Server:
 
     async def start(self) -> None:
         """Begins to take calls."""
+        self._started = True
         await self.grpc.start()
 
     @property
@@ -91,6 +93,8 @@ class Server:
         Callers who have not heard of the stop yet are still answered meanwhile, with the refusal of the onion, which
         proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED.
         """
+        if not self._started:  # gRPC gives up a port that it bound only when it stops, and stops only what started
+            await self.start()
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
         if grace > 0:

@@ -96,3 +96,45 @@ def test_a_runtime_needs_services_and_each_once() -> None:
         Runtime()
     with pytest.raises(ValueError, match="twice"):
         Runtime(Probe, Probe)
+
+
+async def test_a_stop_while_a_resource_is_opening_ends_the_start(tmp_path: Path) -> None:
+    opening, closed = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def never_opens(_service: object) -> AsyncGenerator[str, None]:
+        opening.set()
+        try:
+            await asyncio.Event().wait()
+            yield "never"
+        finally:
+            closed.set()
+
+    class Slow(Greeter, contract=Greeter.definition.contract):
+        thing = resource(never_opens)
+
+    stop = asyncio.Event()
+    runtime = Runtime(Slow, configs={Slow: config(tmp_path)}, registry=MemoryRegistry())
+    serving = asyncio.create_task(runtime.serve(stop))
+    await opening.wait()
+    stop.set()
+    await asyncio.wait_for(serving, 10)
+    assert closed.is_set()
+
+
+async def test_a_port_that_is_taken_frees_the_ports_taken_before(tmp_path: Path) -> None:
+    holder = socket.create_server(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as lent:
+        free = lent.getsockname()[1]
+
+    class Other(Greeter, contract=Greeter.definition.contract, name="other"):
+        pass
+
+    configs = {
+        Greeter: config(tmp_path, grpc_port=free),
+        Other: config(tmp_path, grpc_port=holder.getsockname()[1]),
+    }
+    with pytest.raises(PortTaken):
+        await Runtime(Greeter, Other, configs=configs, registry=MemoryRegistry()).serve(asyncio.Event())
+    holder.close()
+    socket.create_server(("127.0.0.1", free)).close()

@@ -48,8 +48,8 @@ FORGOTTEN_S = 2 * SKEW_S + 1.5
 TRACED_BYTES = 230_000
 """Python memory that may be there in addition: 20 bytes a call, for tables keep the size that they once had."""
 
-RESIDENT_BYTES = 4_000_000
-"""Resident memory of a process that may be there in addition; allocators keep some for later."""
+RESIDENT_BYTES = 8_000_000
+"""Resident memory of a process that may be there in addition; what allocators keep goes up and down by 6 MB."""
 
 
 @dataclass(frozen=True)
