@@ -239,18 +239,18 @@ class Scope:
     as_self: bool = False
 
 
-_NOWHERE = Scope()
-_scope: ContextVar[Scope] = ContextVar("meshkit_scope", default=_NOWHERE)
+_scope: ContextVar[Scope | Call] = ContextVar("meshkit_scope", default=Scope())  # noqa: B039  (it is frozen)
 
 
 def current_scope() -> Scope:
     """The scope of the code that runs now."""
-    return _scope.get()
+    found = _scope.get()
+    return Scope(found) if isinstance(found, Call) else found
 
 
 def serving(call: Call) -> None:
     """Makes `call` the one whose facts propagate, for the rest of the task that serves it."""
-    _scope.set(Scope(call))
+    _scope.set(call)
 
 
 @contextmanager
@@ -266,7 +266,7 @@ def scoped(
         raise ValueError(f"tenant {tenant!r} is not {TENANT.pattern}")
     if criticality is not None and criticality not in CRITICALITIES:
         raise ValueError(f"criticality {criticality!r} is none of {', '.join(CRITICALITIES)}")
-    outer = _scope.get()
+    outer = current_scope()
     inner = replace(
         outer,
         tenant=tenant or outer.tenant,

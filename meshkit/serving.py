@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshkit.call import Deadline, serving
@@ -21,6 +20,7 @@ from meshkit.errors import (
     Unavailable,
     Unimplemented,
 )
+from meshkit.limits import TimeLimit, TimeLimitExceeded
 from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
 from meshkit.resilience.admission import Admission, admitting
 from meshkit.security.guard import Demand, Guard
@@ -105,9 +105,7 @@ def _is_ours(error: MeshError) -> bool:
 
 def _incident(exchange: Exchange, error: BaseException) -> MeshError:
     incident = secrets.token_hex(8)
-    told = "".join(
-        traceback.format_exception(error)
-    )  # as text: a log set up to show frames would show our metadata
+    told = "".join(traceback.format_exception(error))  # as text: frames could show our metadata
     exchange.call.log.error("call failed", incident=incident, exception=told)
     return Internal(
         f"the service failed; its log has the cause under incident {incident}",
@@ -122,19 +120,23 @@ def deadline(timeout: float | None) -> Middleware:
     Args:
         timeout: The cap, in seconds; None for none. The caller's own deadline is gRPC's to enforce.
     """
+    limit = None if timeout is None else TimeLimit(timeout)
 
     def wrap(next: Handler) -> Handler:
         async def bounded(exchange: Exchange) -> None:
-            call = exchange.call
-            if call.deadline.passed:
+            remaining = exchange.call.deadline.remaining()
+            if remaining <= 0:
                 raise DeadlineExceeded("the deadline passed before work began")
-            if timeout is None or call.deadline.remaining() <= timeout:
+            if limit is None or remaining <= limit.seconds:
                 await next(exchange)
                 return
-            exchange.call = replace(call, deadline=Deadline.after(timeout))
-            name = exchange.method.name
-            late = DeadlineExceeded(f"{name} takes at most {timeout:g} s here", reason="SERVICE_TIMEOUT")
-            await _within(timeout, next(exchange), late)
+            exchange.call = exchange.call.having(deadline=Deadline.after(limit.seconds))
+            try:
+                await limit.run(next(exchange))
+            except TimeLimitExceeded:
+                raise DeadlineExceeded(
+                    f"{exchange.method.name} takes at most {limit.seconds:g} s here", reason="SERVICE_TIMEOUT"
+                ) from None
 
         return bounded
 
@@ -147,25 +149,20 @@ def aging(seconds: float) -> Middleware:
     Args:
         seconds: That age.
     """
+    limit = TimeLimit(seconds)
 
     def wrap(next: Handler) -> Handler:
         async def aged(exchange: Exchange) -> None:
-            old = Unavailable(f"the stream is {seconds:g} s old; open it anew", reason="STREAM_AGED")
-            await _within(seconds, next(exchange), old)
+            try:
+                await limit.run(next(exchange))
+            except TimeLimitExceeded:
+                raise Unavailable(
+                    f"the stream is {seconds:g} s old; open it anew", reason="STREAM_AGED"
+                ) from None
 
         return aged
 
     return wrap
-
-
-async def _within(seconds: float, work: Awaitable[None], late: MeshError) -> None:
-    try:
-        async with asyncio.timeout(seconds) as cap:
-            await work
-    except TimeoutError:
-        if not cap.expired():
-            raise
-        raise late from None
 
 
 def processing(next: Handler) -> Handler:

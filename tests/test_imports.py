@@ -10,14 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-FOUNDATION = {"errors", "instance", "metadata", "naming", "client", "config"}
+FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config"}
 MIDDLE = {"discovery", "balancing", "resilience", "security", "telemetry"}
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in FOUNDATION},
     "call": {"errors"},
     "pipeline": {"call", "errors", "_gen"},
     **{room: {"errors", "instance", "metadata", "config", "call", "pipeline"} for room in MIDDLE},
-    "transport": {"errors", "instance", "metadata", "client", "call", "pipeline"},
+    "transport": {"errors", "instance", "limits", "metadata", "client", "call", "pipeline"},
     "declaration": {"pipeline"},
     "binding": {"call", "declaration", "instance", "naming", "pipeline"},
     "service": {"binding", "declaration", "pipeline", "config", "runtime"},

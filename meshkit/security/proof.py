@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import re
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from meshkit.errors import MeshError, ResourceExhausted, Unauthenticated
+from meshkit.security.digests import hmac_sha256, sha256_hex
 
 VERSION = "meshkit-proof-v1"
 ANY_INSTANCE = "-"
 """`x-cu-to` of a caller that knows no instance id."""
 
+_LOT_S = 1.0
 _SLACK = 1.0
 """Seconds for which a nonce is remembered beyond its window, for the clock of that and of freshness are not one."""
 
 _PROOF = re.compile(r"ts=(0|[1-9][0-9]{0,15});nonce=([A-Za-z0-9_-]{22});sig=([A-Za-z0-9_-]{43,86})")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """What a proof is about, in the order in which it is signed; values as on the wire, empty for absent.
 
     Attributes:
@@ -61,7 +61,7 @@ class Claim:
 
 def body_digest(message: bytes) -> str:
     """Hex SHA-256 of a serialized message."""
-    return hashlib.sha256(message).hexdigest()
+    return sha256_hex(message)
 
 
 def _b64(data: bytes) -> str:
@@ -79,22 +79,23 @@ def make_proof(claim: Claim, key: bytes, *, now: float | None = None, nonce: byt
     """
     ts = str(int((time.time() if now is None else now) * 1000))
     once = _b64(nonce or secrets.token_bytes(16))
-    return f"ts={ts};nonce={once};sig={_b64(hmac.digest(key, claim.canonical(ts, once), 'sha256'))}"
+    return f"ts={ts};nonce={once};sig={_b64(hmac_sha256(key, claim.canonical(ts, once)))}"
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(NamedTuple):
     """A proof as it came.
 
     Attributes:
         ts: Its time, Unix milliseconds, as written.
         nonce: Its nonce, as written.
         signature: Its signature, as written.
+        time: Unix time in seconds at which it was made.
     """
 
     ts: str
     nonce: str
     signature: str
+    time: float
 
     @classmethod
     def parse(cls, text: str) -> Proof:
@@ -109,12 +110,8 @@ class Proof:
                 "x-cu-proof is not ts=<ms>;nonce=<16 bytes>;sig=<signature>, base64url",
                 reason="PROOF_MALFORMED",
             )
-        return cls(*match.groups())
-
-    @property
-    def time(self) -> float:
-        """Unix time in seconds at which it was made."""
-        return int(self.ts) / 1000
+        ts, nonce, signature = match.groups()
+        return cls(ts, nonce, signature, int(ts) / 1000)
 
     def check_fresh(self, now: float, skew: float) -> None:
         """Refuses a proof whose time is further from now than clocks may differ.
@@ -150,16 +147,35 @@ class Proof:
         Raises:
             Unauthenticated: Something of the request was altered, or another key signed.
         """
-        expected = _b64(hmac.digest(key, claim.canonical(self.ts, self.nonce), "sha256"))
+        expected = _b64(hmac_sha256(key, claim.canonical(self.ts, self.nonce)))
         if not hmac.compare_digest(expected, self.signature):
             raise Unauthenticated("the proof does not fit the request", reason="PROOF_MISMATCH")
+
+
+class _Seen:
+    """The nonces of one principal, in the order they came, in one lot for each second."""
+
+    __slots__ = ("lots", "nonces")
+
+    def __init__(self) -> None:
+        self.nonces: set[str] = set()
+        self.lots: deque[tuple[float, list[str]]] = deque()
+
+    def forget(self, now: float) -> int:
+        """Forgets the lots that are over; how many nonces that were."""
+        gone = 0
+        while self.lots and self.lots[0][0] <= now:
+            _, lot = self.lots.popleft()
+            self.nonces.difference_update(lot)
+            gone += len(lot)
+        return gone
 
 
 class NonceCache:
     """The nonces seen while a replay of them would still look fresh; bounded in number.
 
     Args:
-        window: Seconds for which a nonce is remembered: twice the clock skew allowed.
+        window: Seconds for which a nonce is remembered, and up to a second more: twice the clock skew allowed.
         capacity: Nonces held at most. A full cache refuses rather than forgets; one principal may fill half of it.
         clock: A monotonic clock, in seconds.
     """
@@ -170,12 +186,12 @@ class NonceCache:
         self._window = window
         self._capacity = capacity
         self._clock = clock
-        self._seen: set[tuple[str, str]] = set()
-        self._order: deque[tuple[float, tuple[str, str]]] = deque()
-        self._count: dict[str, int] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._held = 0
+        self._swept = clock()
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return self._held
 
     def add(self, principal: str, nonce: str) -> None:
         """Remembers a nonce of a principal whose proof holds.
@@ -185,27 +201,29 @@ class NonceCache:
             ResourceExhausted: There is no room to remember it.
         """
         now = self._clock()
-        self._forget(now)
-        key = (principal, nonce)
-        if key in self._seen:
+        if now - self._swept >= _LOT_S:
+            self._sweep(now)
+        seen = self._seen.get(principal)
+        if seen is None:
+            seen = self._seen[principal] = _Seen()
+        if nonce in seen.nonces:
             raise Unauthenticated("the proof was used before", reason="PROOF_REPLAYED")
-        held = self._count.get(principal, 0)
-        if len(self._seen) >= self._capacity or held >= self._capacity // 2:
+        if self._held >= self._capacity or len(seen.nonces) >= self._capacity // 2:
             raise _full()
-        self._seen.add(key)
-        self._order.append((now + self._window + _SLACK, key))
-        self._count[principal] = held + 1
+        ends = self._swept + _LOT_S + self._window + _SLACK
+        if not seen.lots or seen.lots[-1][0] != ends:
+            seen.lots.append((ends, []))
+        seen.lots[-1][1].append(nonce)
+        seen.nonces.add(nonce)
+        self._held += 1
 
-    def _forget(self, now: float) -> None:
-        order = self._order
-        while order and order[0][0] <= now:
-            _, key = order.popleft()
-            self._seen.discard(key)
-            left = self._count[key[0]] - 1
-            if left:
-                self._count[key[0]] = left
-            else:
-                del self._count[key[0]]
+    def _sweep(self, now: float) -> None:
+        """Begins a new lot, and forgets those that are over."""
+        self._swept = now
+        for principal, seen in list(self._seen.items()):
+            self._held -= seen.forget(now)
+            if not seen.nonces:
+                del self._seen[principal]
 
 
 def _full() -> MeshError:

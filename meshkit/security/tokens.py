@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import time
@@ -15,6 +14,7 @@ import jwt
 
 from meshkit.call import Principal
 from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
+from meshkit.security.digests import sha256_hex
 from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyStatus, ServiceKeys, derive
 from meshkit.security.rights import is_permission, is_tenant, meet
 
@@ -31,7 +31,7 @@ _REQUIRED = ("iss", "project", "sub", "aud", "iat", "nbf", "exp", "jti", "tenant
 
 def digest(token: str) -> str:
     """Hex SHA-256 of a compact token, as the proof names it."""
-    return hashlib.sha256(token.encode("ascii")).hexdigest()
+    return sha256_hex(token.encode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, EncodeError
 
 from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument
+from meshkit.limits import TimeLimit, TimeLimitExceeded
 from meshkit.pipeline import END, Exchange, Handler, Middleware
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
         request: Class of the requests.
         reply: Class of the replies.
     """
+    limit = TimeLimit(REQUEST_S)
 
     def wrap(next: Handler) -> Handler:
         async def decoded(exchange: Exchange) -> None:
@@ -42,7 +42,12 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
 
             exchange.receive, exchange.send = receive_message, send_message
             if not exchange.method.streams_requests:
-                exchange.request = await _in_time(receive_message())
+                try:
+                    exchange.request = await limit.run(receive_message())
+                except TimeLimitExceeded:
+                    raise DeadlineExceeded(
+                        f"the request message did not come within {limit.seconds:g} s", reason="REQUEST_LATE"
+                    ) from None
                 if exchange.request is END:
                     raise InvalidArgument(
                         "the call ended without its request message", reason="REQUEST_MISSING"
@@ -52,17 +57,6 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
         return decoded
 
     return wrap
-
-
-async def _in_time(receiving: Awaitable[Any]) -> Any:
-    """Awaits the request, but not for ever: a caller that withholds it holds a place that others want."""
-    try:
-        async with asyncio.timeout(REQUEST_S):
-            return await receiving
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"the request message did not come within {REQUEST_S:g} s", reason="REQUEST_LATE"
-        ) from None
 
 
 def _decode(raw: bytes, kind: type[Message]) -> Message:
