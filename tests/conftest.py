@@ -9,7 +9,9 @@ import structlog
 
 PATIENCE_S = 30.0
 
-hypothesis.settings.register_profile("loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("loaded")  # machines that run these tests do other things beside them
 
 

@@ -59,7 +59,9 @@ def room_of_file(path: Path) -> str:
     return path.relative_to(ROOT / "meshkit").parts[0].removesuffix(".py")
 
 
-ROOMS = {path.name.removesuffix(".py") for path in (ROOT / "meshkit").iterdir() if not path.name.startswith("__")}
+ROOMS = {
+    path.name.removesuffix(".py") for path in (ROOT / "meshkit").iterdir() if not path.name.startswith("__")
+}
 
 
 def test_each_room_imports_only_what_it_may() -> None:
@@ -91,7 +93,9 @@ def test_grpc_is_imported_in_transport_only() -> None:
         for path in modules(package)
         if not (package == "meshkit" and room_of_file(path) in {"transport", "interceptors"})
         for name, line in imports(path)
-        if name.split(".")[0].startswith("grpc") and name != "grpc_tools" and not name.startswith("grpc_tools.")
+        if name.split(".")[0].startswith("grpc")
+        and name != "grpc_tools"
+        and not name.startswith("grpc_tools.")
     ]
     assert not faults, "\n".join(faults)
 
@@ -111,11 +115,16 @@ def test_reference_services_stand_on_the_public_face_only() -> None:
     [
         ("import meshkit", ("redis", "typer", "dbos", "opentelemetry.sdk", "grpc", "pydantic")),
         ("import meshkit; meshkit.CUService", ("redis", "typer", "dbos", "opentelemetry.sdk")),
-        ("from meshkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass", ("grpc", "redis", "dbos")),
+        (
+            "from meshkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+            ("grpc", "redis", "dbos"),
+        ),
     ],
 )
 def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:
     look = f"loaded = [name for name in {absent!r} if name in sys.modules]"
     check = f"{code}\nimport sys\n{look}\nsys.exit(str(loaded) if loaded else 0)"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr

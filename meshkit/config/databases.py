@@ -16,7 +16,9 @@ def _check(url: str) -> str:
     if url and not url.removeprefix(_SQLITE).strip("/"):
         raise Wrong("it names no file", "write sqlite:////absolute/path, or leave it empty")
     if url and not url.startswith(_SQLITE):
-        raise Wrong("this release keeps rows in SQLite only", "write sqlite:////absolute/path, or leave it empty")
+        raise Wrong(
+            "this release keeps rows in SQLite only", "write sqlite:////absolute/path, or leave it empty"
+        )
     return url
 
 

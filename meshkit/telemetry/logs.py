@@ -48,6 +48,4 @@ def _as_json() -> tuple[Processor, ...]:
 
 def _as_text() -> tuple[Processor, ...]:
     colors = sys.stderr.isatty()
-    return (
-        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
-    )
+    return (structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),)

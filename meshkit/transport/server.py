@@ -93,7 +93,9 @@ class Server:
         Callers who have not heard of the stop yet are still answered meanwhile, with the refusal of the onion, which
         proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED.
         """
-        if not self._started:  # gRPC gives up a port that it bound only when it stops, and stops only what started
+        if (
+            not self._started
+        ):  # gRPC gives up a port that it bound only when it stops, and stops only what started
             await self.start()
         loop = asyncio.get_running_loop()
         end = loop.time() + grace

@@ -60,7 +60,10 @@ def replicas_of(state: Path) -> dict[int, str]:
     found = {}
     for process in Path("/proc").iterdir():
         try:
-            if process.name.isdecimal() and (log := (process / "fd" / "1").readlink()).parent == state / "logs":
+            if (
+                process.name.isdecimal()
+                and (log := (process / "fd" / "1").readlink()).parent == state / "logs"
+            ):
                 found[int(process.name)] = log.name
         except OSError:
             continue
@@ -92,7 +95,9 @@ def test_it_runs_replicas_starts_dead_ones_again_and_drains(state: Path) -> None
         (("nowhere:Nothing",), "nowhere"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_a_reason(state: Path, words: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_run_is_refused_with_a_reason(
+    state: Path, words: tuple[str, ...], message: str
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "meshkit", "up", *words],
         cwd=GREETER,

@@ -17,7 +17,15 @@ def test_the_demo_does_all_that_it_says(tmp_path: Path) -> None:
     )
     shown = done.stdout + done.stderr
     assert done.returncode == 0, shown
-    for step in ("reads of brain: ", "0 failed", "0 missing, 0 doubled", "rejected rows", "masked", "kill -9", "SIGSTOP"):
+    for step in (
+        "reads of brain: ",
+        "0 failed",
+        "0 missing, 0 doubled",
+        "rejected rows",
+        "masked",
+        "kill -9",
+        "SIGSTOP",
+    ):
         assert step in shown, f"{step!r} not in:\n{shown}"
     assert "every step did what it should" in shown
     assert not list(tmp_path.glob("meshkit-demo-*")), "the demo left its state behind"

@@ -1,6 +1,6 @@
 """What every registry does, whatever it is made of."""
 
-# ruff: noqa: ASYNC110 - tests wait for conditions of the file system, and touch it themselves
+
 
 import asyncio
 import contextlib

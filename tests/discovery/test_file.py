@@ -1,6 +1,6 @@
 """What is the file registry's own: its files, its locks, its processes, its trouble."""
 
-# ruff: noqa: ASYNC110, ASYNC240 - tests wait for conditions of the file system, and touch it themselves
+
 
 import asyncio
 import fcntl
@@ -237,7 +237,9 @@ def test_an_executed_child_does_not_inherit_the_lock(root: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
     place.abandon()
     descriptor = os.open(root / "brain", os.O_RDONLY)
-    patience = time.monotonic() + 10  # the kernel lets a parent go on before the child's descriptors are closed
+    patience = (
+        time.monotonic() + 10
+    )  # the kernel lets a parent go on before the child's descriptors are closed
     while folder.is_held("brain-a", descriptor) and time.monotonic() < patience:
         time.sleep(0.001)
     assert folder.is_held("brain-a", descriptor) is False

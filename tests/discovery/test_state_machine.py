@@ -1,6 +1,6 @@
 """In whatever order owners come, change, go and crash: a watcher ends with exactly those that live."""
 
-# ruff: noqa: ASYNC110 - tests wait for conditions of the file system, and touch it themselves
+
 
 import asyncio
 import contextlib

@@ -30,7 +30,9 @@ QUICK = Restarts(first=0.01, most=0.04, settled=60)
 
 
 def program(code: str, service: str = "echo") -> Program:
-    return Program(service, (sys.executable, "-c", code), {"PATH": os.defpath, "SHOWN": "not-on-the-command-line"})
+    return Program(
+        service, (sys.executable, "-c", code), {"PATH": os.defpath, "SHOWN": "not-on-the-command-line"}
+    )
 
 
 async def until(met: Callable[[], bool], seconds: float = 30.0) -> None:

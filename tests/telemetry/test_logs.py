@@ -23,7 +23,10 @@ logging.getLogger("theirs").info("quiet too")
 
 def logged(*, level: str, as_json: bool) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(level=level, json=as_json)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM.format(level=level, json=as_json)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == ""
     return done.stderr

@@ -90,7 +90,7 @@ class Replicas:
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 40) -> Any:
     """What the condition gives as soon as that is true."""
     async with asyncio.timeout(seconds):
-        while not (found := await condition()):  # noqa: ASYNC110 - other processes make it true
+        while not (found := await condition()):
             await asyncio.sleep(0.03)
     return found
 

@@ -82,7 +82,7 @@ async def hold(context: WorkflowContext, arguments: Json) -> Json:
     await context.step("begin", lambda: marks.set("begin", context.id))
 
     async def wait() -> None:
-        while not Path(arguments["until"]).exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        while not Path(arguments["until"]).exists():
             await asyncio.sleep(0.02)
 
     await context.step("wait", wait)
