@@ -1,7 +1,5 @@
 """What every registry does, whatever it is made of."""
 
-
-
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator

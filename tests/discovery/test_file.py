@@ -1,7 +1,5 @@
 """What is the file registry's own: its files, its locks, its processes, its trouble."""
 
-
-
 import asyncio
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """In whatever order owners come, change, go and crash: a watcher ends with exactly those that live."""
 
-
-
 import asyncio
 import contextlib
 import shutil
