@@ -15,8 +15,8 @@ from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.pipeline import Handler, compose
 from meshkit.resilience.retry import Budget, retrying
+from meshkit.security.assembly import tokens_of
 from meshkit.security.signing import signing
-from meshkit.security.tokens import Identity, TokenSource
 from meshkit.transport.caller import Caller, MeshInvoker
 from meshkit.transport.channel import MeshChannel
 from meshkit.transport.link import GrpcLink
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from meshkit.discovery import Registry, Snapshot
 
 C = TypeVar("C", bound=Client)
-
-ANYBODY = "client"
-"""Name under which a script calls that has no SERVICE_NAME."""
 
 
 class Mesh:
@@ -48,18 +45,10 @@ class Mesh:
     """
 
     def __init__(self, config: SharedConfig, registry: Registry | None = None, *, name: str = "") -> None:
-        newest = config.ensure_project_secrets()[0]
-        identity = Identity(
-            config.namespace,
-            config.project_id,
-            name or config.service_name or ANYBODY,
-            newest.kid,
-            newest.secret.encode(),
-        )
         self.config = config
         self._owns_registry = registry is None
         self.registry = registry or registry_of(config)
-        self.tokens = TokenSource(identity, lifetime=config.token_ttl_s)
+        self.tokens = tokens_of(config, name)
         self.budget = Budget()
         self._pools: dict[str, EndpointPool] = {}
         self._closed = False

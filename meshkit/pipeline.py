@@ -98,6 +98,7 @@ class Exchange:
         request: The message of a call with one request: bytes until decoded, None until it was read.
         headers: The request's metadata, keys in lower case, one value each.
         trailers: Metadata sent back at the end.
+        context: The transport's own object for the call. Nothing but `interceptors` looks at it.
 
     On the calling side only:
         permissions: Rights that the token for the call claims.
@@ -115,6 +116,7 @@ class Exchange:
     request: Any = field(default=None, repr=False)
     headers: dict[str, str | bytes] = field(default_factory=dict, repr=False)
     trailers: dict[str, str] = field(default_factory=dict)
+    context: Any = field(default=None, repr=False)
     permissions: tuple[str, ...] = ("*",)
     endpoint: Any = None
     tried: set[str] = field(default_factory=set)

@@ -18,11 +18,7 @@ from meshkit.config import Environment
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
 from meshkit.resilience.admission import Admission
-from meshkit.security.guard import Guard
-from meshkit.security.keys import ChainedRing, KeyRing, own_ring
-from meshkit.security.keysfile import FileRing
-from meshkit.security.proof import NonceCache
-from meshkit.security.tokens import TokenVerifier
+from meshkit.security.assembly import guard_of
 from meshkit.serving import handlers
 from meshkit.transport.health import Health
 from meshkit.transport.reflection import add_reflection
@@ -77,31 +73,13 @@ class Replica:
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._guard = self._make_guard()
+        self._guard = guard_of(config, self.name, self.instance_id)
         self._overrides = dict(overrides or {})
         self._open = AsyncExitStack()
         self._jobs: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
         self._serving = False
         self._closed = False
-
-    def _make_guard(self) -> Guard:
-        config = self.config
-        verifier = TokenVerifier(
-            self.name,
-            key_ring(config),
-            namespace=config.namespace,
-            max_lifetime=config.token_max_ttl_s,
-            skew=config.clock_skew_s,
-        )
-        return Guard(
-            self.name,
-            self.instance_id,
-            verifier,
-            NonceCache(2 * config.clock_skew_s),
-            mode=config.request_proof.value,
-            skew=config.clock_skew_s,
-        )
 
     def bind(self) -> None:
         """Takes the port.
@@ -235,27 +213,6 @@ async def repeat(
             log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
         except Exception:
             log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
-
-
-def key_ring(config: SharedConfig) -> KeyRing:
-    """Where keys are found: the own secrets, then the keys file.
-
-    Raises:
-        ConfigError: The keys file is wrong.
-    """
-    from meshkit.config import ConfigError, Problem
-
-    own = own_ring(
-        config.project_id, [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
-    )
-    if config.project_keys_file is None:
-        return own
-    try:
-        return ChainedRing((own, FileRing(config.project_keys_file)))
-    except ValueError as error:
-        raise ConfigError(
-            [Problem("CU_PROJECT_KEYS_FILE", str(error), "mend the file, or unset the setting")]
-        ) from None
 
 
 def _reachable(host: str) -> str:

@@ -86,14 +86,14 @@ def error_boundary(next: Handler) -> Handler:
         except MeshError as error:
             if _is_ours(error):
                 raise
-            raise _incident(exchange, error) from None
+            raise incident(exchange, error) from None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise _incident(exchange, error) from None
+            raise incident(exchange, error) from None
         except Exception as error:  # whatever it is must not leave the process
-            raise _incident(exchange, error) from None
+            raise incident(exchange, error) from None
 
     return bounded
 
@@ -103,14 +103,15 @@ def _is_ours(error: MeshError) -> bool:
     return error.instance is None or not isinstance(error, (Unauthenticated, Unimplemented, Cancelled))
 
 
-def _incident(exchange: Exchange, error: BaseException) -> MeshError:
-    incident = secrets.token_hex(8)
+def incident(exchange: Exchange, error: BaseException) -> MeshError:
+    """What the caller is told of a failure that is not meant for it; the log has the rest."""
+    number = secrets.token_hex(8)
     told = "".join(traceback.format_exception(error))  # as text: frames could show our metadata
-    exchange.call.log.error("call failed", incident=incident, exception=told)
+    exchange.call.log.error("call failed", incident=number, exception=told)
     return Internal(
-        f"the service failed; its log has the cause under incident {incident}",
+        f"the service failed; its log has the cause under incident {number}",
         reason="INTERNAL",
-        incident=incident,
+        incident=number,
     )
 
 
@@ -190,7 +191,7 @@ def invoking(service: CUService, rpc: Rpc) -> Handler:
     takes_stream, gives_stream = rpc.method.streams_requests, rpc.method.streams_replies
 
     async def invoke(exchange: Exchange) -> None:
-        request = _requests(exchange) if takes_stream else exchange.request
+        request = requests_of(exchange) if takes_stream else exchange.request
         if not gives_stream:
             await exchange.send(await method(request, exchange.call))
             return
@@ -201,6 +202,7 @@ def invoking(service: CUService, rpc: Rpc) -> Handler:
     return invoke
 
 
-async def _requests(exchange: Exchange) -> AsyncIterator[Any]:
+async def requests_of(exchange: Exchange) -> AsyncIterator[Any]:
+    """The caller's stream of requests."""
     while (message := await exchange.receive()) is not END:
         yield message

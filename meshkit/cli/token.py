@@ -122,16 +122,13 @@ def _tenants(config: SharedConfig, given: list[str] | None) -> list[str]:
 
 def _source(config: SharedConfig, service: str, subject: str) -> TokenSource:
     from meshkit.instance import SERVICE_NAME
-    from meshkit.security.tokens import Identity, TokenSource
+    from meshkit.security.assembly import tokens_of
 
     if not SERVICE_NAME.fullmatch(service):
         raise Failure(f"--for {service!r} is no service's name ({SERVICE_NAME.pattern})", code=ExitCode.USAGE)
-    name = subject or config.service_name or "client"
-    if len(name) > 200 or not name.isprintable():
+    if len(subject) > 200 or not subject.isprintable():
         raise Failure("--subject is not 1 to 200 printable characters", code=ExitCode.USAGE)
-    newest = config.ensure_project_secrets()[0]
-    identity = Identity(config.namespace, config.project_id, name, newest.kid, newest.secret.encode())
-    return TokenSource(identity, lifetime=config.token_ttl_s)
+    return tokens_of(config, subject)
 
 
 def _mint(

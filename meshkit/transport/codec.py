@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, EncodeError
@@ -27,6 +29,16 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
         request: Class of the requests.
         reply: Class of the replies.
     """
+    return transcoding(partial(_decode, kind=request), partial(_encode, kind=reply))
+
+
+def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> Middleware:
+    """The same for messages of any kind.
+
+    Args:
+        decode: Makes a request of bytes.
+        encode: Makes bytes of a reply.
+    """
     limit = TimeLimit(REQUEST_S)
 
     def wrap(next: Handler) -> Handler:
@@ -35,28 +47,31 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
 
             async def receive_message() -> Any:
                 raw = await receive()
-                return END if raw is END else _decode(raw, request)
+                return END if raw is END else decode(raw)
 
             async def send_message(message: Any) -> None:
-                await send(_encode(message, reply))
+                await send(encode(message))
 
             exchange.receive, exchange.send = receive_message, send_message
             if not exchange.method.streams_requests:
-                try:
-                    exchange.request = await limit.run(receive_message())
-                except TimeLimitExceeded:
-                    raise DeadlineExceeded(
-                        f"the request message did not come within {limit.seconds:g} s", reason="REQUEST_LATE"
-                    ) from None
-                if exchange.request is END:
-                    raise InvalidArgument(
-                        "the call ended without its request message", reason="REQUEST_MISSING"
-                    )
+                exchange.request = await _read_one(receive_message, limit)
             await next(exchange)
 
         return decoded
 
     return wrap
+
+
+async def _read_one(receive: Callable[[], Awaitable[Any]], limit: TimeLimit) -> Any:
+    try:
+        message = await limit.run(receive())
+    except TimeLimitExceeded:
+        raise DeadlineExceeded(
+            f"the request message did not come within {limit.seconds:g} s", reason="REQUEST_LATE"
+        ) from None
+    if message is END:
+        raise InvalidArgument("the call ended without its request message", reason="REQUEST_MISSING")
+    return message
 
 
 def _decode(raw: bytes, kind: type[Message]) -> Message:

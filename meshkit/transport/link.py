@@ -22,42 +22,16 @@ _IDLE = grpc.ChannelConnectivity.IDLE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 
-class GrpcLink:
-    """A channel to one address that connects by itself, and again whenever the connection is lost.
+class Attempts:
+    """Makes calls over a channel, each once.
 
     Args:
-        instance: Whom to connect to.
-        on_change: Called whenever `ready` may have changed.
-        max_message_bytes: Largest message taken or sent, in bytes.
+        channel: The channel.
     """
 
-    def __init__(self, instance: Instance, on_change: Callable[[], None], *, max_message_bytes: int) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            instance.address, options=channel_options(max_message_bytes)
-        )
-        self._on_change = on_change
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
         self._callables: dict[Method, Any] = {}
-        self._watching = asyncio.create_task(
-            self._keep_connected(), name=f"meshkit link {instance.instance_id}"
-        )
-
-    @property
-    def ready(self) -> bool:
-        """Whether a call begun now would be sent at once."""
-        return self._channel.get_state() is _READY
-
-    async def close(self, grace: float) -> None:
-        """Lets calls under way end, for at most `grace` seconds, and ends the connection."""
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
-        await self._channel.close(grace)
-
-    async def _keep_connected(self) -> None:
-        state = self._channel.get_state(try_to_connect=True)
-        while state is not _SHUTDOWN:
-            self._on_change()
-            await self._channel.wait_for_state_change(state)
-            state = self._channel.get_state(try_to_connect=True)
 
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call over this connection, once.
@@ -124,6 +98,43 @@ class GrpcLink:
 def _cut_off() -> MeshError:
     """What a server's bare CANCELLED means, which nobody asked for: it stopped. It may have begun the call."""
     return Unavailable("the instance stopped before it had answered", reason="CUT_OFF")
+
+
+class GrpcLink(Attempts):
+    """A channel to one address that connects by itself, and again whenever the connection is lost.
+
+    Args:
+        instance: Whom to connect to.
+        on_change: Called whenever `ready` may have changed.
+        max_message_bytes: Largest message taken or sent, in bytes.
+    """
+
+    def __init__(self, instance: Instance, on_change: Callable[[], None], *, max_message_bytes: int) -> None:
+        super().__init__(
+            grpc.aio.insecure_channel(instance.address, options=channel_options(max_message_bytes))
+        )
+        self._on_change = on_change
+        self._watching = asyncio.create_task(
+            self._keep_connected(), name=f"meshkit link {instance.instance_id}"
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call begun now would be sent at once."""
+        return self._channel.get_state() is _READY
+
+    async def close(self, grace: float) -> None:
+        """Lets calls under way end, for at most `grace` seconds, and ends the connection."""
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        await self._channel.close(grace)
+
+    async def _keep_connected(self) -> None:
+        state = self._channel.get_state(try_to_connect=True)
+        while state is not _SHUTDOWN:
+            self._on_change()
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state(try_to_connect=True)
 
 
 async def _deliver(exchange: Exchange, reply: bytes) -> None:

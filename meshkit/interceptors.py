@@ -1,0 +1,241 @@
+"""The mesh's checks for gRPC that is not the mesh's: an existing grpc.aio server, an existing channel.
+
+A server keeps its servicers and its port; an interceptor lets in only calls that carry a token and a proof:
+
+    guard = MeshInterceptor("orders", demands={"/orders.v1.OrderService/Place": Demand("orders:place")})
+    server = grpc.aio.server(interceptors=[guard])
+
+A client keeps its channel and its stubs; the channel is wrapped in one that signs:
+
+    channel = sign(grpc.aio.insecure_channel("orders:50051"), "orders")
+    stub = OrderServiceStub(channel)
+
+Neither takes part in discovery, balancing or retries. Calls are signed for any instance (`x-cu-to: -`), so a server
+that wants them to be for itself alone has to become a `CUService`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc.aio import EOF, AbortError
+
+from meshkit.balancing.pool import Endpoint, attempt
+from meshkit.call import Call, current_scope
+from meshkit.errors import MeshError, PermissionDenied, Unimplemented
+from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
+from meshkit.pipeline import END, Exchange, Handler, Method, compose
+from meshkit.security.assembly import guard_of, tokens_of
+from meshkit.security.guard import Demand
+from meshkit.security.signing import signing
+from meshkit.serving import deadline, incident, processing, requests_of
+from meshkit.transport.caller import Caller
+from meshkit.transport.channel import MeshChannel, described
+from meshkit.transport.codec import transcoding
+from meshkit.transport.link import Attempts
+from meshkit.transport.reception import Reception
+
+if TYPE_CHECKING:
+    from meshkit.config import SharedConfig
+
+__all__ = ["Demand", "MeshInterceptor", "current_call", "sign"]
+
+OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
+"""How the paths begin of methods that are left open."""
+
+
+def current_call() -> Call | None:
+    """The call that is being served: who calls, for which tenant. For servicers, whose methods get no `Call`."""
+    return current_scope().call
+
+
+class MeshInterceptor(grpc.aio.ServerInterceptor):
+    """Lets in calls that a service of the mesh would let in; the servicers stay as they are.
+
+    Args:
+        service: Name of the service: the audience of its callers' tokens.
+        demands: What each method asks of its callers, by path. A method that is not named is refused.
+        config: Settings; by default they are read from the environment.
+
+    Raises:
+        ConfigError: The settings are wrong.
+        ValueError: The service's name is none.
+    """
+
+    def __init__(
+        self, service: str, *, demands: Mapping[str, Demand], config: SharedConfig | None = None
+    ) -> None:
+        if not SERVICE_NAME.fullmatch(service):
+            raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
+        self._demands = dict(demands)
+        self._reception = Reception(service, new_instance_id(service))
+        self._guard = guard_of(config or _settings(), service, self._reception.instance_id)
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """Wraps the handler of a method, once."""
+        path: str = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None or path.startswith(OPEN):
+            return handler
+        wrapped = self._wrapped.get(path)
+        if wrapped is None:
+            wrapped = self._wrapped[path] = self._wrap(path, handler)
+        return wrapped
+
+    def _wrap(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        known = described(path)
+        method = known or Method(path, handler.request_streaming, handler.response_streaming)
+        demand = self._demands.get(path)
+        layers = (
+            _boundary,
+            _refusing(path) if demand is None else self._guard.layer(demand),
+            deadline(None),
+            transcoding(handler.request_deserializer or _same, handler.response_serializer or _same),
+            processing,
+        )
+        return self._reception.handler(method, compose(layers, _calling(method, handler)))
+
+
+def sign(
+    channel: grpc.aio.Channel,
+    service: str,
+    *,
+    config: SharedConfig | None = None,
+    name: str = "",
+    permissions: Sequence[str] = ("*",),
+) -> MeshChannel:
+    """Wraps a channel in one whose calls carry token and proof. Closing it does not close the channel.
+
+    Args:
+        channel: The channel.
+        service: Name of the service at its other end.
+        config: Settings; by default they are read from the environment.
+        name: Name under which calls are made; `SERVICE_NAME` by default.
+        permissions: Rights that calls claim.
+
+    Raises:
+        ConfigError: The settings are wrong.
+    """
+    settings = config or _settings()
+    link = _OneChannel(channel)
+    unknown = Instance(service=service, instance_id="unknown:1", address="unknown:1")
+
+    def picked(next: Handler) -> Handler:
+        async def handle(exchange: Exchange) -> None:
+            exchange.endpoint = Endpoint(unknown, link)
+            await next(exchange)
+
+        return handle
+
+    caller = Caller(
+        service,
+        compose((picked, signing(tokens_of(settings, name))), attempt),
+        tenant=settings.tenant,
+        timeout=settings.default_timeout_s,
+        permissions=tuple(permissions),
+    )
+    return MeshChannel(caller, link)
+
+
+class _OneChannel(Attempts):
+    """A channel that somebody else keeps."""
+
+    def any_ready(self) -> bool:
+        """Whether a call made now would be sent at once."""
+        return self.ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is connected."""
+        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    async def changed(self) -> None:
+        """Waits until that may be different."""
+        await self._channel.wait_for_state_change(self._channel.get_state(try_to_connect=True))
+
+    async def close(self, grace: float) -> None:
+        """Leaves the channel to whom it belongs."""
+
+
+class _Context:
+    """A servicer's context whose messages pass through the exchange; all else is gRPC's own."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exchange.context, name)
+
+    async def read(self) -> Any:
+        """The next request, or `grpc.aio.EOF`."""
+        message = await self._exchange.receive()
+        return EOF if message is END else message
+
+    async def write(self, message: Any) -> None:
+        """Sends a reply."""
+        await self._exchange.send(message)
+
+    def set_trailing_metadata(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """Adds to what is sent at the end."""
+        self._exchange.trailers.update(pairs)
+
+
+def _boundary(next: Handler) -> Handler:
+    """What `serving.error_boundary` is, but for `context.abort`, by which servicers end a call."""
+
+    async def bounded(exchange: Exchange) -> None:
+        try:
+            await next(exchange)
+        except (MeshError, AbortError):
+            raise
+        except Exception as error:
+            raise incident(exchange, error) from None
+
+    return bounded
+
+
+def _refusing(path: str) -> Callable[[Handler], Handler]:
+    def wrap(_next: Handler) -> Handler:
+        async def refuse(exchange: Exchange) -> None:
+            raise PermissionDenied(f"nothing says who may call {path}", reason="METHOD_UNDECLARED")
+
+        return refuse
+
+    return wrap
+
+
+def _calling(method: Method, handler: Any) -> Handler:
+    """The innermost handler: calls the servicer's own method, in whichever of gRPC's styles it is written."""
+    arity = f"{'stream' if method.streams_requests else 'unary'}_{'stream' if method.streams_replies else 'unary'}"
+    function = getattr(handler, arity)
+    yields = inspect.isasyncgenfunction(function)
+
+    async def call(exchange: Exchange) -> None:
+        request = requests_of(exchange) if method.streams_requests else exchange.request
+        if not (yields or inspect.iscoroutinefunction(function)):
+            raise Unimplemented(f"{method.name} is not `async def`", reason="HANDLER_NOT_ASYNC")
+        if yields:
+            async for reply in function(request, _Context(exchange)):
+                await exchange.send(reply)
+            return
+        reply = await function(request, _Context(exchange))
+        if not method.streams_replies:
+            await exchange.send(reply)
+
+    return call
+
+
+def _settings() -> SharedConfig:
+    from meshkit.config import SharedConfig
+
+    return SharedConfig.load()
+
+
+def _same(message: Any) -> Any:
+    return message

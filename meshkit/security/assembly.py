@@ -1,0 +1,76 @@
+"""The parts of security put together as the settings say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshkit.security.guard import Guard
+from meshkit.security.keys import ChainedRing, KeyRing, own_ring
+from meshkit.security.keysfile import FileRing
+from meshkit.security.proof import NonceCache
+from meshkit.security.tokens import Identity, TokenSource, TokenVerifier
+
+if TYPE_CHECKING:
+    from meshkit.config import SharedConfig
+
+ANYBODY = "client"
+"""Name under which a script calls that has no SERVICE_NAME."""
+
+
+def guard_of(config: SharedConfig, service: str, instance_id: str) -> Guard:
+    """What lets calls of one instance in.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
+    """
+    verifier = TokenVerifier(
+        service,
+        key_ring(config),
+        namespace=config.namespace,
+        max_lifetime=config.token_max_ttl_s,
+        skew=config.clock_skew_s,
+    )
+    return Guard(
+        service,
+        instance_id,
+        verifier,
+        NonceCache(2 * config.clock_skew_s),
+        mode=config.request_proof.value,
+        skew=config.clock_skew_s,
+    )
+
+
+def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:
+    """Where the tokens for outgoing calls come from.
+
+    Args:
+        config: Settings; its project and newest secret are as whom calls are made.
+        name: Name under which calls are made; `SERVICE_NAME` by default.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made.
+    """
+    newest = config.ensure_project_secrets()[0]
+    caller = name or config.service_name or ANYBODY
+    identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
+    return TokenSource(identity, lifetime=config.token_ttl_s)
+
+
+def key_ring(config: SharedConfig) -> KeyRing:
+    """Where keys are found: the own secrets, then the keys file.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
+    """
+    from meshkit.config import ConfigError, Problem
+
+    secrets = [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
+    own = own_ring(config.project_id, secrets)
+    if config.project_keys_file is None:
+        return own
+    try:
+        return ChainedRing((own, FileRing(config.project_keys_file)))
+    except ValueError as error:
+        raise ConfigError(
+            [Problem("CU_PROJECT_KEYS_FILE", str(error), "mend the file, or unset the setting")]
+        ) from None
