@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from greeter.v1 import greeter_pb2 as pb
 
-from meshkit.transport import server
+from meshkit.transport import reception
 from tests.security.handmade import ABSENT, Handmade, call
 from tests.security.services import GREET
 
@@ -63,7 +63,7 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the messages that the serving side read."""
     sizes: list[int] = []
-    reader = server._reader
+    reader = reception._reader
 
     def counted(context: Any) -> Callable[[], Awaitable[Any]]:
         read = reader(context)
@@ -76,7 +76,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return receive
 
-    monkeypatch.setattr(server, "_reader", counted)
+    monkeypatch.setattr(reception, "_reader", counted)
     return sizes
 
 

@@ -795,13 +795,14 @@ async def test_typed_clients_raise_the_same_class_with_reason_and_details(mesh: 
     assert caught.value.instance
 
 
-async def test_a_reply_that_is_none_is_an_internal_error(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reply_that_is_none_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def garbled(message: Any, kind: Any) -> bytes:
         return b"\xff\xff"
 
     monkeypatch.setattr("meshkit.transport.codec._encode", garbled)
-    with pytest.raises(Internal) as caught:
-        await mesh.client(ProbeClient).read(Text())
+    async with LocalMesh(Probe) as mesh:
+        with pytest.raises(Internal) as caught:
+            await mesh.client(ProbeClient).read(Text())
     assert caught.value.reason == "REPLY_MALFORMED"
 
 
