@@ -51,8 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line behind the program's name; by default the process's own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = _verb_of(words)
+    if verb is not None:
+        from meshkit.config import quiet_grpc
+
+        quiet_grpc()
     try:
-        _app(_verb_of(words))(args=words, prog_name="meshkit")
+        _app(verb)(args=words, prog_name="meshkit")
     except Failure as failure:
         _end(str(failure), failure.code)
     except KeyboardInterrupt:

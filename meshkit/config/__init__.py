@@ -9,7 +9,7 @@ from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
 from meshkit.config.loading import load
 from meshkit.config.problems import ConfigError, Problem, Wrong
-from meshkit.config.processes import child_environment
+from meshkit.config.processes import child_environment, quiet_grpc
 from meshkit.config.redaction import redact_url
 from meshkit.config.rules import check_production
 from meshkit.config.secrets import ProjectSecret, Secret, parse_project_secrets
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "local_secret",
     "parse_project_secrets",
+    "quiet_grpc",
     "redact_url",
     "sqlite_path",
 ]

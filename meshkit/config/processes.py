@@ -1,4 +1,4 @@
-"""The environment of processes that this one starts."""
+"""The environment of this process, and of those that it starts."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ def child_environment(*, without: tuple[str, ...] = (), **settings: str) -> dict
     """
     kept = {name: value for name, value in os.environ.items() if not (without and name.startswith(without))}
     return {name: value for name, value in {**kept, **settings}.items() if value}
+
+
+def quiet_grpc() -> None:
+    """Has gRPC's core report errors only, unless the environment says otherwise; to be called before it is loaded.
+
+    By itself it tells of each connection that ends, in lines that look like trouble and are none.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
