@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from importlib.metadata import version
 
@@ -11,6 +10,7 @@ import typer
 
 from meshkit import cli
 from meshkit.cli.output import Failure, show_json, show_table
+from meshkit.config import ConfigError, Problem
 from meshkit.errors import NotFound
 
 
@@ -108,21 +108,14 @@ def test_a_mesh_error_is_one_line(verb: Callable[[object], None], capsys: pytest
 
 
 def test_a_configuration_error_is_78(
-    verb: Callable[[object], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    verb: Callable[[object], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class ConfigError(Exception):
-        pass
-
-    module = types.ModuleType("meshkit.config")
-    module.__dict__["ConfigError"] = ConfigError
-    monkeypatch.setitem(sys.modules, "meshkit.config", module)
-
     def probe() -> None:
-        raise ConfigError("GRPC_PORT: not a number")
+        raise ConfigError([Problem("GRPC_PORT", "it is not a number", "give one")])
 
     verb(probe)
     assert run("probe") == 78
-    assert capsys.readouterr().err == "meshkit: GRPC_PORT: not a number\n"
+    assert "GRPC_PORT: it is not a number" in capsys.readouterr().err
 
 
 def test_a_defect_keeps_its_traceback(verb: Callable[[object], None]) -> None:
