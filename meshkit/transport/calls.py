@@ -7,6 +7,7 @@ metadata, whether it is done) is answered by a task that then drives it.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
@@ -22,7 +23,7 @@ from meshkit.transport.requests import Requests
 _CANCELLED_TEXT = "Locally cancelled by application!"
 
 
-class MeshCall:
+class MeshCall(ABC):
     """What all four kinds of call have in common.
 
     Args:
@@ -113,9 +114,9 @@ class MeshCall:
         self._attend()
         return self._finished
 
+    @abstractmethod
     def _attend(self) -> None:
         """Drives a call that nobody else drives, in a task."""
-        raise NotImplementedError
 
     def _finish(self, failure: BaseException | None) -> None:
         """Takes note of how the call ended, once."""
