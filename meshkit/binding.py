@@ -153,11 +153,11 @@ class Binding:
         plain = inspect.unwrap(function)
         try:
             hints = typing.get_type_hints(plain)
-        except NameError as error:
+        except (NameError, AttributeError, TypeError, SyntaxError) as error:
             raise self._fault(
                 function,
                 f"its annotations cannot be evaluated: {error}",
-                "import what they name at run time, not under TYPE_CHECKING",
+                "check the names; import what they name at run time, not under TYPE_CHECKING",
             ) from error
         _, taken, call = inspect.signature(plain).parameters
         for place, streams, message, found in (

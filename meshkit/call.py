@@ -169,6 +169,8 @@ class Call:
     trace: Trace = field(default_factory=Trace.start)
     subject_token: str = field(default="", repr=False)
     """The token to forward where this service calls others on the subject's behalf."""
+    realm: str = field(default="", repr=False)
+    """Where the subject's token is good: it is not forwarded by a mesh of another realm."""
     forwarded: bool = False
     """Whether the subject itself came forwarded, so that it cannot be forwarded once more without Shield."""
 

@@ -32,7 +32,7 @@ class CallOptions(TypedDict, total=False):
     tenant: str
     timeout: float
     criticality: Literal["critical", "default", "sheddable"]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str | bytes]
     trailers: MutableMapping[str, str]
 
 

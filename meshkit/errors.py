@@ -24,7 +24,7 @@ class MeshError(Exception):
     Attributes:
         code: Name of the gRPC status code.
         unprocessed: True where it is certain that no handler saw the call, so that any method may be tried again.
-        instance: Id of the instance that answered, where the failure came over the wire.
+        instance: Id of the instance that the failed call went to; None where the failure is of this process.
         pushback: Seconds to wait before another try, where the server asked for it.
     """
 

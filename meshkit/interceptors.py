@@ -10,7 +10,8 @@ A client keeps its channel and its stubs; the channel is wrapped in one that sig
     channel = sign(grpc.aio.insecure_channel("orders:50051"), "orders")
     stub = OrderServiceStub(channel)
 
-Neither takes part in discovery, balancing or retries. Calls are signed for any instance (`x-cu-to: -`), so a server
+Neither takes part in discovery, balancing or retries; how many calls the server takes, and how it stops, stays its own
+affair. Calls are signed for any instance (`x-cu-to: -`), so a server
 that wants them to be for itself alone has to become a `CUService`.
 """
 
@@ -25,13 +26,13 @@ from grpc.aio import EOF, AbortError
 
 from meshkit.balancing.pool import Endpoint, attempt
 from meshkit.call import Call, current_scope
-from meshkit.errors import MeshError, PermissionDenied, Unimplemented
+from meshkit.errors import PermissionDenied, Unimplemented
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
 from meshkit.pipeline import END, Exchange, Handler, Method, compose
-from meshkit.security.assembly import guard_of, tokens_of
+from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.guard import Demand
 from meshkit.security.signing import signing
-from meshkit.serving import deadline, incident, processing, requests_of
+from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
 from meshkit.transport.caller import Caller
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.codec import transcoding
@@ -72,7 +73,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
         self._demands = dict(demands)
         self._reception = Reception(service, new_instance_id(service))
-        self._guard = guard_of(config or _settings(), service, self._reception.instance_id)
+        settings = config or _settings()
+        self._guard = guard_of(settings, service, self._reception.instance_id)
+        self._stream_max_age = settings.stream_max_age_s
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -92,12 +95,16 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         known = described(path)
         method = known or Method(path, handler.request_streaming, handler.response_streaming)
         demand = self._demands.get(path)
+        streams = method.streams_requests or method.streams_replies
         layers = (
-            _boundary,
+            _aborting,
+            error_boundary,
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),
+            *((aging(self._stream_max_age),) if streams else ()),
             transcoding(handler.request_deserializer or _same, handler.response_serializer or _same),
             processing,
+            _abortable,
         )
         return self._reception.handler(method, compose(layers, _calling(method, handler)))
 
@@ -139,6 +146,7 @@ def sign(
         tenant=settings.tenant,
         timeout=settings.default_timeout_s,
         permissions=tuple(permissions),
+        realm=realm_of(settings),
     )
     return MeshChannel(caller, link)
 
@@ -186,18 +194,32 @@ class _Context:
         self._exchange.trailers.update(pairs)
 
 
-def _boundary(next: Handler) -> Handler:
-    """What `serving.error_boundary` is, but for `context.abort`, by which servicers end a call."""
+class _Aborted(BaseException):
+    """Carries `context.abort`, by which servicers end a call, past the error boundary."""
 
-    async def bounded(exchange: Exchange) -> None:
+    def __init__(self, cause: AbortError) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def _abortable(next: Handler) -> Handler:
+    async def passed(exchange: Exchange) -> None:
         try:
             await next(exchange)
-        except (MeshError, AbortError):
-            raise
-        except Exception as error:
-            raise incident(exchange, error) from None
+        except AbortError as error:
+            raise _Aborted(error) from None
 
-    return bounded
+    return passed
+
+
+def _aborting(next: Handler) -> Handler:
+    async def passed(exchange: Exchange) -> None:
+        try:
+            await next(exchange)
+        except _Aborted as aborted:
+            raise aborted.cause from None
+
+    return passed
 
 
 def _refusing(path: str) -> Callable[[Handler], Handler]:

@@ -15,7 +15,8 @@ from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.pipeline import Handler, compose
 from meshkit.resilience.retry import Budget, retrying
-from meshkit.security.assembly import tokens_of
+from meshkit.security.assembly import realm_of, tokens_of
+from meshkit.security.rights import PERMISSION
 from meshkit.security.signing import signing
 from meshkit.transport.caller import Caller, MeshInvoker
 from meshkit.transport.channel import MeshChannel
@@ -49,6 +50,7 @@ class Mesh:
         self._owns_registry = registry is None
         self.registry = registry or registry_of(config)
         self.tokens = tokens_of(config, name)
+        self._realm = realm_of(config)
         self.budget = Budget()
         self._pools: dict[str, EndpointPool] = {}
         self._closed = False
@@ -148,6 +150,7 @@ class Mesh:
                 dial=self._dial,
                 policy=POLICIES[self.config.lb_policy_for(service).value](),
                 registry=str(self.registry),
+                patience=self.config.default_timeout_s,
             )
             found.start()
             self._pools[service] = found
@@ -159,12 +162,16 @@ class Mesh:
     def _caller(self, service: str, permissions: Sequence[str]) -> Caller:
         if isinstance(permissions, str):
             raise TypeError(f"permissions={permissions!r}: give a list of permissions")
+        for permission in permissions:
+            if not PERMISSION.fullmatch(permission):
+                raise ValueError(f"permission {permission!r} is none: write service:verb, service:* or *")
         return Caller(
             service,
             self._handler(self.pool(service)),
             tenant=self.config.tenant,
             timeout=self.config.default_timeout_s,
             permissions=tuple(permissions),
+            realm=self._realm,
         )
 
     def _handler(self, pool: EndpointPool) -> Handler:

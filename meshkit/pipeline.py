@@ -107,6 +107,8 @@ class Exchange:
         first_reply: When the first reply came, on the clock of `time.monotonic`; None until then. From then on no
             other attempt is made.
         rewind: Makes `receive` begin again with the first request; False where that cannot be.
+        settle: Says that this will not be asked for any more.
+        own_failure: What the caller's own stream of requests failed with, which is no fault of the other side.
     """
 
     method: Method
@@ -115,13 +117,15 @@ class Exchange:
     send: Callable[[Any], Awaitable[None]]
     request: Any = field(default=None, repr=False)
     headers: dict[str, str | bytes] = field(default_factory=dict, repr=False)
-    trailers: dict[str, str] = field(default_factory=dict)
+    trailers: dict[str, str | bytes] = field(default_factory=dict)
     context: Any = field(default=None, repr=False)
     permissions: tuple[str, ...] = ("*",)
     endpoint: Any = None
     tried: set[str] = field(default_factory=set)
     first_reply: float | None = None
     rewind: Callable[[], bool] = always
+    settle: Callable[[], object] = always
+    own_failure: BaseException | None = None
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -38,6 +38,9 @@ Overrides = Mapping[Callable[..., Any], Callable[[Any], AbstractAsyncContextMana
 LEASE_S = 5.0
 """Seconds that the registry has to take note of a drain."""
 
+LAST_MOMENT_S = 1.0
+"""Seconds that resources have to close once somebody is in a hurry."""
+
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -162,7 +165,12 @@ class Replica:
         await stopping
         if self._lease is not None:
             await _logged(self._lease.release(), "could not release the instance's lease")
-        await self._close()
+        closing = asyncio.ensure_future(self._close())
+        await _unless(hurry, asyncio.shield(closing))
+        if not closing.done():  # a second signal, and a resource that takes its time: it has a last moment
+            await asyncio.wait((closing,), timeout=LAST_MOMENT_S)
+        if closing.done():
+            closing.result()
         log.info("stopped", service=self.name, instance=self.instance_id)
 
     async def kill(self) -> None:

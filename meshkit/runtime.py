@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from meshkit.config import ConfigError, Problem, SharedConfig
+from meshkit.errors import MeshError
 from meshkit.replica import Overrides, Replica
 from meshkit.transport.server import PortTaken
 
@@ -102,15 +103,17 @@ class Runtime:
 
     async def _start(self, stop: asyncio.Event) -> None:
         """Starts the replicas, or gives up when `stop` is set meanwhile."""
-        starting = asyncio.gather(*(replica.start() for replica in self.replicas))
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if starting.done():
-            starting.result()
-            return
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        starts = [asyncio.create_task(replica.start()) for replica in self.replicas]
+        stopping = asyncio.create_task(stop.wait())
+        everyone = asyncio.gather(*starts)
+        try:
+            await asyncio.wait((everyone, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if everyone.done():
+                everyone.result()
+        finally:
+            for task in (*starts, stopping):
+                task.cancel()
+            await asyncio.gather(everyone, *starts, stopping, return_exceptions=True)
 
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
@@ -131,7 +134,7 @@ class Runtime:
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")
             return EXIT_CONFIG
-        except PortTaken as error:
+        except (PortTaken, MeshError) as error:
             sys.stderr.write(f"{error}\n")
             return EXIT_FAILED
         except Exception:

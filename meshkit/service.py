@@ -126,6 +126,12 @@ class CUService:
         **others: Any,
     ) -> None:
         super().__init_subclass__(**others)
+        inherited: Definition | None = getattr(cls, "definition", None)
+        if (
+            contract is None and inherited is not None
+        ):  # what the subclass changes counts, also what it demands
+            contract, name, port = inherited.contract, name or inherited.name, port or inherited.port
+            middleware = middleware or inherited.middleware
         if contract is not None:
             cls.definition = Binding(cls, contract).define(name, port, middleware)
 
@@ -154,7 +160,7 @@ class CUService:
         if isinstance(found, str):
             try:
                 found = eval(found, vars(sys.modules[base.__module__]), dict(vars(base)))
-            except NameError as error:
+            except (NameError, AttributeError, TypeError, SyntaxError) as error:
                 raise TypeError(
                     f"{cls.__qualname__}: the annotation `config` cannot be evaluated ({error}); import its class at "
                     "run time, not under TYPE_CHECKING"

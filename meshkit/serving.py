@@ -99,8 +99,13 @@ def error_boundary(next: Handler) -> Handler:
 
 
 def _is_ours(error: MeshError) -> bool:
-    """Whether the caller may see it: not where another service refused *us*, which the caller cannot mend."""
-    return error.instance is None or not isinstance(error, (Unauthenticated, Unimplemented, Cancelled))
+    """Whether the caller may see it: not where another service refused *us*, which the caller cannot mend.
+
+    A refusal of the caller's own token, which we forwarded, is the caller's to mend.
+    """
+    if error.instance is None or error.reason.startswith("SUBJECT_"):
+        return True
+    return not isinstance(error, (Unauthenticated, Unimplemented, Cancelled))
 
 
 def incident(exchange: Exchange, error: BaseException) -> MeshError:
@@ -180,9 +185,20 @@ def processing(next: Handler) -> Handler:
             error.unprocessed = False
             if error.instance is not None:
                 error.pushback = None
+            if "registry" in error.details:
+                raise _without_registry(exchange, error) from None
             raise
 
     return processed
+
+
+def _without_registry(exchange: Exchange, error: MeshError) -> MeshError:
+    """The same error for a caller elsewhere, whom it does not concern where our registry is."""
+    exchange.call.log.warning("another service could not be called", reason=str(error))
+    service = error.details.get("service", "another service")
+    shown = type(error)(f"no instance of {service} took a call in time", reason=error.reason)
+    shown.details = {key: value for key, value in error.details.items() if key != "registry"}
+    return shown
 
 
 def invoking(service: CUService, rpc: Rpc) -> Handler:
@@ -191,6 +207,7 @@ def invoking(service: CUService, rpc: Rpc) -> Handler:
     takes_stream, gives_stream = rpc.method.streams_requests, rpc.method.streams_replies
 
     async def invoke(exchange: Exchange) -> None:
+        serving(exchange.call)  # once more: the user's middleware may have made it another
         request = requests_of(exchange) if takes_stream else exchange.request
         if not gives_stream:
             await exchange.send(await method(request, exchange.call))

@@ -21,6 +21,10 @@ import structlog
 log = structlog.get_logger("meshkit.supervisor")
 
 
+EXIT_CONFIG = 78
+"""Exit code of a process whose configuration is wrong: it would be no better the next time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What a replica of a service runs.
@@ -131,16 +135,29 @@ class Child:
         wait = self._restarts.first
         while not self._leaving.is_set():
             born = time.monotonic()
-            self._process = await self._spawn()
-            self.starts += 1
-            if self._leaving.is_set():
-                self.signal(signal.SIGTERM)
-            self.exit_code = await self._process.wait()
+            try:
+                self._process = await self._spawn()
+            except OSError as error:
+                log.error("could not be started", replica=self.name, reason=str(error))
+            else:
+                self.starts += 1
+                if self._leaving.is_set():
+                    self.signal(signal.SIGTERM)
+                self.exit_code = await self._process.wait()
             if self._leaving.is_set() or not self._restarts.enabled:
+                return
+            if self.exit_code == EXIT_CONFIG:
+                log.error("cannot run: its configuration is wrong", replica=self.name, log=str(self.log))
                 return
             if time.monotonic() - born > self._restarts.settled:
                 wait = self._restarts.first
-            log.warning("died", replica=self.name, exit_code=self.exit_code, restart_in=round(wait, 1))
+            log.warning(
+                "died",
+                replica=self.name,
+                exit_code=self.exit_code,
+                restart_in=round(wait, 1),
+                log=str(self.log),
+            )
             try:
                 await asyncio.wait_for(self._leaving.wait(), wait)
             except TimeoutError:
@@ -170,6 +187,7 @@ class Supervisor:
 
     def __init__(self, logs: Path, *, restarts: Restarts = Restarts(), grace: float = 30.0) -> None:
         self.children: dict[str, list[Child]] = {}
+        self._going: dict[str, list[Child]] = {}
         self._programs: dict[str, Program] = {}
         self._logs = logs
         self._restarts = restarts
@@ -192,17 +210,31 @@ class Supervisor:
             raise ValueError(f"{program.service}: {replicas} replicas make no sense")
         children = self.children.setdefault(program.service, [])
         while len(children) < replicas:
-            child = Child(program, _free_number(children), self._logs, self._restarts)
+            taken = [*children, *self._going.get(program.service, ())]
+            child = Child(program, _free_number(taken), self._logs, self._restarts)
             child.start()
             children.append(child)
         surplus = [children.pop() for _ in range(len(children) - replicas)]
+        going = self._going.setdefault(program.service, [])
+        going.extend(surplus)
         await asyncio.gather(*(child.leave(self._grace) for child in surplus))
+        for child in surplus:
+            going.remove(child)
 
     async def stop(self) -> None:
         """Drains all replicas."""
-        everyone = [child for children in self.children.values() for child in children]
+        for service, children in self.children.items():
+            self._going.setdefault(service, []).extend(children)
         self.children.clear()
-        await asyncio.gather(*(child.leave(self._grace) for child in everyone))
+        await asyncio.gather(*(child.leave(self._grace) for child in self._everyone_going()))
+
+    def hurry(self) -> None:
+        """Asks those that drain once more, which cuts their drain short."""
+        for child in self._everyone_going():
+            child.signal(signal.SIGTERM)
+
+    def _everyone_going(self) -> list[Child]:
+        return [child for children in self._going.values() for child in children]
 
 
 def _free_number(children: Sequence[Child]) -> int:

@@ -52,6 +52,11 @@ class WatchedSnapshot(Protocol):
         """Each live instance, by its id."""
         ...
 
+    @property
+    def stale_since(self) -> float | None:
+        """Unix time in seconds since when the registry cannot be read; None while it can."""
+        ...
+
 
 Watch = Callable[[str], AsyncGenerator[WatchedSnapshot, None]]
 """Watches a service; `Registry.watch`."""
@@ -111,6 +116,7 @@ class EndpointPool:
         policy: How to choose among them.
         registry: What to call the registry when there is no instance.
         grace: Seconds that calls under way have when an instance has left.
+        patience: Seconds that a call without a deadline waits for an endpoint.
         rewatch_s: Seconds before a watch that failed begins anew.
     """
 
@@ -120,8 +126,10 @@ class EndpointPool:
     policy: Policy
     registry: str
     grace: float = 30.0
+    patience: float = 5.0
     rewatch_s: float = 1.0
     endpoints: dict[str, Endpoint] = field(default_factory=dict, init=False)
+    _readable: bool = field(default=False, init=False)
     _waiters: set[asyncio.Future[None]] = field(default_factory=set, init=False)
     _watching: asyncio.Task[None] | None = field(default=None, init=False)
     _closing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -165,13 +173,16 @@ class EndpointPool:
     async def acquire(self, call: Call, tried: set[str]) -> Endpoint:
         """Picks an endpoint; without one it waits for one until the call's deadline. Does not suspend otherwise.
 
+        A call without a deadline, a stream, waits as long as the pool's patience.
+
         Raises:
             Unavailable: None came in time, or the pool is closed.
         """
         while not (usable := self.usable(tried)):
             if self._closed:
                 raise Unavailable("the mesh is closed", reason="MESH_CLOSED", service=self.service)
-            if not await self._wait(call.deadline.remaining()):
+            remaining = call.deadline.remaining()
+            if not await self._wait(self.patience if remaining == float("inf") else remaining):
                 raise self._nobody()
         return self.policy.pick(usable, call)
 
@@ -185,13 +196,19 @@ class EndpointPool:
         self._changed()
 
     def _nobody(self) -> MeshError:
-        connecting = len(self.endpoints)
+        known = len(self.endpoints)
+        facts = {"service": self.service, "registry": self.registry}
+        if known:
+            why, reason = (
+                f"{self.registry} knows {known}, and none of them is connected and serving",
+                "NO_INSTANCE",
+            )
+        elif self._readable:
+            why, reason = f"{self.registry} knows none", "NO_INSTANCE"
+        else:
+            why, reason = f"{self.registry} cannot be read; the log says why", "REGISTRY_UNREADABLE"
         error = Unavailable(
-            f"no instance of {self.service} took the call in time: {self.registry} knows {connecting or 'none'}"
-            + (", and none of them is connected and serving" if connecting else ""),
-            reason="NO_INSTANCE",
-            service=self.service,
-            registry=self.registry,
+            f"no instance of {self.service} took the call in time: {why}", reason=reason, **facts
         )
         error.unprocessed = True
         return error
@@ -224,6 +241,7 @@ class EndpointPool:
             try:
                 async with aclosing(self.watch(self.service)) as snapshots:
                     async for snapshot in snapshots:
+                        self._readable = snapshot.stale_since is None
                         self._apply(snapshot.instances)
                 return
             except Exception:
@@ -280,6 +298,9 @@ def balanced(pool: EndpointPool, *, clock: Callable[[], float] = time.monotonic)
             try:
                 await next(exchange)
             except MeshError as error:
+                if error is exchange.own_failure:
+                    failure = Cancelled("the caller's own requests failed")
+                    raise
                 failure = error
                 if isinstance(error, Unavailable) and error.unprocessed:
                     pool.rest(endpoint)

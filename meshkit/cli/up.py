@@ -125,8 +125,14 @@ async def _show_until_stopped(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def signalled() -> None:
+        if stop.is_set():
+            supervisor.hurry()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, signalled)
     board = Board(supervisor, names)
     tasks = [asyncio.create_task(board.follow(registry, name)) for name in names]
     tasks.append(asyncio.create_task(board.show()))

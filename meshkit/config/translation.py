@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -105,5 +106,6 @@ def _parts(secret: object) -> Iterator[str]:
 def _scrub(problem: Problem, hidden: list[str]) -> Problem:
     what, mend = problem.what, problem.mend
     for text in hidden:
-        what, mend = what.replace(text, "***"), mend.replace(text, "***")
+        whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")  # not a part of another word
+        what, mend = whole.sub("***", what), whole.sub("***", mend)
     return Problem(problem.setting, what, mend, problem.source)

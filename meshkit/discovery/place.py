@@ -27,7 +27,9 @@ class Place:
         self._record = root / instance.service / (instance.instance_id + folder.RECORD)
         self._lock = self._record.with_name(instance.instance_id + folder.LOCK)
         self._descriptor = -1
+        self._size = 0
         self._inode = 0
+        self._size = 0
         self._written = False
         self._left = False
         self._guard = threading.Lock()
@@ -98,7 +100,8 @@ class Place:
     def _touch(self) -> bool:
         """Renews the record that we wrote; False where it is gone or another stands in its place."""
         try:
-            if os.lstat(self._record).st_ino != self._inode:
+            seen = os.lstat(self._record)
+            if (seen.st_ino, seen.st_size) != (self._inode, self._size):
                 return False
             os.utime(self._record)
         except FileNotFoundError:
@@ -124,7 +127,7 @@ class Place:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(record.dump(self._instance))
+                self._size = file.write(record.dump(self._instance))
                 self._inode = os.fstat(file.fileno()).st_ino
             os.replace(temporary, self._record)
         except BaseException:

@@ -126,12 +126,15 @@ def retrying(
     def wrap(next: Handler) -> Handler:
         async def retried(exchange: Exchange) -> None:
             budget.deposit()
+            untouched = True
             for retry in range(attempts):
                 try:
                     await next(exchange)
                     return
                 except MeshError as error:
-                    if retry + 1 == attempts or not may_retry(exchange, error):
+                    again = retry + 1 < attempts and may_retry(exchange, error)
+                    untouched = error.unprocessed = untouched and error.unprocessed
+                    if not again:
                         raise
                     pause = backoff.pause(retry) if error.pushback is None else error.pushback
                     if exchange.call.deadline.remaining() <= pause or not budget.withdraw():

@@ -37,7 +37,17 @@ def guard_of(config: SharedConfig, service: str, instance_id: str) -> Guard:
         NonceCache(2 * config.clock_skew_s),
         mode=config.request_proof.value,
         skew=config.clock_skew_s,
+        realm=realm_of(config),
     )
+
+
+def realm_of(config: SharedConfig) -> str:
+    """Where tokens that are made with these settings are good: namespace, project, newest key.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made.
+    """
+    return f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
 
 
 def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:

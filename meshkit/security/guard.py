@@ -47,6 +47,7 @@ class Guard:
         mode: Whether proofs are required.
         skew: Seconds by which clocks may differ.
         clock: Unix time in seconds.
+        realm: Where the tokens that it accepts are good.
         booted_at: Unix time in seconds of this instance's boot: proofs for any instance must be younger.
     """
 
@@ -57,6 +58,7 @@ class Guard:
     mode: ProofMode = "required"
     skew: float = 30.0
     clock: Callable[[], float] = time.time
+    realm: str = ""
     booted_at: float = field(default_factory=time.time)
 
     def layer(self, demand: Demand) -> Middleware:
@@ -96,6 +98,7 @@ class Guard:
             tenant=tenant,
             criticality=criticality,
             subject_token=token,
+            realm=self.realm,
             forwarded=subject is not None,
         )
 

@@ -187,7 +187,7 @@ class FileRing:
 
     def _load(self) -> StaticRing:
         try:
-            if self._path.stat().st_mode & stat.S_IWOTH:
+            if self._path.stat().st_mode & (stat.S_IWOTH | stat.S_IWGRP):
                 raise ValueError("can be written by anybody: chmod 600 it")
             return StaticRing(parse_keys(self._path.read_text("utf-8")))
         except (OSError, UnicodeDecodeError) as error:

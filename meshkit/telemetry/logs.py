@@ -28,7 +28,9 @@ def configure(level: str, *, json: bool) -> None:
     structlog.configure(
         processors=[*prepare, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(
+            sys.stderr
+        ),  # a live table may have put itself in between
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)

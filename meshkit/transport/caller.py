@@ -79,6 +79,7 @@ class Caller:
         tenant: The tenant where nobody says another; empty for none.
         timeout: Seconds that a call with one reply may take where nobody says otherwise.
         permissions: Rights that its tokens claim.
+        realm: Where its tokens are good. On behalf of somebody it calls within its own realm only.
     """
 
     service: str
@@ -86,6 +87,7 @@ class Caller:
     tenant: str = ""
     timeout: float = 5.0
     permissions: tuple[str, ...] = ("*",)
+    realm: str = ""
 
     def exchange(
         self, method: Method, said: Said, request: bytes | None, requests: Requests | None
@@ -101,6 +103,7 @@ class Caller:
         deadline = self._deadline(method, said.timeout, outer)
         if deadline.passed:
             raise DeadlineExceeded(f"no time is left to call {self.service}")
+        behalf = outer if outer and not scope.as_self and outer.realm == self.realm else BLANK
         headers = dict(said.metadata)
         call = BLANK.having(
             service=self.service,
@@ -111,8 +114,8 @@ class Caller:
             or (outer.criticality if outer else "default"),
             deadline=deadline,
             trace=_trace(headers, outer),
-            subject_token=outer.subject_token if outer and not scope.as_self else "",
-            forwarded=bool(outer and outer.forwarded and not scope.as_self),
+            subject_token=behalf.subject_token,
+            forwarded=behalf.forwarded,
         )
         headers[metadata.TRACEPARENT] = call.trace.parent
         if call.trace.state:
@@ -128,6 +131,7 @@ class Caller:
             headers=headers,
             permissions=self.permissions,
             rewind=requests.rewind if requests else always,
+            settle=requests.settle if requests else always,
         )
 
     def _deadline(self, method: Method, timeout: float | None, outer: Call | None) -> Deadline:
@@ -242,7 +246,7 @@ class MeshInvoker:
         """One request, a stream of replies."""
         bound, decode = self._bound(method)
         exchange = self._caller.exchange(bound, said(options), request.SerializeToString(), None)
-        return Replies(Flow(self._caller.handler, exchange), decode)
+        return Replies(Flow(self._caller.handler, exchange), decode, options)
 
     def stream_stream(
         self, method: MethodDescriptor, requests: AsyncIterable[Message], options: CallOptions
@@ -256,7 +260,7 @@ class MeshInvoker:
         except BaseException:
             source.close()
             raise
-        return Replies(Flow(self._caller.handler, exchange, source.close), decode)
+        return Replies(Flow(self._caller.handler, exchange, source.close), decode, options)
 
     async def _only(self, exchange: Exchange, options: CallOptions) -> bytes:
         replies: list[bytes] = []
@@ -265,9 +269,10 @@ class MeshInvoker:
             replies.append(reply)
 
         exchange.send = keep
-        await self._caller.handler(exchange)
-        if "trailers" in options:
-            options["trailers"].update(exchange.trailers)
+        try:
+            await self._caller.handler(exchange)
+        finally:
+            _tell(exchange, options)
         if len(replies) != 1:
             raise Internal(
                 f"{exchange.method.path} gave {len(replies)} replies instead of one", reason="REPLY_COUNT"
@@ -282,6 +287,13 @@ class MeshInvoker:
             found = (Method.of(descriptor), _decoder(GetMessageClass(descriptor.output_type)))
             self._methods[descriptor.full_name] = found
         return found
+
+
+def _tell(exchange: Exchange, options: CallOptions) -> None:
+    """Gives the caller the trailers that it asked for."""
+    if "trailers" in options:
+        texts = {key: value for key, value in exchange.trailers.items() if isinstance(value, str)}
+        options["trailers"].update(texts)
 
 
 def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
@@ -301,9 +313,10 @@ def _serialize(message: Message) -> bytes:
 class Replies:
     """The replies of a call to a typed client; a `meshkit.ResponseStream`. Forgotten, it gives the call up."""
 
-    def __init__(self, flow: Flow, decode: Callable[[bytes], Any]) -> None:
+    def __init__(self, flow: Flow, decode: Callable[[bytes], Any], options: CallOptions) -> None:
         self._flow = flow
         self._decode = decode
+        self._options = options
 
     @property
     def instance(self) -> str | None:
@@ -315,7 +328,12 @@ class Replies:
         return self
 
     async def __anext__(self) -> Any:
-        if (reply := await self._flow.next()) is END:
+        try:
+            reply = await self._flow.next()
+        finally:
+            if self._flow.ended:
+                _tell(self._flow.exchange, self._options)
+        if reply is END:
             raise StopAsyncIteration
         return self._decode(reply)
 

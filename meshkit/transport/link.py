@@ -11,11 +11,14 @@ import grpc
 from grpc.aio import EOF, AioRpcError
 
 from meshkit import metadata
-from meshkit.errors import Cancelled, MeshError, Unavailable
+from meshkit.errors import Cancelled, MeshError, ResourceExhausted, Unavailable
 from meshkit.instance import Instance
 from meshkit.pipeline import END, Exchange, Method
 from meshkit.transport.options import channel_options
 from meshkit.transport.status import code_of, error_from, text_of, trailers_of
+
+_TOO_LARGE = "larger than max"
+"""What gRPC's own refusal of a message says; for wording only."""
 
 _READY = grpc.ChannelConnectivity.READY
 _IDLE = grpc.ChannelConnectivity.IDLE
@@ -49,14 +52,25 @@ class Attempts:
         except AioRpcError as error:
             failure = error_from(error.code(), error.details(), error.trailing_metadata())
             if isinstance(failure, Cancelled) and failure.instance is None:
-                raise _cut_off() from None
+                failure = _cut_off()
+                failure.instance = exchange.endpoint.instance.instance_id
+                raise failure from None
+            if (
+                isinstance(failure, ResourceExhausted)
+                and failure.instance is None
+                and _TOO_LARGE in failure.message
+            ):
+                failure = ResourceExhausted(
+                    f"{failure.message}: send less, or raise GRPC_MAX_MESSAGE_MB on both sides",
+                    reason="MESSAGE_TOO_LARGE",
+                )
+            failure.instance = failure.instance or exchange.endpoint.instance.instance_id
             raise failure from error
         finally:
             if not call.done():
                 call.cancel()
         for key, value in trailers:
-            if isinstance(value, str):
-                exchange.trailers[key] = value
+            exchange.trailers[key] = value
 
     def _begin(self, exchange: Exchange) -> Any:
         method = exchange.method
@@ -88,6 +102,7 @@ class Attempts:
             await self._replies(exchange, call)
         except (AioRpcError, asyncio.CancelledError):
             if sending.done() and not sending.cancelled() and (failure := sending.exception()):
+                exchange.own_failure = failure
                 raise failure from None
             raise
         finally:
@@ -140,6 +155,7 @@ class GrpcLink(Attempts):
 async def _deliver(exchange: Exchange, reply: bytes) -> None:
     if exchange.first_reply is None:
         exchange.first_reply = time.monotonic()
+        exchange.settle()
     await exchange.send(reply)
 
 

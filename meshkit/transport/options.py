@@ -11,6 +11,9 @@ CONNECT_TIMEOUT_S = 1
 MAX_METADATA_BYTES = 16 * 1024
 """Metadata of a request or a reply in all: two tokens of full size, and room for more."""
 
+MAX_PENDING = 100_000
+"""Calls that wait to be looked at. Past a limit gRPC cuts them off without a reason; to refuse is admission's."""
+
 Options = list[tuple[str, Any]]
 
 
@@ -25,6 +28,8 @@ def server_options(max_message_bytes: int) -> Options:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.so_reuseport", 0),
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),

@@ -66,6 +66,12 @@ class Requests:
         """Whether the requests come from a source, not by `put`."""
         return self._feeding is not None
 
+    def settle(self) -> None:
+        """Says that there will be no other attempt: nothing needs to be kept any more."""
+        self._overflown = True
+        self._kept.clear()
+        self._read = 0
+
     def close(self) -> None:
         """Ends the reading of the source: the call is over."""
         self._closed = True

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
-from meshkit.pipeline import Handler, Method
+from meshkit.errors import Unimplemented
+from meshkit.pipeline import Exchange, Handler, Method
 from meshkit.transport.options import server_options
 from meshkit.transport.reception import Reception
 
@@ -16,8 +18,27 @@ QUIET_S = 0.1
 """Seconds without a new call after which a stopping server takes it that its callers have heard."""
 
 
+_MEND = "is in use, or not ours to take: set GRPC_PORT to another port (0 picks a free one), or end what listens there"
+
+
 class PortTaken(Exception):
     """The address cannot be listened on."""
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    """Answers calls of methods that no contract here has."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler that says so."""
+        path = handler_call_details.method
+
+        async def refuse(exchange: Exchange) -> None:
+            raise Unimplemented(f"{self._reception.service} has no method {path}", reason="METHOD_UNKNOWN")
+
+        return self._reception.handler(Method(path), refuse)
 
 
 class Server:
@@ -60,14 +81,15 @@ class Server:
         try:
             bound = self.grpc.add_insecure_port(f"{shown}:{port}")
         except RuntimeError as error:
-            raise PortTaken(f"{shown}:{port} cannot be listened on: {_last_cause(error)}") from None
+            raise PortTaken(f"{shown}:{port} {_MEND}") from error
         if not bound:
-            raise PortTaken(f"{shown}:{port} cannot be listened on")
+            raise PortTaken(f"{shown}:{port} {_MEND}")
         return bound
 
     async def start(self) -> None:
-        """Begins to take calls."""
+        """Begins to take calls. All contracts must have been added."""
         self._started = True
+        self.grpc.add_generic_rpc_handlers((_Unknown(self.reception),))
         await self.grpc.start()
 
     @property
@@ -103,7 +125,3 @@ class Server:
                 await asyncio.wait(set(self.reception.tasks))
             else:
                 await asyncio.sleep(self.reception.newest + QUIET_S - loop.time())
-
-
-def _last_cause(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else "the system refused"

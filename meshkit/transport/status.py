@@ -21,7 +21,7 @@ DETAILS = "grpc-status-details-bin"
 _PUSHBACK = re.compile(r"-?[0-9]{1,9}")
 
 _MAX_TEXT = 1024
-"""Bytes of a status text. It travels twice, once percent-encoded, and all metadata together must stay under 8 KiB."""
+"""Bytes of a status text. It travels twice, once percent-encoded, and gRPC's usual limit of all metadata is 8 KiB."""
 
 _MAX_DETAIL = 256
 _MAX_DETAILS = 1536

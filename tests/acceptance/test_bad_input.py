@@ -29,7 +29,6 @@ def address_of(local: LocalMesh) -> str:
     return found.address
 
 
-@pytest.mark.xfail(strict=True, reason="gRPC answers by itself: no reason, no instance")
 @pytest.mark.parametrize("path", ["/probe.v1.ProbeService/Nope", "/nobody.v1.NobodyService/Nope"])
 async def test_an_unknown_method_has_a_reason_and_says_who_answered(path: str) -> None:
     local = LocalMesh(Probe, settings=SETTINGS)
@@ -39,7 +38,6 @@ async def test_an_unknown_method_has_a_reason_and_says_who_answered(path: str) -
         assert outcome.trailers["x-cu-instance"] == local.instances[0]
 
 
-@pytest.mark.xfail(strict=True, reason="gRPC answers by itself: no reason, no setting")
 @pytest.mark.parametrize("largest", [1, 16])
 async def test_a_message_too_large_has_a_reason_and_names_the_setting(largest: int) -> None:
     local = LocalMesh(
@@ -66,7 +64,6 @@ async def test_an_anonymous_caller_learns_nothing_of_the_largest_message() -> No
         assert (outcome.code, outcome.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
 
 
-@pytest.mark.xfail(strict=True, reason="NO_INSTANCE of a service's own call passes through whole")
 async def test_a_caller_of_a_service_is_not_told_where_its_registry_is(tmp_path: Path) -> None:
     local = LocalMesh(Probe)
     async with local as mesh:
@@ -88,7 +85,6 @@ async def test_a_caller_of_a_service_is_not_told_where_its_registry_is(tmp_path:
         assert "file://" not in told
 
 
-@pytest.mark.xfail(strict=True, reason="the pool does not tell an unreadable registry from an empty one")
 async def test_a_call_over_a_registry_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     broken = tmp_path / "registry"
     broken.touch()
@@ -158,7 +154,6 @@ def run_greeter(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal at the start is logged as a defect, with its traceback")
 def test_a_service_whose_registry_cannot_be_used_says_so_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "registry").touch()
     done = run_greeter(tmp_path, CU_REGISTRY_URL=f"file://{tmp_path}/registry")
@@ -168,7 +163,6 @@ def test_a_service_whose_registry_cannot_be_used_says_so_without_a_traceback(tmp
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="gRPC's own text is passed on")
 def test_a_taken_port_names_the_setting_that_mends_it(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

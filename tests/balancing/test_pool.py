@@ -40,6 +40,7 @@ class FakeLink:
 @dataclass
 class Snap:
     instances: dict[str, Instance]
+    stale_since: float | None = None
 
 
 @dataclass
@@ -150,6 +151,7 @@ async def test_another_instance_comes_first_and_the_same_one_again_if_there_is_n
 async def test_without_an_instance_a_call_waits_until_its_deadline_and_is_told_of_whom_and_where(
     pool: EndpointPool,
 ) -> None:
+    pool._readable = True
     with pytest.raises(Unavailable) as caught:
         await pool.acquire(Call(service="probe", deadline=Deadline.after(0.01)), set())
     error = caught.value

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_services.zero.detectors import detect
+from reference_services.zero.detectors.ip import IpDetector
 from reference_services.zero.findings import Finding, Kind, merge
 
 
@@ -185,3 +186,9 @@ ADVERSARIAL = [
 def test_hostile_texts_of_the_largest_size_come_to_an_end(text: str) -> None:
     """Quadratic work on any of these would take hours: the suite's patience is the bound."""
     assert len(detect(text, region="US")) <= len(text)
+
+
+def test_an_ipv4_address_in_ipv6_dress_is_masked_whole() -> None:
+    text = "mail to ::ffff:1.2.3.4 now"
+    (found,) = [each for each in IpDetector().find(text, "") if each.confidence >= 0.6]
+    assert text[found.start : found.end] == "::ffff:1.2.3.4"

@@ -11,6 +11,7 @@ from reference_services.zero.detectors.surroundings import before, introduced, j
 from reference_services.zero.findings import Finding, Kind
 
 _V4 = re2.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_REST_OF_QUAD = re2.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 _V6 = re2.compile(r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(?:\d{1,3}(?:\.\d{1,3}){3})?")
 _VERSIONED = (
     r"v|ver\.?|versions?|version[a-z]*|releases?|build|rev\.?|revision|firmware|driver|patch|update[ds]?|upgrade[ds]?|"
@@ -59,6 +60,8 @@ class IpDetector:
                 start += 1
             while end > start and text[end - 1] == ":" and text[end - 2 : end] != "::":
                 end -= 1
+            if quad := _REST_OF_QUAD.match(text[end : end + 12]):  # ::ffff:192.0.2.1
+                end += quad.end()
             if (
                 (start > 0 and joins(text[start - 1]))
                 or (end < len(text) and joins(text[end]))
