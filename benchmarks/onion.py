@@ -65,7 +65,7 @@ def served_by_name() -> Iterator[list[str]]:
         if not service.config.service_name.startswith(WITHOUT):
             return whole
         left_out = service.config.service_name.removeprefix(WITHOUT)
-        return peeled(whole, left_out, {"decoding": _plain_decoding(rpc)})
+        return peeled(whole, left_out, {"transcoding": _plain_decoding(rpc)})
 
     with patch.object(meshkit.serving, "layers", layers):
         yield names
