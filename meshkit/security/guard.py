@@ -142,7 +142,7 @@ class Guard:
                 reason="TO_MISSING",
             )
         if to == ANY_INSTANCE:
-            if proof.time < self.booted_at:
+            if int(proof.ts) < int(self.booted_at * 1000):  # a proof's time is in whole milliseconds
                 raise Unauthenticated(
                     "the proof is older than this instance; sign anew", reason="PROOF_REPLAYED"
                 )

@@ -48,5 +48,5 @@ def test_there_is_a_cost_for_each_layer_of_both_sides(output: str) -> None:
     assert {
         ("client", name) for name in ("retrying", "balanced", "signing", "trace headers", "all")
     } <= layers
-    names = ("error-boundary", "admitting", "guard", "deadline", "decoding", "processing", "all")
+    names = ("error-boundary", "admitting", "guard", "deadline", "transcoding", "processing", "all")
     assert {("server", name) for name in names} <= layers

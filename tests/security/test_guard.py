@@ -1,5 +1,6 @@
 """The guard by itself, on a clock that the tests set."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -103,3 +104,12 @@ async def test_callers_of_one_project_share_one_half_of_the_cache() -> None:
         await exchange.receive()
     held = {project: len(seen.nonces) for project, seen in bench.guard.nonces._seen.items()}
     assert held == {"local": 2}
+
+
+async def test_a_proof_for_any_instance_of_the_millisecond_of_the_boot_is_taken() -> None:
+    bench = Bench()
+    caller = Handmade("brain", clock=bench.clock)
+    guard = dataclasses.replace(bench.guard, booted_at=bench.clock.now + 0.0004)
+    bench.guard = guard
+    exchange = await bench.begin(caller.headers(PATH, b"", to="-"), [b""])
+    assert await exchange.receive() == b""
