@@ -185,11 +185,15 @@ def processing(next: Handler) -> Handler:
             error.unprocessed = False
             if error.instance is not None:
                 error.pushback = None
-            if "registry" in error.details:
+            if error.instance is None and error.reason in _NOBODY:
                 raise _without_registry(exchange, error) from None
             raise
 
     return processed
+
+
+_NOBODY = frozenset({"NO_INSTANCE", "REGISTRY_UNREADABLE"})
+"""Reasons of a call of ours that found nobody; they name our registry."""
 
 
 def _without_registry(exchange: Exchange, error: MeshError) -> MeshError:

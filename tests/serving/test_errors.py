@@ -267,3 +267,14 @@ async def test_a_server_refuses_a_message_that_only_it_finds_too_large() -> None
             await client.read(Text())
         probe.behave.clear()
         assert (await client.read(Text(value="small"))).value == "small"
+
+
+async def test_a_service_may_speak_of_registries_in_errors_of_its_own(running: Running) -> None:
+    async def unknown(request: Any, call: Any) -> Any:
+        raise NotFound("that land registry does not exist", reason="LAND_UNKNOWN", registry="north")
+
+    running.probe.behave["Read"] = unknown
+    with pytest.raises(NotFound) as caught:
+        await running.client.read(Text())
+    assert caught.value.message == "that land registry does not exist"
+    assert caught.value.details == {"registry": "north"}
