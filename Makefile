@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench test-soak clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults test-soak clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -8,20 +8,22 @@ FOR_TEST := .venv/.for-test
 SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
-	@echo "make demo       the mesh on this machine: a real job, replicas killed under load, a summary"
-	@echo "make test       format, lint, types, generated code, tests"
-	@echo "make check      make test without the tests"
-	@echo "make format     formats and mends what can be mended"
-	@echo "make gen        generates code and pages anew from protos and settings"
-	@echo "make bench      the overhead of the mesh beside bare grpc.aio"
-	@echo "make test-soak  minutes of load: no growth in tasks, descriptors, memory"
+	@echo "make demo             the mesh on this machine: a real job, replicas killed under load, a summary"
+	@echo "make test             format, lint, types, generated code, tests"
+	@echo "make check            make test without the tests"
+	@echo "make format           formats and mends what can be mended"
+	@echo "make gen              generates code and pages anew from protos and settings"
+	@echo "make bench            the overhead of the mesh beside bare grpc.aio"
+	@echo "make bench-discovery  how fast changes reach the watchers, and what the registry costs"
+	@echo "make bench-faults     calls while Redis is stopped, emptied, paused, failed over"
+	@echo "make test-soak        minutes of load: no growth in tasks, descriptors, memory"
 
 $(FOR_DEMO): $(SETUP)
 	@scripts/bootstrap reference,fast
 	@touch $@
 
 $(FOR_TEST): $(SETUP)
-	@scripts/bootstrap all dev
+	@scripts/bootstrap all dev redis-server
 	@touch $@ $(FOR_DEMO)
 
 demo: $(FOR_DEMO)
@@ -54,6 +56,12 @@ gen: $(FOR_TEST)
 
 bench: $(FOR_TEST)
 	$(PY) benchmarks/overhead.py
+
+bench-discovery: $(FOR_TEST)
+	$(PY) benchmarks/discovery.py
+
+bench-faults: $(FOR_TEST)
+	$(PY) benchmarks/registry_faults.py
 
 test-soak: $(FOR_TEST)
 	$(PY) -m pytest -m soak -s

@@ -12,14 +12,17 @@ ROOT = Path(__file__).parent.parent
 
 FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config"}
 MIDDLE = {"discovery", "balancing", "resilience", "security", "telemetry"}
+ON_REDIS = {"discovery", "security"}
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in FOUNDATION},
     "call": {"errors"},
     "pipeline": {"call", "errors", "_gen"},
-    **{room: {"errors", "instance", "metadata", "config", "call", "pipeline"} for room in MIDDLE},
+    "redis": {"errors", "config"},
+    **{room: {"errors", "instance", "metadata", "config", "call", "pipeline"} for room in MIDDLE - ON_REDIS},
+    **{room: {"errors", "instance", "metadata", "config", "call", "pipeline", "redis"} for room in ON_REDIS},
     "transport": {"errors", "instance", "limits", "metadata", "client", "call", "pipeline"},
     "declaration": {"pipeline"},
-    "binding": {"call", "declaration", "instance", "naming", "pipeline"},
+    "binding": {"call", "declaration", "instance", "naming", "pipeline", "security"},
     "service": {"binding", "declaration", "pipeline", "config", "runtime"},
     "protocol": {"_gen"},
     "supervisor": {"errors", "config"},
@@ -100,6 +103,18 @@ def test_grpc_is_imported_in_transport_only() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_the_redis_library_is_imported_in_its_room_only() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line}: imports {name}"
+        for package in ("meshkit", "reference_services")
+        for path in modules(package)
+        if not (package == "meshkit" and room_of_file(path) == "redis")
+        for name, line in imports(path)
+        if name.split(".")[0] in {"redis", "hiredis"}
+    ]
+    assert not faults, "\n".join(faults)
+
+
 def test_reference_services_stand_on_the_public_face_only() -> None:
     faults = [
         f"{path.relative_to(ROOT)}:{line}: imports {name}"
@@ -114,7 +129,7 @@ def test_reference_services_stand_on_the_public_face_only() -> None:
     ("code", "absent"),
     [
         ("import meshkit", ("redis", "typer", "dbos", "opentelemetry.sdk", "grpc", "pydantic")),
-        ("import meshkit; meshkit.CUService", ("redis", "typer", "dbos", "opentelemetry.sdk")),
+        ("import meshkit; meshkit.CUService, meshkit.Mesh", ("redis", "typer", "dbos", "opentelemetry.sdk")),
         (
             "from meshkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
             ("grpc", "redis", "dbos"),

@@ -11,8 +11,15 @@ from meshkit.config.loading import load
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.processes import child_environment, quiet_grpc
 from meshkit.config.redaction import redact_url
+from meshkit.config.redis_url import RedisKind, RedisUrl, is_redis_url
 from meshkit.config.rules import check_production
-from meshkit.config.secrets import ProjectSecret, Secret, parse_project_secrets
+from meshkit.config.secrets import (
+    ProjectSecret,
+    SealingKey,
+    Secret,
+    parse_project_secrets,
+    parse_sealing_keys,
+)
 from meshkit.config.shared import SharedConfig
 from meshkit.config.state import local_secret
 
@@ -24,7 +31,10 @@ __all__ = [
     "LogLevel",
     "Problem",
     "ProjectSecret",
+    "RedisKind",
+    "RedisUrl",
     "RequestProof",
+    "SealingKey",
     "Secret",
     "SharedConfig",
     "SqliteUrl",
@@ -33,9 +43,11 @@ __all__ = [
     "child_environment",
     "explain",
     "is_loopback",
+    "is_redis_url",
     "load",
     "local_secret",
     "parse_project_secrets",
+    "parse_sealing_keys",
     "quiet_grpc",
     "redact_url",
     "sqlite_path",

@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 from meshkit.config.grammar import Environment
 from meshkit.config.problems import ConfigError, Wrong
 from meshkit.config.redaction import redact_url
+from meshkit.config.redis_url import RedisUrl, is_redis_url
 from meshkit.config.rules import missing_secret
-from meshkit.config.secrets import parse_project_secrets
 from meshkit.config.state import SECRET_FILE, local_secret_kid
 
 if TYPE_CHECKING:
@@ -90,19 +90,50 @@ def default_text(info: FieldInfo) -> str:
 
 
 def _value(config: SharedConfig, name: str) -> str:
-    if name == "registry_url" and not config.registry_url:
-        return f"{NOT_SET}; {config.effective_registry_url}"
-    if name != "project_secret":
+    special = {
+        "registry_url": _registry,
+        "redis_url": _redis,
+        "redis_secret_key": _sealing,
+        "project_secret": _secret,
+    }
+    if name not in special:
         return show(getattr(config, name))
     try:
-        keys = parse_project_secrets(config.project_secret.get_secret_value())
+        return special[name](config)
     except Wrong:  # made by model_construct, unchecked
         return "set, broken"
-    if keys:
-        return (
-            f"set ({len(keys)} {'key' if len(keys) == 1 else 'keys'}: {', '.join(key.kid for key in keys)})"
-        )
+
+
+def _registry(config: SharedConfig) -> str:
+    url = config.effective_registry_url
+    shown = _redis_name(url) if is_redis_url(url) else redact_url(url)
+    return shown if config.registry_url else f"{NOT_SET}; {shown}"
+
+
+def _redis(config: SharedConfig) -> str:
+    url = config.redis_url.get_secret_value()
+    return _redis_name(url) if url else NOT_SET
+
+
+def _redis_name(text: str) -> str:
+    url = RedisUrl.parse(text)
+    user = f"user {url.username}" if url.username else "the default user"
+    return f"{url} ({user})" if url.authenticated else f"{url} (no credentials)"
+
+
+def _sealing(config: SharedConfig) -> str:
+    kids = [key.kid for key in config.sealing_keys]
+    return _kids(kids) if kids else "false"
+
+
+def _secret(config: SharedConfig) -> str:
+    if keys := config.project_secrets:
+        return _kids([key.kid for key in keys])
     return NOT_SET if missing_secret(config) else _local_secret(config)
+
+
+def _kids(kids: list[str]) -> str:
+    return f"set ({len(kids)} {'key' if len(kids) == 1 else 'keys'}: {', '.join(kids)})"
 
 
 def _local_secret(config: SharedConfig) -> str:

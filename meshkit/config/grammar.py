@@ -1,4 +1,4 @@
-"""The grammars of settings: what a name, a host, an address and a registry URL look like."""
+"""The grammars of settings: what a name, a host and an address look like."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from meshkit.config.problems import Wrong
 from meshkit.config.redaction import quote
-from meshkit.config.release import RELEASE, UNBUILT_POLICIES, UNBUILT_REGISTRIES
+from meshkit.config.release import RELEASE, UNBUILT_POLICIES
 
 
 class Choice(StrEnum):
@@ -134,44 +134,6 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def check_registry_url(value: str) -> str:
-    """Returns the URL of a registry that this release has, or the empty string; quotes no credentials."""
-    if not value:
-        return value
-    scheme, separator, rest = value.partition("://")
-    scheme = scheme.lower()
-    mend = "use memory://, static://brain=host:port,host:port;router=host:port or file:///folder, or unset it"
-    if not separator:
-        raise Wrong("it has no scheme", mend)
-    if scheme in UNBUILT_REGISTRIES:
-        raise Wrong(f"a registry at {scheme}:// is not in this release ({RELEASE})", mend)
-    checks = {"memory": _check_memory, "static": _check_static, "file": _check_folder}
-    if scheme not in checks:
-        raise Wrong(f"there is no registry of the scheme {scheme[:20]!r}", mend)
-    checks[scheme](rest)
-    return f"{scheme}://{rest}"
-
-
-def _check_memory(rest: str) -> None:
-    if rest:
-        raise Wrong("memory:// has nothing after it", "write memory://")
-
-
-def _check_folder(rest: str) -> None:
-    if not rest.startswith("/"):
-        raise Wrong(
-            "the folder of a file registry is not absolute", "write file:///folder, with three strokes"
-        )
-
-
-def _check_static(rest: str) -> None:
-    for part in rest.strip(";").split(";"):
-        service, _, addresses = part.partition("=")
-        SERVICE_NAME.check(service.strip())
-        for address in addresses.split(","):
-            check_address(address.strip())
-
-
 def refuse_unbuilt_policy(value: object) -> object:
     """Says of a policy of a later release that it is one."""
     if isinstance(value, str) and value.strip().lower() in UNBUILT_POLICIES:
@@ -191,5 +153,4 @@ OptionalZone = Annotated[str, AfterValidator(ZONE.check_or_empty)]
 OptionalShardKey = Annotated[str, AfterValidator(SHARD_KEY.check_or_empty)]
 Host = Annotated[str, AfterValidator(check_host)]
 OptionalAddress = Annotated[str, AfterValidator(check_address_or_empty)]
-RegistryUrl = Annotated[str, AfterValidator(check_registry_url)]
 Policy = Annotated[LbPolicy, BeforeValidator(refuse_unbuilt_policy)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 _HIDDEN = "***"
 _SENSITIVE_QUERY = re.compile(
-    r"(?i)([?&][^=&#\s]*(?:pass|pwd|secret|token|key|credential)[^=&#\s]*=)([^&#\s]+)"
+    r"(?i)([?&][^=&#\s]*(?:pass|pwd|secret|token|key(?!file)|credential)[^=&#\s]*=)([^&#\s]+)"
 )
 _LONGEST = 80
 

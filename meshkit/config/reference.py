@@ -52,11 +52,28 @@ _RULES = f"""\
 other rule that is broken as well:
 
 - the registry is one that machines share, not `file://` or `memory://`;
+- each Redis is asked with `rediss…://` and credentials, and where there is one `REDIS_SECRET_KEY` is set;
 - a project secret is set;
 - request proofs are required;
-- databases are not SQLite, PostgreSQL is asked with `sslmode=verify-full`, Redis with `rediss://` and
-  credentials;
+- databases are not SQLite, and PostgreSQL is asked with `sslmode=verify-full`;
 - there is no `.env` in the working folder.
+
+## The URL of a Redis
+
+`redis://user:password@host:6379/0` names one server, `redis+sentinel://user:password@host,host/master/0` the
+sentinels that watch a group of servers, `redis+cluster://user:password@host,host` some nodes of a Cluster. With
+`rediss` in place of `redis` connections are encrypted and certificates verified. Ports may be left out (6379;
+26379 for sentinels), and so may the database. What is special in user and password is percent-encoded.
+
+| option | meaning |
+|---|---|
+| `ssl_ca_certs=/file.pem` | authorities to trust, in place of the system's |
+| `ssl_certfile=/file.pem` | the client's certificate |
+| `ssl_keyfile=/file.pem` | its key, where it is not in the same file |
+| `ssl_cert_reqs=required` | what holds anyway; anything weaker is refused |
+| `sentinel_auth=true` | the sentinels want the same user and password |
+
+`REDIS_URL` and `CU_REGISTRY_URL` may stand in files, as all URLs may: passwords are safer there.
 
 ## The local secret
 

@@ -28,8 +28,6 @@ _NO = frozenset({"false", "0", "no", "off"})
 _TLS = "TLS"
 
 UNBUILT: dict[str, Unbuilt] = {
-    "REDIS_URL": Unbuilt("discovery in Redis"),
-    "REDIS_SECRET_KEY": Unbuilt("sealing of records in Redis", _NO),
     "GRPC_TLS_ENABLED": Unbuilt(_TLS, _NO),
     "GRPC_TLS_CA_CERT": Unbuilt(_TLS),
     "GRPC_TLS_SERVER_CERT": Unbuilt(_TLS),
@@ -44,11 +42,6 @@ UNBUILT: dict[str, Unbuilt] = {
     "METRICS_PORT": Unbuilt("the Prometheus page", _NO),
 }
 """Settings by name, as in the environment."""
-
-UNBUILT_REGISTRIES = frozenset(
-    {"dns", "redis", "rediss"} | {f"redis{s}+{kind}" for s in ("", "s") for kind in ("sentinel", "cluster")}
-)
-"""Schemes of `CU_REGISTRY_URL` of later releases."""
 
 UNBUILT_POLICIES = frozenset({"least_request", "peak_ewma", "tenant_shard"})
 """Balancing policies of later releases."""

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from meshkit.config.grammar import Environment, RequestProof, is_loopback
-from meshkit.config.problems import Problem
+from meshkit.config.problems import Problem, Wrong
+from meshkit.config.redis_url import RedisUrl, is_redis_url
+from meshkit.config.registry_url import is_shared
 from meshkit.config.release import RELEASE
 
 if TYPE_CHECKING:
@@ -50,8 +52,7 @@ def check_production(config: SharedConfig) -> list[Problem]:
             "use CU_ENV=local, within a network that you trust, until a release has it",
         )
     ]
-    if problem := _check_registry(config):
-        problems.append(problem)
+    problems += _check_redis(config)
     if problem := missing_secret(config):
         problems.append(problem)
     if config.request_proof is not RequestProof.REQUIRED:
@@ -63,18 +64,44 @@ def check_production(config: SharedConfig) -> list[Problem]:
     return problems
 
 
-def _check_registry(config: SharedConfig) -> Problem | None:
-    scheme = config.effective_registry_url.partition("://")[0]
-    if scheme not in ("file", "memory"):
+def _check_redis(config: SharedConfig) -> list[Problem]:
+    """The rules of the registry, and of the Redis that it is in and the mesh uses."""
+    urls = {"REDIS_URL": config.redis_url.get_secret_value(), "CU_REGISTRY_URL": config.registry_url}
+    redis = {name: url for name, url in urls.items() if is_redis_url(url)}
+    problems = [Problem(name, *wrong) for name, url in redis.items() if (wrong := _check_redis_url(url))]
+    if not is_shared(config.effective_registry_url):
+        scheme = config.effective_registry_url.partition("://")[0]
+        what = f"production needs a registry that machines share, and {scheme}:// is not one"
+        problems.append(Problem("CU_REGISTRY_URL", what, "set REDIS_URL, or use dns:// or static://"))
+    if redis and not config.sealing_keys:
+        what = "production seals what it writes into Redis, and there is no key"
+        mend = "set it, or REDIS_SECRET_KEY_FILE, to kid:key; make a key with `openssl rand -base64 32 | tr +/ -_`"
+        problems.append(Problem("REDIS_SECRET_KEY", what, mend))
+    return problems
+
+
+def _check_redis_url(url: str) -> tuple[str, str] | None:
+    """What is wrong with the URL of a Redis in production, and the mend; quotes nothing of it."""
+    try:
+        parsed = RedisUrl.parse(url)
+    except Wrong as wrong:
+        return wrong.what, wrong.mend
+    if parsed.tls and parsed.authenticated:
         return None
-    what = f"production needs a registry that machines share, and {scheme}:// is not one"
-    return Problem("CU_REGISTRY_URL", what, f"use static://, the only one in this release ({RELEASE})")
+    lacks = [] if parsed.tls else ["encrypts what goes to Redis"]
+    mends = [] if parsed.tls else ["use rediss://"]
+    if not parsed.authenticated:
+        lacks.append("identifies itself to Redis")
+        mends.append("put user:password@ into the URL")
+    return f"production {' and '.join(lacks)}", " and ".join(mends)
 
 
 def _check_database(value: object) -> tuple[str, str] | None:
     """What is wrong with a database's URL in production, and the mend; quotes nothing of it."""
     reveal = getattr(value, "get_secret_value", None)
     url = str(reveal() if reveal else value or "")
+    if is_redis_url(url):
+        return _check_redis_url(url)
     scheme, _, rest = url.partition("://")
     scheme = scheme.partition("+")[0].lower()
     if not url or scheme.startswith("sqlite"):
@@ -86,8 +113,4 @@ def _check_database(value: object) -> tuple[str, str] | None:
         "verify-full"
     ]:
         return "production verifies the database's certificate", "put sslmode=verify-full into its query"
-    if scheme == "redis":
-        return "production encrypts what goes to Redis", "use rediss:// with credentials"
-    if scheme == "rediss" and "@" not in rest:
-        return "production identifies itself to Redis", "put user:password@ into the URL"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import types
@@ -19,6 +20,13 @@ Secret = SecretStr
 MIN_SECRET_BYTES = 32
 MAX_SECRET_BYTES = 1024
 MAX_SECRETS = 16
+SEALING_KEY_BYTES = 32
+MAX_SEALING_KEYS = 16
+PLAIN = frozenset({"", "false", "0", "no", "off"})
+"""What `REDIS_SECRET_KEY` is, in lower case, where records are not sealed."""
+
+_BASE64URL_OF_32_BYTES = re.compile("[A-Za-z0-9_-]{43}=?")
+_MAKE_SEALING_KEY = "make one with `openssl rand -base64 32 | tr +/ -_`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,55 @@ def parse_project_secrets(text: str) -> tuple[ProjectSecret, ...]:
     if len({secret.kid for secret in secrets}) < len(secrets):
         raise Wrong("a kid stands there twice", "give each secret a kid of its own")
     return secrets
+
+
+@dataclass(frozen=True, slots=True)
+class SealingKey:
+    """One key that records in Redis are sealed with.
+
+    Attributes:
+        kid: Name of the key, `[A-Za-z0-9_-]{1,32}`; stands in each record that it sealed.
+        key: 32 bytes, for AES-256-GCM. Hidden in the repr.
+    """
+
+    kid: str
+    key: bytes = field(repr=False)
+
+
+def parse_sealing_keys(text: str) -> tuple[SealingKey, ...]:
+    """Reads `kid:key,kid:key`, keys of 32 bytes in base64url: the first seals, all open.
+
+    Returns:
+        The keys; none where the text is `false` or empty, which leaves records plain.
+
+    Raises:
+        Wrong: It is neither; the message quotes nothing of it.
+    """
+    if text.lower() in PLAIN:
+        return ()
+    items = text.split(",")
+    if len(items) > MAX_SEALING_KEYS:
+        raise Wrong(f"there are {len(items)} keys", f"keep at most {MAX_SEALING_KEYS}")
+    keys = tuple(_parse_sealing_key(item, f"key {n} of {len(items)}") for n, item in enumerate(items, 1))
+    if len({key.kid for key in keys}) < len(keys):
+        raise Wrong("a kid stands there twice", "give each key a kid of its own")
+    if len({key.key for key in keys}) < len(keys):
+        raise Wrong("a key stands there twice", "make a new key for each kid")
+    return keys
+
+
+def _parse_sealing_key(item: str, place: str) -> SealingKey:
+    kid, colon, text = item.partition(":")
+    if not colon:
+        raise Wrong(f"{place} has no kid", "write kid:key,kid:key; or false, to leave records plain")
+    if not re.fullmatch(KID.pattern, kid):
+        raise Wrong(f"the kid of {place} is not {KID.noun}", f"it must match {KID.pattern}")
+    if not _BASE64URL_OF_32_BYTES.fullmatch(text):
+        raise Wrong(f"{place} is not {SEALING_KEY_BYTES} bytes in base64url", _MAKE_SEALING_KEY)
+    key = base64.urlsafe_b64decode(text.rstrip("=") + "=")
+    if base64.urlsafe_b64encode(key).rstrip(b"=").decode() != text.rstrip("="):
+        raise Wrong(f"{place} has bits beyond its {SEALING_KEY_BYTES} bytes", _MAKE_SEALING_KEY)
+    return SealingKey(kid, key)
 
 
 def _parse_item(item: str, position: int, count: int) -> ProjectSecret:

@@ -29,7 +29,9 @@ from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof
 from meshkit.config.names import shared_name
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.redaction import redact_url
-from meshkit.config.secrets import ProjectSecret, Secret
+from meshkit.config.redis_url import RedisUrl
+from meshkit.config.registry_url import RegistryUrl
+from meshkit.config.secrets import ProjectSecret, SealingKey, Secret
 from meshkit.config.split import split
 from meshkit.config.translation import translate
 
@@ -124,11 +126,31 @@ class SharedConfig(BaseModel):
     grpc_max_message_mb: int = Field(
         default=16, ge=1, le=1024, description="Largest message in MiB, both directions, both sides."
     )
-    registry_url: grammar.RegistryUrl = Field(
+    max_calls: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="Calls served at once; more are refused with RESOURCE_EXHAUSTED.",
+    )
+    redis_url: Secret = Field(
+        default=Secret(""),
+        description="The mesh's Redis: `redis://user:password@host:6379/0`, "
+        "`redis+sentinel://user:password@host,host/master/0` or `redis+cluster://user:password@host,host`, "
+        "`rediss…://` over TLS, with `?ssl_ca_certs=/file` and the like; empty: there is none.",
+        json_schema_extra={"default_text": "not set"},
+    )
+    redis_secret_key: Secret = Field(
+        default=Secret("false"),
+        description="Keys that seal the records in Redis, `kid:key,kid:key`, each 32 bytes in base64url: the "
+        "first seals, all open; `false`: records are plain.",
+        json_schema_extra={"default_text": "false"},
+    )
+    registry_url: RegistryUrl = Field(
         default="",
-        description="Where instances are found: `memory://`, "
-        "`static://brain=host:port,host:port;router=host:port` or `file:///folder`; empty: a file registry "
-        "in the state folder.",
+        description="Where instances are found: `redis…://` as in REDIS_URL, "
+        "`dns://?brain=host:port&router=host:port`, `static://brain=host:port,host:port;router=host:port`, "
+        "`file:///folder` or `memory://`; empty: REDIS_URL where it is set, else a file registry in the "
+        "state folder.",
     )
     state_dir: Path = Field(
         default_factory=lambda data: state.default_folder(data["namespace"]),
@@ -255,6 +277,22 @@ class SharedConfig(BaseModel):
         secrets.parse_project_secrets(value.get_secret_value())
         return value
 
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _check_redis_url(cls, value: Secret) -> Secret:
+        url = value.get_secret_value().strip()
+        if url:
+            RedisUrl.parse(url)
+        scheme, separator, rest = url.partition("://")
+        return Secret(f"{scheme.lower()}{separator}{rest}")
+
+    @field_validator("redis_secret_key", mode="after")
+    @classmethod
+    def _check_redis_secret_key(cls, value: Secret) -> Secret:
+        text = value.get_secret_value().strip()
+        secrets.parse_sealing_keys(text)
+        return Secret(text)
+
     @field_validator("state_dir", "project_keys_file", mode="after")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
@@ -289,9 +327,23 @@ class SharedConfig(BaseModel):
         return secrets.parse_project_secrets(state.local_secret(self.state_dir).get_secret_value())
 
     @property
+    def redis(self) -> RedisUrl | None:
+        """The mesh's Redis; None where `REDIS_URL` is not set."""
+        url = self.redis_url.get_secret_value()
+        return RedisUrl.parse(url) if url else None
+
+    @property
+    def sealing_keys(self) -> tuple[SealingKey, ...]:
+        """What seals and opens records in Redis, the one that seals first; empty where they are plain."""
+        return secrets.parse_sealing_keys(self.redis_secret_key.get_secret_value())
+
+    @property
     def effective_registry_url(self) -> str:
-        """The registry that is used: the configured one, else files in the state folder."""
-        return self.registry_url or f"file://{self.state_dir}/registry"
+        """The registry that is used: the configured one, else the mesh's Redis, else files in the state folder.
+
+        It may carry a password: it is for opening the registry, not for people.
+        """
+        return self.registry_url or self.redis_url.get_secret_value() or f"file://{self.state_dir}/registry"
 
     @property
     def max_message_bytes(self) -> int:

@@ -98,6 +98,7 @@ def _parts(secret: object) -> Iterator[str]:
     value = secret.get_secret_value() if isinstance(secret, (SecretStr, SecretBytes)) else secret
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     yield text
+    yield from credentials_of(text)
     for item in text.split(","):
         yield item
         yield item.rpartition(":")[2]

@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from meshkit.discovery.registry import Lease, Registry, Snapshot
+from meshkit.discovery.registry import Lease, LeaseTable, Registry, Snapshot
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
+    from meshkit.config.secrets import SealingKey
 
-__all__ = ["Lease", "Registry", "Snapshot", "open_registry", "registry_of"]
+__all__ = ["Lease", "LeaseTable", "Registry", "Snapshot", "open_registry", "registry_of"]
 
-SCHEMES = ("file", "memory", "static")
-"""What a registry URL of this release may begin with."""
-
-_LATER = frozenset(
-    {"dns"} | {f"{redis}{kind}" for redis in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")}
+_REDIS = frozenset(
+    f"{redis}{kind}" for redis in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")
 )
+SCHEMES = ("dns", "file", "memory", "static", *sorted(_REDIS))
+"""What a registry URL may begin with."""
 
 
 def open_registry(
     url: str,
     *,
     lease_ttl: float,
+    namespace: str = "contextunity",
+    sealing_keys: Sequence[SealingKey] = (),
+    strict: bool = False,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Registry:
@@ -38,11 +41,16 @@ def open_registry(
     - `memory://`: within this process; each call makes a registry of its own.
     - `static://brain=host:port,host:port;router=host:port`: fixed addresses.
     - `file:///absolute/folder`: the processes of one machine.
+    - `dns://?brain=host:port&router=host:port`: all addresses of a name.
+    - `redis://…`, `rediss://…`, and both with `+sentinel` or `+cluster`: any number of machines.
 
     Args:
         url: The registry's URL.
         lease_ttl: Seconds after which an owner that was not heard of may be forgotten; leases are renewed
             every third of it.
+        namespace: Name of the mesh; keys in Redis begin with it.
+        sealing_keys: Keys of records in Redis, the first one seals; without any they are plain.
+        strict: Whether to register with a Redis that refuses us for good is an error, rather than tried for ever.
         clock: Unix time in seconds.
         sleep: What waits a number of seconds between renewals and looks.
 
@@ -52,8 +60,6 @@ def open_registry(
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ValueError(f"registry URL {url!r} has no scheme: {_known_schemes()}")
-    if scheme in _LATER:
-        raise ValueError(f"registry URL scheme {scheme}:// is not in this release: {_known_schemes()}")
     if scheme not in SCHEMES:
         raise ValueError(f"unknown registry URL scheme {scheme}:// in {url!r}: {_known_schemes()}")
     if not 0 < lease_ttl < float("inf"):
@@ -68,6 +74,24 @@ def open_registry(
         from meshkit.discovery.static import StaticRegistry
 
         return StaticRegistry.parse(rest)
+    if scheme == "dns":
+        from meshkit.discovery.dns import DnsRegistry
+
+        return DnsRegistry.parse(rest, clock=clock, sleep=sleep)
+    if scheme in _REDIS:
+        from meshkit.config.redis_url import RedisUrl
+        from meshkit.discovery.redis import RedisRegistry
+        from meshkit.redis.sealing import Sealer
+
+        return RedisRegistry(
+            RedisUrl.parse(url),
+            namespace=namespace,
+            sealer=Sealer(sealing_keys),
+            lease_ttl=lease_ttl,
+            strict=strict,
+            clock=clock,
+            sleep=sleep,
+        )
     from meshkit.discovery.file import FileRegistry
 
     return FileRegistry(_folder(url, rest), lease_ttl=lease_ttl, clock=clock, sleep=sleep)
@@ -79,10 +103,16 @@ def registry_of(config: SharedConfig) -> Registry:
     Raises:
         ConfigError: They name none that there is.
     """
-    from meshkit.config import ConfigError, Problem
+    from meshkit.config import ConfigError, Environment, Problem
 
     try:
-        return open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
+        return open_registry(
+            config.effective_registry_url,
+            lease_ttl=config.lease_ttl_s,
+            namespace=config.namespace,
+            sealing_keys=config.sealing_keys,
+            strict=config.env is Environment.PRODUCTION,
+        )
     except ValueError as error:
         raise ConfigError([Problem("CU_REGISTRY_URL", str(error), "mend it, or unset it")]) from None
 

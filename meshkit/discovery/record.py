@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
-from meshkit.instance import Instance, State
+from meshkit.instance import RECORD_VERSION, Instance, State
 
 MAX_RECORD_BYTES = 64 * 1024
 """What is longer is no record of ours."""
@@ -35,9 +35,15 @@ def revise(instance: Instance, *, state: State | None = None, weight: float | No
     )
 
 
-def dump(instance: Instance) -> bytes:
-    """Writes an instance as its record, in UTF-8."""
-    return json.dumps(asdict(instance), separators=(",", ":"), ensure_ascii=False).encode()
+def dump(instance: Instance, *, written_at: int | None = None) -> bytes:
+    """Writes an instance as its record, in UTF-8.
+
+    Args:
+        instance: The instance.
+        written_at: Unix time in milliseconds, where a registry keeps it.
+    """
+    row = asdict(instance) | ({} if written_at is None else {"written_at": written_at})
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def load(data: bytes, *, service: str, instance_id: str) -> Instance:
@@ -49,9 +55,25 @@ def load(data: bytes, *, service: str, instance_id: str) -> Instance:
         instance_id: The instance in whose place it was found.
 
     Raises:
-        RecordRefused: It does not parse, or claims to be somebody else.
+        RecordRefused: It does not parse, claims to be somebody else, or is of a release too new for this one.
+    """
+    return _instance(_parse(data), service, instance_id)
+
+
+def load_dated(data: bytes, *, service: str, instance_id: str) -> tuple[Instance, int]:
+    """Reads a record and when it was written, Unix time in milliseconds.
+
+    Raises:
+        RecordRefused: As `load`, or it does not say when it was written.
     """
     row = _parse(data)
+    written_at = row.get("written_at")
+    if type(written_at) is not int or not 0 <= written_at < 2**63:
+        raise RecordRefused("it does not say when it was written")
+    return _instance(row, service, instance_id), written_at
+
+
+def _instance(row: dict[str, Any], service: str, instance_id: str) -> Instance:
     for name in _REQUIRED:
         if name not in row:
             raise RecordRefused(f"it has no {name}")
@@ -113,6 +135,10 @@ def _number(row: dict[str, Any], name: str) -> float:
 def _version(value: object) -> int:
     if type(value) is not int or value < 1:
         raise RecordRefused("its record_version is not a whole number above 0")
+    if value > RECORD_VERSION + 1:
+        raise RecordRefused(
+            f"its version is {value}, and this release reads up to {RECORD_VERSION + 1}: upgrade this program"
+        )
     return value
 
 

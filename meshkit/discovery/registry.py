@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from meshkit.instance import Instance, State
 
@@ -72,4 +72,17 @@ class Registry(Protocol):
 
     def __str__(self) -> str:
         """The registry as an operator would name it, without credentials."""
+        ...
+
+
+@runtime_checkable
+class LeaseTable(Protocol):
+    """What a registry offers besides, where it keeps leases that end."""
+
+    async def leases(self, service: str) -> dict[str, float]:
+        """Seconds that the lease of each instance has left, by the registry's own clock; below 0 where it has ended.
+
+        Raises:
+            Unavailable: The registry cannot be read.
+        """
         ...

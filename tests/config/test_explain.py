@@ -75,6 +75,38 @@ def test_the_registry_in_use_is_told(folder: Path) -> None:
     assert shown == f"not set; file://{folder}/registry"
 
 
+def test_redis_is_told_without_its_credentials() -> None:
+    environ = {
+        "REDIS_URL": "rediss+sentinel://mesh:CANARY@a,b/main?ssl_ca_certs=/ca.pem",
+        "REDIS_SECRET_KEY": f"new:{'A' * 43},old:{'A' * 42}Q",
+    }
+    found = explained(BrainConfig.load(environ))
+    name = "rediss+sentinel://a:26379,b:26379/main/0 (user mesh)"
+    assert found["REDIS_URL"].value == name
+    assert found["CU_REGISTRY_URL"].value == f"not set; {name}"
+    assert found["REDIS_SECRET_KEY"].value == "set (2 keys: new, old)"
+    assert "CANARY" not in str(found)
+    assert "A" * 42 not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:CANARY@h/1", "redis://h:6379/1 (the default user)"),
+        ("redis://h", "redis://h:6379/0 (no credentials)"),
+        ("dns://?brain=h:1", "dns://?brain=h:1"),
+    ],
+)
+def test_the_registry_is_told_without_its_credentials(url: str, shown: str) -> None:
+    assert explained(BrainConfig(registry_url=url))["CU_REGISTRY_URL"].value == shown
+
+
+def test_without_redis_there_is_nothing_to_tell() -> None:
+    found = explained(BrainConfig())
+    assert (found["REDIS_URL"].value, found["REDIS_URL"].default) == ("not set", "not set")
+    assert (found["REDIS_SECRET_KEY"].value, found["REDIS_SECRET_KEY"].default) == ("false", "false")
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

@@ -223,9 +223,6 @@ def test_unknown_keys_of_a_services_file_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "feature"),
     [
-        ("REDIS_URL", "redis://h", "discovery in Redis"),
-        ("REDIS_URL_FILE", "/x", "discovery in Redis"),
-        ("REDIS_SECRET_KEY", "a:b", "sealing of records in Redis"),
         ("GRPC_TLS_ENABLED", "true", "TLS"),
         ("GRPC_TLS_CA_CERT", "/ca.pem", "TLS"),
         ("GRPC_TLS_REQUIRE_CLIENT_AUTH", "true", "TLS"),
@@ -233,6 +230,7 @@ def test_unknown_keys_of_a_services_file_are_refused(folder: Path) -> None:
         ("CU_REPLAY_SHARED", "on", "a replay cache shared by replicas"),
         ("OTEL_ENABLED", "true", "export of traces and metrics"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h", "export of traces and metrics"),
+        ("CU_SHIELD_GRPC_URL_FILE", "/x", "Shield"),
         ("METRICS_PORT", "9090", "the Prometheus page"),
     ],
 )
@@ -244,9 +242,8 @@ def test_settings_of_later_releases_are_refused(name: str, value: str, feature: 
 
 def test_settings_of_later_releases_may_be_off() -> None:
     off = {
-        "REDIS_URL": "",
-        "REDIS_SECRET_KEY": "false",
         "GRPC_TLS_ENABLED": "False",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "CU_REPLAY_SHARED": "off",
         "OTEL_ENABLED": "0",
         "METRICS_PORT": "0",
@@ -255,8 +252,8 @@ def test_settings_of_later_releases_may_be_off() -> None:
 
 
 def test_a_setting_that_a_service_defines_is_its_own() -> None:
-    kind: Any = type("Own", (SharedConfig,), {"__annotations__": {"redis_url": str}, "redis_url": ""})
-    assert kind.load({"REDIS_URL": "redis://h"}).redis_url == "redis://h"
+    kind: Any = type("Own", (SharedConfig,), {"__annotations__": {"metrics_port": str}, "metrics_port": ""})
+    assert kind.load({"METRICS_PORT": "9090"}).metrics_port == "9090"
 
 
 def test_services_that_share_a_process_have_no_single_port_or_name(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from meshkit.config import ConfigError, Environment, RequestProof, check_product
 from tests.config.samples import SECRET, BrainConfig
 
 NO_TLS = "TLS is not in this release (0.1); CU_ENV=production refuses to start without it"
+KEY = f"k1:{'A' * 43}"
 GOOD = {
     "CU_ENV": "production",
     "CU_PROJECT_SECRET": SECRET,
@@ -48,6 +50,8 @@ def test_all_broken_rules_are_one_report_together_with_wrong_values() -> None:
         ({"BRAIN_DATABASE_URL": "postgresql://u:p@h/db"}, "BRAIN_DATABASE_URL", "verifies the database's"),
         ({"BRAIN_DATABASE_URL": "postgres://h/db?sslmode=require"}, "BRAIN_DATABASE_URL", "verifies the"),
         ({"BRAIN_DATABASE_URL": "redis://u:p@h"}, "BRAIN_DATABASE_URL", "encrypts what goes to Redis"),
+        ({"BRAIN_DATABASE_URL": "redis+sentinel://h/m"}, "BRAIN_DATABASE_URL", "Redis and identifies itself"),
+        ({"BRAIN_DATABASE_URL": "rediss+cluster://"}, "BRAIN_DATABASE_URL", "it names no host"),
         ({"BRAIN_DATABASE_URL": "rediss://h"}, "BRAIN_DATABASE_URL", "identifies itself to Redis"),
     ],
 )
@@ -55,6 +59,62 @@ def test_each_rule_has_its_message(change: dict[str, str], setting: str, what: s
     found = report(GOOD | change)
     assert set(found) == {"GRPC_TLS_ENABLED", setting}
     assert what in found[setting]
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "CU_REGISTRY_URL"])
+@pytest.mark.parametrize(
+    ("url", "what", "mend"),
+    [
+        ("redis://u:p@h", "production encrypts what goes to Redis", "use rediss://"),
+        ("rediss://h", "production identifies itself to Redis", "put user:password@ into the URL"),
+        (
+            "redis+sentinel://h/m",
+            "production encrypts what goes to Redis and identifies itself to Redis",
+            "use rediss:// and put user:password@ into the URL",
+        ),
+        ("redis+cluster://u:p@h", "production encrypts what goes to Redis", "use rediss://"),
+    ],
+)
+def test_redis_is_asked_with_tls_and_credentials(name: str, url: str, what: str, mend: str) -> None:
+    environ = GOOD | {"REDIS_SECRET_KEY": KEY, name: url}
+    assert report(environ) == {"GRPC_TLS_ENABLED": NO_TLS, name: what}
+    with pytest.raises(ConfigError, match=re.escape(f"{name}: {what}; {mend}")):
+        BrainConfig.load(environ)
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "CU_REGISTRY_URL"])
+@pytest.mark.parametrize(
+    "url", ["rediss://u:p@h", "rediss://:p@h:1/3", "rediss+sentinel://u:p@h/m", "rediss+cluster://u:p@h"]
+)
+def test_what_is_written_into_redis_is_sealed(name: str, url: str) -> None:
+    environ = {key: value for key, value in GOOD.items() if key != "CU_REGISTRY_URL"} | {name: url}
+    assert report(environ | {"REDIS_SECRET_KEY": KEY}) == {"GRPC_TLS_ENABLED": NO_TLS}
+    found = report(environ | {"REDIS_SECRET_KEY": "false"})
+    assert set(found) == {"GRPC_TLS_ENABLED", "REDIS_SECRET_KEY"}
+    assert found["REDIS_SECRET_KEY"] == "production seals what it writes into Redis, and there is no key"
+
+
+def test_without_redis_no_sealing_key_is_wanted() -> None:
+    assert set(report(GOOD | {"CU_REGISTRY_URL": "dns://?brain=h:1"})) == {"GRPC_TLS_ENABLED"}
+
+
+def test_a_registry_of_one_machine_is_refused_beside_redis_too() -> None:
+    redis = {"REDIS_URL": "rediss://u:p@h", "REDIS_SECRET_KEY": KEY}
+    assert set(report(GOOD | redis | {"CU_REGISTRY_URL": "file:///r"})) == {
+        "GRPC_TLS_ENABLED",
+        "CU_REGISTRY_URL",
+    }
+
+
+def test_all_that_is_wrong_with_redis_is_one_report() -> None:
+    found = report(GOOD | {"REDIS_URL": "redis://h", "CU_REGISTRY_URL": "rediss://h/1"})
+    assert set(found) == {"GRPC_TLS_ENABLED", "REDIS_URL", "CU_REGISTRY_URL", "REDIS_SECRET_KEY"}
+
+
+def test_local_asks_nothing_of_redis() -> None:
+    config = BrainConfig.load({"REDIS_URL": "redis://h"})
+    assert config.redis is not None
+    assert config.sealing_keys == ()
 
 
 def test_a_database_url_may_be_a_secret() -> None:

@@ -1,3 +1,4 @@
+import base64
 import copy
 import hashlib
 import io
@@ -8,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from meshkit.config import (
     ConfigError,
     ProjectSecret,
+    SealingKey,
     SharedConfig,
     Wrong,
     explain,
     parse_project_secrets,
+    parse_sealing_keys,
     redact_url,
 )
 from meshkit.config.secrets import is_secret_type
@@ -26,6 +29,7 @@ from tests.config.samples import OTHER, SECRET, BrainConfig, Careless
 texts = (
     st.text(st.characters(exclude_characters=":,", exclude_categories=("C", "Z")), min_size=32, max_size=100)
 )  # fmt: skip
+KEY = "kEy" * 14 + "A"
 kids = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 
 
@@ -80,6 +84,41 @@ def test_a_broken_secret_is_refused(text: str, what: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@given(st.dictionaries(kids, st.binary(min_size=32, max_size=32), min_size=1, max_size=16), st.booleans())
+def test_sealing_keys_that_are_written_are_read(keys: dict[str, bytes], padded: bool) -> None:
+    assume(len(set(keys.values())) == len(keys))
+    spelt = {kid: base64.urlsafe_b64encode(key).decode() for kid, key in keys.items()}
+    text = ",".join(f"{kid}:{key if padded else key.rstrip('=')}" for kid, key in spelt.items())
+    assert parse_sealing_keys(text) == tuple(SealingKey(*item) for item in keys.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (KEY, "key 1 of 1 has no kid"),
+        ("true", "key 1 of 1 has no kid"),
+        (f"a:{KEY},", "key 2 of 2 has no kid"),
+        (f"a b:{KEY}", "the kid of key 1 of 1 is not a key id"),
+        (f"a:{KEY[:-1]}", "key 1 of 1 is not 32 bytes in base64url"),
+        (f"a:{KEY}A", "key 1 of 1 is not 32 bytes in base64url"),
+        (f"a:{KEY}==", "key 1 of 1 is not 32 bytes in base64url"),
+        (f"a:{KEY[:-1]}+", "key 1 of 1 is not 32 bytes in base64url"),
+        (f"a:{KEY[:-1]}B", "key 1 of 1 has bits beyond its 32 bytes"),
+        (f"a:{KEY}:x", "key 1 of 1 is not 32 bytes in base64url"),
+        (f"a:{KEY}, b:{KEY}", "the kid of key 2 of 2 is not a key id"),
+        (f"a:{KEY},a:{'B' * 42}A", "a kid stands there twice"),
+        (f"a:{KEY},b:{KEY}=", "a key stands there twice"),
+        (",".join(f"k{n}:{KEY}" for n in range(17)), "there are 17 keys"),
+    ],
+)
+def test_broken_sealing_keys_are_refused(text: str, what: str) -> None:
+    with pytest.raises(Wrong) as caught:
+        parse_sealing_keys(text)
+    assert what in caught.value.what
+    assert caught.value.mend
+    assert KEY[:-1] not in str(caught.value)
+
+
 def test_length_counts_bytes_not_letters() -> None:
     assert parse_project_secrets("ü" * 16)[0].secret == "ü" * 16
 
@@ -92,6 +131,8 @@ def test_the_newest_comes_first() -> None:
 def test_secret_types_are_known() -> None:
     fields = {name: is_secret_type(info.annotation) for name, info in Careless.model_fields.items()}
     assert {name for name, secret in fields.items() if secret} == {
+        "redis_url",
+        "redis_secret_key",
         "project_secret",
         "careless_key",
         "careless_pin",
@@ -108,6 +149,7 @@ def test_secret_types_are_known() -> None:
         ("redis+sentinel://u:canary@a:1,b:2/m/0", "redis+sentinel://u:***@a:1,b:2/m/0"),
         ("postgresql://h/db?user=u&password=canary&x=1", "postgresql://h/db?user=u&password=***&x=1"),
         ("https://h/?api_key=canary", "https://h/?api_key=***"),
+        ("rediss://h?ssl_keyfile=/a/b.pem", "rediss://h?ssl_keyfile=/a/b.pem"),
         ("static://brain=a:1,b:2", "static://brain=a:1,b:2"),
         ("file:///a/b", "file:///a/b"),
         ("ada@example.com", "ada@example.com"),
@@ -122,7 +164,7 @@ def everything_shown(config: SharedConfig) -> str:
         [
             repr(config),
             str(config),
-            f"{config.project_secrets}",
+            f"{config.project_secrets} {config.sealing_keys} {config.redis} {config.redis!r}",
             str(config.model_dump()),
             str(config.model_dump(mode="json")),
             config.model_dump_json(),
@@ -135,6 +177,7 @@ def everything_shown(config: SharedConfig) -> str:
 
 def test_no_secret_is_ever_shown(folder: Path) -> None:
     canary, url, pin = "CANARY-A" * 5, "CANARY-B", "CANARY-C"
+    sealing = "CANARY" * 7 + "A"
     (folder / "key").write_text("CANARY-D")
     environ = {
         "CU_PROJECT_SECRET": f"k1:{canary},k2:{canary}2",
@@ -142,10 +185,16 @@ def test_no_secret_is_ever_shown(folder: Path) -> None:
         "BRAIN_API_KEY_FILE": str(folder / "key"),
         "CARELESS_PIN": pin,
         "CARELESS_KEY": pin,
+        "REDIS_URL": "redis://u:CANARY-E@h",
+        "CU_REGISTRY_URL": "redis://u:CANARY-F@h",
+        "REDIS_SECRET_KEY": f"a:{sealing}",
     }
     for config in (BrainConfig.load(environ), Careless.load(environ)):
         assert "CANARY" not in everything_shown(config)
+        assert str(config.sealing_keys[0].key) not in everything_shown(config)
         assert config.project_secrets[0].secret == canary
+        assert config.redis is not None
+        assert (config.redis.password, config.effective_registry_url[-10:]) == ("CANARY-E", "CANARY-F@h")
         assert pickle.loads(pickle.dumps(config)).project_secrets == config.project_secrets
 
 
@@ -157,13 +206,21 @@ def test_no_secret_is_ever_shown(folder: Path) -> None:
         {"CU_PROJECT_SECRET": "CANARY" * 9 + "\udcff"},
         {"CU_PROJECT_SECRET": "CANARY" * 9, "CU_WEIGHT": "x", "CU_ENV": "production"},
         {"CARELESS_KEY": "bad-CANARY"},
-        {"CU_REGISTRY_URL": "redis://u:CANARY@h"},
+        {"CU_REGISTRY_URL": "redis://u:CANARY@h/x"},
+        {"CU_REGISTRY_URL": "rediss://u:CAN/CANARY@h"},
+        {"CU_REGISTRY_URL": "rediss://u:CANARY@h", "CU_ENV": "production"},
+        {"CU_REGISTRY_URL": "redis://u:CANARY@h", "CU_WEIGHT": "x"},
         {"CU_REGISTRY_URL": "nonsense://u:CANARY@h"},
         {"CU_ZONE": "x://u:CANARY@h"},
         {"CU_PROJECT_SECRTE": "CANARY"},
         {"CARELESS_URL": "x://u:CANARY@h"},
-        {"REDIS_URL": "redis://u:CANARY@h"},
+        {"REDIS_URL": "redis://u:CANARY@h/x"},
+        {"REDIS_URL": "redis://u:CANARY"},
+        {"REDIS_URL": "redis://u:CAN/CANARY@h"},
+        {"REDIS_URL": "redis://u:CANARY@h", "CU_ENV": "production"},
+        {"REDIS_URL": "redis://u:CANARY%ff@h"},
         {"REDIS_SECRET_KEY": "k:CANARY"},
+        {"REDIS_SECRET_KEY": "CANARY" * 7 + "A"},
     ],
 )
 def test_no_error_shows_a_secret(environ: dict[str, str]) -> None:

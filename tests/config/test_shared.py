@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshkit.config import ConfigError, Environment, LbPolicy, LogLevel, RequestProof, Secret, SharedConfig
+from meshkit.config import (
+    ConfigError,
+    Environment,
+    LbPolicy,
+    LogLevel,
+    RedisUrl,
+    RequestProof,
+    SealingKey,
+    Secret,
+    SharedConfig,
+)
 from tests.config.samples import SECRET, BrainConfig
 
 
@@ -137,6 +147,20 @@ def test_collections_are_read_from_text() -> None:
         ("registry_url", "static://"),
         ("registry_url", "static://brain"),
         ("registry_url", "static://brain=host"),
+        ("registry_url", "dns://"),
+        ("registry_url", "dns://brain=host:1"),
+        ("registry_url", "dns://?brain=host"),
+        ("registry_url", "dns://?brain=host:1&brain=host:2"),
+        ("registry_url", "dns://?Brain=host:1"),
+        ("registry_url", "redis://"),
+        ("registry_url", "redis+sentinel://h"),
+        ("redis_url", "h:6379"),
+        ("redis_url", "http://h"),
+        ("redis_url", "redis://h?ssl_cert_reqs=none"),
+        ("redis_secret_key", "true"),
+        ("redis_secret_key", "k:short"),
+        ("max_calls", 0),
+        ("max_calls", 1_000_001),
         ("project_secret", "short"),
     ],
 )
@@ -155,6 +179,9 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: Any) -> None:
         ("registry_url", "memory://"),
         ("registry_url", "file:///var/lib/meshkit/registry"),
         ("registry_url", "static://brain=a:1,b:2;router=[::1]:3"),
+        ("registry_url", "dns://?brain=brain:50051&router=[::1]:50052"),
+        ("registry_url", "rediss+sentinel://u:p@a,b/m/0?ssl_ca_certs=/ca.pem"),
+        ("max_calls", 1),
         ("grpc_port", 0),
         ("drain_grace_s", 0),
         ("tenant", "Acme.eu_1-x"),
@@ -183,10 +210,10 @@ def test_messages_say_what_to_do() -> None:
     )
 
 
-@pytest.mark.parametrize("scheme", ["dns", "redis", "rediss", "redis+sentinel", "rediss+cluster"])
-def test_registries_of_later_releases_are_named_without_their_credentials(scheme: str) -> None:
-    message = problems(registry_url=f"{scheme}://user:canary@host")["CU_REGISTRY_URL"]
-    assert f"a registry at {scheme}:// is not in this release (0.1)" in message
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "nonsense"])
+def test_a_wrong_registry_url_is_told_without_its_credentials(scheme: str) -> None:
+    message = problems(registry_url=f"{scheme}://user:canary@host/x")["CU_REGISTRY_URL"]
+    assert "number of a database" in message or "no registry of the scheme 'nonsense'" in message
     assert "canary" not in message
 
 
@@ -222,6 +249,25 @@ def test_loopback_needs_no_secret(host: str) -> None:
 def test_the_registry_is_a_folder_where_none_is_configured(folder: Path) -> None:
     assert SharedConfig(state_dir=folder).effective_registry_url == f"file://{folder}/registry"
     assert SharedConfig(registry_url="memory://").effective_registry_url == "memory://"
+
+
+def test_the_registry_is_the_redis_where_there_is_one() -> None:
+    config = SharedConfig(redis_url=Secret(" REDISS://u:p@h "))
+    assert config.effective_registry_url == "rediss://u:p@h"
+    assert config.redis == RedisUrl.parse("rediss://u:p@h")
+    other = SharedConfig(redis_url=Secret("redis://h"), registry_url="redis://other/1")
+    assert other.effective_registry_url == "redis://other/1"
+    assert SharedConfig(registry_url="redis://h").redis is None
+    assert SharedConfig().redis is None
+
+
+def test_records_are_plain_where_no_key_is_given() -> None:
+    for text in ("false", "False ", "", "off", "no", "0"):
+        assert SharedConfig(redis_secret_key=Secret(text)).sealing_keys == ()
+    assert SharedConfig().sealing_keys == ()
+    assert SharedConfig.load({"REDIS_SECRET_KEY": f"a:{'A' * 43}"}).sealing_keys == (
+        SealingKey("a", bytes(32)),
+    )
 
 
 def test_message_sizes_are_in_mebibytes() -> None:

@@ -2,58 +2,75 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meshkit.discovery import open_registry
 from meshkit.discovery.file import FileRegistry
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.discovery.registry import Registry
 from meshkit.discovery.static import StaticRegistry
 from meshkit.errors import AlreadyExists, FailedPrecondition
 from meshkit.instance import Instance, State
+from meshkit.redis.server import LocalServer
 
 Follow = Callable[..., Any]
 
 
 def an_instance(name: str = "a", service: str = "brain") -> Instance:
-    return Instance(service=service, instance_id=f"{service}-{name}", address="h:1")
+    return Instance(service=service, instance_id=f"{service}-{name}", address=f"h:{1 + ord(name) - ord('a')}")
 
 
-@pytest.fixture(params=["memory", "file"])
+@contextlib.asynccontextmanager
+async def a_registry(kind: str, folder: Path) -> AsyncIterator[Registry]:
+    async with contextlib.AsyncExitStack() as stack:
+        made: Registry
+        match kind:
+            case "memory":
+                made = MemoryRegistry()
+            case "file":
+                made = FileRegistry(folder / "registry", lease_ttl=0.6, poll=0.01)
+            case "redis":
+                server = await stack.enter_async_context(LocalServer(folder / "redis"))
+                made = open_registry(server.url, lease_ttl=0.6)
+                SERVERS[made] = server
+            case _:
+                made = StaticRegistry.parse("brain=h:1")
+        yield made
+        await made.close()
+
+
+SERVERS: weakref.WeakKeyDictionary[Registry, LocalServer] = weakref.WeakKeyDictionary()
+"""The server of each registry that has one."""
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
 async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
-    made: Registry = (
-        MemoryRegistry()
-        if request.param == "memory"
-        else FileRegistry(tmp_path / "registry", lease_ttl=0.6, poll=0.01)
-    )
-    yield made
-    await made.close()
+    async with a_registry(request.param, tmp_path) as made:
+        yield made
 
 
-@pytest.fixture(params=["memory", "file", "static"])
+@pytest.fixture(params=["memory", "file", "redis", "static"])
 async def any_registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
-    made: Registry
-    match request.param:
-        case "memory":
-            made = MemoryRegistry()
+    async with a_registry(request.param, tmp_path) as made:
+        if request.param != "static":
             await made.register(an_instance("a"))
-        case "file":
-            made = FileRegistry(tmp_path / "registry", lease_ttl=0.6, poll=0.01)
-            await made.register(an_instance("a"))
-        case _:
-            made = StaticRegistry.parse("brain=h:1")
-    yield made
-    await made.close()
+        yield made
 
 
-@contextlib.contextmanager
-def unreachable(registry: Registry) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def unreachable(registry: Registry) -> AsyncIterator[None]:
     if isinstance(registry, MemoryRegistry):
         with registry.outage():
             yield
+    elif server := SERVERS.get(registry):
+        await server.stop()
+        yield
+        await server.start()
     else:
         root = Path(str(registry).removeprefix("file://"))
         root.chmod(0o777)
@@ -198,7 +215,7 @@ async def test_an_unreachable_registry_keeps_what_it_knew(registry: Registry, fo
     await registry.register(an_instance("a"))
     follower = follow(registry)
     await follower.until_ids("a")
-    with unreachable(registry):
+    async with unreachable(registry):
         stale = await follower.until(lambda seen: seen.stale_since is not None)
         assert set(stale.instances) == {"brain-a"}
     fresh = await follower.until(lambda seen: seen.stale_since is None)
@@ -216,7 +233,7 @@ async def test_a_watch_that_starts_unreachable_waits(
     registry: Registry, follow: Follow, caplog: pytest.LogCaptureFixture
 ) -> None:
     await registry.register(an_instance("a"))
-    with unreachable(registry):
+    async with unreachable(registry):
         follower = follow(registry)
         await until_looked(registry, caplog)
         assert follower.seen == []

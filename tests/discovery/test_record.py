@@ -24,7 +24,7 @@ instances = st.builds(
     contracts=st.lists(texts).map(tuple),
     tenants=st.lists(texts).map(tuple),
     state=st.sampled_from(State),
-    record_version=st.integers(1, 10**6),
+    record_version=st.integers(1, RECORD_VERSION + 1),
 )
 
 

@@ -1,0 +1,224 @@
+"""The reader's side: follows the changes of one service, and reads it whole whenever it may have missed one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from meshkit.discovery.latest import Latest
+from meshkit.discovery.redis import scripts
+from meshkit.discovery.redis.keys import Keys
+from meshkit.discovery.redis.rows import RowReader
+from meshkit.discovery.redis.view import View
+from meshkit.discovery.registry import Snapshot
+from meshkit.instance import Instance
+from meshkit.redis.backoff import Backoff
+from meshkit.redis.subscriptions import Feed, Interrupted
+from meshkit.redis.trouble import RedisTrouble
+
+if TYPE_CHECKING:
+    from meshkit.discovery.redis.registry import RedisRegistry
+
+PAGE = 200
+"""Rows that Redis is asked for at once."""
+
+SLICE_S = 0.005
+"""Seconds of opening rows after which others get a turn on the event loop."""
+
+REREAD_LEASES = 6
+"""Leases' times after which all is read again, though nothing seemed to be missed."""
+
+SETTLE_S = 1.0
+"""Seconds that an event may take to arrive after a sweep has told of its revision."""
+
+_log = logging.getLogger("meshkit.discovery")
+
+
+class _Gap(Exception):
+    """An event was missed."""
+
+
+class Watch:
+    """Follows one service for all who watch it in this process, as long as there are any.
+
+    Args:
+        registry: Whose watch it is.
+        service: Name of the service.
+
+    Attributes:
+        latest: What is known.
+        watchers: How many it serves.
+    """
+
+    def __init__(self, registry: RedisRegistry, service: str) -> None:
+        self.service = service
+        self.latest = Latest()
+        self.watchers = 0
+        self._registry = registry
+        self._keys = Keys(registry.namespace, service)
+        self._reader = RowReader(registry.sealer, self._keys.instances, service)
+        self._view = View(grace=registry.lease_ttl)
+        self._revision: tuple[str, int] = ("", 0)
+        self._stale_since: float | None = None
+        self._next_sweep = 0.0
+        self._next_reading = 0.0
+        self._following = asyncio.create_task(self._follow(), name=f"watch {service}")
+
+    @property
+    def refused(self) -> int:
+        """How many rows could not be used."""
+        return self._reader.refused
+
+    async def close(self) -> None:
+        """Ends it, and all who follow it."""
+        self.latest.close()
+        self._following.cancel()
+        await asyncio.wait([self._following])
+
+    async def _follow(self) -> None:
+        feed = await self._registry.subscriptions.follow(self._keys.events)
+        backoff = Backoff(most=min(2.0, self._registry.lease_ttl / 3))
+        anew = True
+        try:
+            while True:
+                try:
+                    await feed.begin()
+                    await self._read(anew=anew)
+                    anew = False
+                    backoff.succeeded()
+                    await self._keep_up(feed)
+                except _Gap:
+                    _log.debug("an event of %s was missed: it is read again", self.service)
+                except Interrupted as interrupted:
+                    if interrupted.trouble is not None:
+                        anew = True
+                        self._doubt()
+                except RedisTrouble as trouble:
+                    anew = True
+                    self._doubt()
+                    _log.debug("%s could not be read: %s", self.service, trouble)
+                    await self._registry.sleep(backoff.failed())
+                except Exception:  # a bug of ours; a watch does not end, whatever it meets
+                    anew = True
+                    self._doubt()
+                    _log.exception("the watch of %s failed, and begins anew", self.service)
+                    await self._registry.sleep(backoff.failed())
+        finally:
+            await feed.close()
+
+    async def _keep_up(self, feed: Feed) -> None:
+        """Applies events as they come, and sweeps, until one was missed."""
+        while True:
+            now = self._registry.monotonic()
+            due = min(self._next_sweep, self._next_reading, self._view.next_due())
+            message = await feed.next(due - now)
+            if message is None:
+                await self._look_after(feed)
+                continue
+            changed = self._apply(message)
+            while feed.pending() and (more := await feed.next(0)) is not None:
+                changed = self._apply(more) or changed
+            if changed:
+                self._publish()
+
+    async def _look_after(self, feed: Feed) -> None:
+        """What is due without an event."""
+        now = self._registry.monotonic()
+        if self._view.give_up(now):
+            self._publish()
+        if now >= self._next_reading:
+            raise _Gap
+        if now >= self._next_sweep:
+            await self._sweep(feed)
+
+    async def _read(self, *, anew: bool) -> None:
+        """Reads the whole service. Events that arrive meanwhile wait in the feed."""
+        self._revision = await self._ask()
+        found: dict[str, Instance] = {}
+        async for page in self._registry.database.hash_pages(self._keys.instances, PAGE):
+            await self._open(page, found)
+        now = self._registry.monotonic()
+        self._view.read(found, now=now, anew=anew)
+        self._view.give_up(now)
+        self._reader.keep(self._view)
+        self._next_reading = now + self._registry.lease_ttl * REREAD_LEASES * self._registry.uniform(0.8, 1.2)
+        self._stale_since = None
+        self._publish()
+
+    async def _open(self, page: Mapping[bytes, bytes], found: dict[str, Instance]) -> None:
+        started = time.perf_counter()
+        for name, row in page.items():
+            instance_id = name.decode(errors="backslashreplace")
+            instance = self._reader.open(instance_id, row)
+            if instance is not None:
+                found[instance_id] = instance
+            if time.perf_counter() - started > SLICE_S:
+                await asyncio.sleep(0)
+                started = time.perf_counter()
+
+    async def _sweep(self, feed: Feed) -> None:
+        """Sweeps, and makes sure that the events up to the revision that Redis tells arrive.
+
+        Raises:
+            _Gap: They do not.
+        """
+        epoch, count = await self._ask()
+        patience = self._registry.monotonic() + SETTLE_S
+        while self._revision[0] == epoch and self._revision[1] < count:
+            message = await feed.next(patience - self._registry.monotonic())
+            if message is None:
+                raise _Gap
+            if self._apply(message):
+                self._publish()
+        if self._revision[0] != epoch:
+            raise _Gap
+
+    async def _ask(self) -> tuple[str, int]:
+        """Sweeps; returns the revision, and notes when to do it again."""
+        at, wait = await self._registry.run(scripts.SWEEP, self._keys)
+        ttl = self._registry.lease_ttl
+        pause = min(wait / 1000, ttl) + ttl * self._registry.uniform(0.01, 0.1)
+        self._next_sweep = self._registry.monotonic() + pause
+        return _revision(at)
+
+    def _apply(self, message: bytes) -> bool:
+        """Applies an event; returns whether that changed anything.
+
+        Raises:
+            _Gap: It is not the one that follows.
+        """
+        try:
+            at, op, name, row = message.split(b" ", 3)
+            epoch, count = _revision(at)
+        except ValueError:
+            raise _Gap from None
+        if epoch == self._revision[0] and count <= self._revision[1]:
+            return False
+        if (epoch, count) != (self._revision[0], self._revision[1] + 1):
+            raise _Gap
+        self._revision = (epoch, count)
+        instance_id = name.decode(errors="backslashreplace")
+        if op != b"put":
+            self._view.remove(instance_id)
+        elif (instance := self._reader.open(instance_id, row)) is not None:
+            self._view.put(instance)
+        else:
+            self._view.doubt(instance_id, self._registry.monotonic())
+        return True
+
+    def _doubt(self) -> None:
+        """Says of what is known that it may be out of date."""
+        if self._stale_since is None:
+            self._stale_since = self._registry.clock()
+            self.latest.mark_stale(self._stale_since)
+
+    def _publish(self) -> None:
+        self.latest.publish(Snapshot(self.service, self._view.instances(), self._stale_since))
+
+
+def _revision(text: bytes) -> tuple[str, int]:
+    epoch, _, count = text.decode().partition(":")
+    return epoch, int(count)

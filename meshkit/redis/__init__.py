@@ -1,0 +1,1 @@
+"""Redis: the client of the mesh, and a server of its own for one machine."""
