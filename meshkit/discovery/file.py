@@ -134,6 +134,28 @@ class FileRegistry:
                 folder.explain(error, self._root), reason="REGISTRY_UNREADABLE", path=self._root
             ) from error
 
+    async def leases(self, service: str) -> dict[str, float]:
+        """Seconds until the renewal of each instance is overdue; below 0 where it is.
+
+        A lease here ends with its owner, not with its time: an overdue one whose owner lives (it is stopped, or
+        too busy) stands. One that a dead owner left is swept once it is overdue.
+
+        Args:
+            service: Name of the service.
+
+        Raises:
+            FailedPrecondition: The registry is closed.
+            Unavailable: The folder cannot be read.
+        """
+        self._must_be_open()
+        try:
+            ages = await self.in_thread(self._ages, service)
+        except OSError as error:
+            raise Unavailable(
+                folder.explain(error, self._root), reason="REGISTRY_UNREADABLE", path=self._root
+            ) from error
+        return {instance_id: self._lease_ttl - age for instance_id, age in ages.items()}
+
     @property
     def refused_records(self) -> int:
         """How many records were come upon that do not parse, or that claim to be somebody else."""
@@ -187,6 +209,22 @@ class FileRegistry:
                 )
         except FileNotFoundError:
             return []
+
+    def _ages(self, service: str) -> dict[str, float]:
+        """Seconds since the record of each instance was renewed."""
+        ages: dict[str, float] = {}
+        now = self._clock()
+        try:
+            folder.check(self._root)
+            with os.scandir(self._root / service) as entries:
+                for entry in entries:
+                    instance_id = entry.name.removesuffix(folder.RECORD)
+                    if instance_id != entry.name and folder.INSTANCE_ID.fullmatch(instance_id):
+                        with contextlib.suppress(FileNotFoundError):  # released meanwhile
+                            ages[instance_id] = now - entry.stat(follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return {}
+        return ages
 
     def _forget(self, instance: Instance) -> None:
         self._leases.pop((instance.service, instance.instance_id), None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 
 from meshkit.discovery.latest import Latest
-from meshkit.discovery.record import revise
+from meshkit.discovery.nominal import NominalLease, NominalLeases
 from meshkit.discovery.registry import Snapshot
-from meshkit.errors import AlreadyExists, FailedPrecondition
-from meshkit.instance import SERVICE_NAME, Instance, State
+from meshkit.errors import FailedPrecondition
+from meshkit.instance import SERVICE_NAME, Instance
 
 _FORM = "static://brain=host:port,host:port;router=host:port"
 
@@ -39,7 +39,7 @@ class StaticRegistry:
             for service, each in addresses.items()
         }
         self._latest: dict[str, Latest] = {}
-        self._registered: set[tuple[str, str]] = set()
+        self._leases = NominalLeases()
         self._closed = False
 
     @classmethod
@@ -65,7 +65,7 @@ class StaticRegistry:
         except ValueError as error:
             raise ValueError(f"registry URL: {error}: write {_FORM}") from None
 
-    async def register(self, instance: Instance) -> StaticLease:
+    async def register(self, instance: Instance) -> NominalLease:
         """Accepts the instance, and changes nothing: callers find what was written down.
 
         Raises:
@@ -73,11 +73,7 @@ class StaticRegistry:
             FailedPrecondition: The registry is closed.
         """
         self._must_be_open()
-        key = (instance.service, instance.instance_id)
-        if key in self._registered:
-            raise AlreadyExists(f"{instance.instance_id} is registered already", reason="INSTANCE_REGISTERED")
-        self._registered.add(key)
-        return StaticLease(self._registered, instance)
+        return self._leases.grant(instance)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yields the instances of a service once, and then waits until the registry is closed.
@@ -109,34 +105,3 @@ class StaticRegistry:
     def _must_be_open(self) -> None:
         if self._closed:
             raise FailedPrecondition("the registry is closed", reason="REGISTRY_CLOSED")
-
-
-class StaticLease:
-    """A lease that nobody sees."""
-
-    def __init__(self, registered: set[tuple[str, str]], instance: Instance) -> None:
-        self._registered = registered
-        self._instance = instance
-        self._released = False
-
-    @property
-    def instance(self) -> Instance:
-        """The record as its owner knows it."""
-        return self._instance
-
-    async def update(self, *, state: State | None = None, weight: float | None = None) -> None:
-        """Remembers the change.
-
-        Raises:
-            FailedPrecondition: The lease is released.
-            ValueError: The weight is not above 0.
-        """
-        if self._released:
-            raise FailedPrecondition(f"{self._instance.instance_id} is released", reason="LEASE_RELEASED")
-        self._instance = revise(self._instance, state=state, weight=weight)
-
-    async def release(self) -> None:
-        """Forgets the instance. Released twice is released."""
-        if not self._released:
-            self._released = True
-            self._registered.discard((self._instance.service, self._instance.instance_id))
