@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc.aio import EOF, AbortError
 
-from meshkit.balancing.pool import Endpoint, attempt
+from meshkit.balancing.attempting import attempt
+from meshkit.balancing.endpoint import Endpoint
 from meshkit.call import Call, current_scope
 from meshkit.errors import PermissionDenied, Unimplemented
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
@@ -34,6 +35,13 @@ from meshkit.security.guard import Demand
 from meshkit.security.signing import signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
 from meshkit.transport.caller import Caller
+from meshkit.transport.calls import (
+    MeshCall,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+)
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.codec import transcoding
 from meshkit.transport.link import Attempts
@@ -131,11 +139,11 @@ def sign(
     """
     settings = config or _settings()
     link = _OneChannel(channel)
-    unknown = Instance(service=service, instance_id="unknown:1", address="unknown:1")
+    unknown = Endpoint(Instance(service=service, instance_id="unknown:1", address="unknown:1"), link)
 
     def picked(next: Handler) -> Handler:
         async def handle(exchange: Exchange) -> None:
-            exchange.endpoint = Endpoint(unknown, link)
+            exchange.endpoint = unknown
             await next(exchange)
 
         return handle
@@ -148,11 +156,15 @@ def sign(
         permissions=tuple(permissions),
         realm=realm_of(settings),
     )
-    return MeshChannel(caller, link)
+    return _Signed(caller, link)
 
 
 class _OneChannel(Attempts):
     """A channel that somebody else keeps."""
+
+    def _begin(self, exchange: Exchange) -> Any:
+        call = exchange.context = super()._begin(exchange)
+        return call
 
     def any_ready(self) -> bool:
         """Whether a call made now would be sent at once."""
@@ -167,8 +179,62 @@ class _OneChannel(Attempts):
         """Waits until that may be different."""
         await self._channel.wait_for_state_change(self._channel.get_state(try_to_connect=True))
 
+    async def ping(self, timeout: float) -> bool:
+        """Whether it is connected."""
+        return self.ready
+
     async def close(self, grace: float) -> None:
         """Leaves the channel to whom it belongs."""
+
+
+class _Forthcoming(MeshCall):
+    """A call whose initial metadata, which services of the mesh do not send, are the server's own."""
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """What the server sent ahead of its replies; empty where the call never reached it."""
+        call = self._flow.exchange.context
+        sent = None if call is None else await call.initial_metadata()
+        return grpc.aio.Metadata() if sent is None else sent
+
+
+class _UnaryUnary(_Forthcoming, UnaryUnaryCall):
+    """One request, one reply."""
+
+
+class _UnaryStream(_Forthcoming, UnaryStreamCall):
+    """One request, a stream of replies."""
+
+
+class _StreamUnary(_Forthcoming, StreamUnaryCall):
+    """A stream of requests, one reply."""
+
+
+class _StreamStream(_Forthcoming, StreamStreamCall):
+    """Streams both ways."""
+
+
+_KINDS: dict[Any, type[_Forthcoming]] = {
+    UnaryUnaryCall: _UnaryUnary,
+    UnaryStreamCall: _UnaryStream,
+    StreamUnaryCall: _StreamUnary,
+    StreamStreamCall: _StreamStream,
+}
+
+
+class _Signed(MeshChannel):
+    """A channel over the one that was wrapped."""
+
+    def _callable(
+        self,
+        path: str,
+        streams_requests: bool,
+        streams_replies: bool,
+        serialize: Any,
+        deserialize: Any,
+        kind: Callable[..., Any],
+    ) -> Callable[..., Any]:
+        kind = _KINDS[kind]
+        return super()._callable(path, streams_requests, streams_replies, serialize, deserialize, kind)
 
 
 class _Context:

@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from meshkit.balancing import POLICIES
-from meshkit.balancing.pool import EndpointPool, Link, attempt, balanced
+from meshkit.balancing.attempting import attempt, balanced
+from meshkit.balancing.endpoint import Link
+from meshkit.balancing.pool import EndpointPool
 from meshkit.call import Criticality, scoped
 from meshkit.client import Client
-from meshkit.discovery import registry_of
+from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.pipeline import Handler, compose
@@ -151,6 +153,8 @@ class Mesh:
                 policy=POLICIES[self.config.lb_policy_for(service).value](),
                 registry=str(self.registry),
                 patience=self.config.default_timeout_s,
+                zone=self.config.zone,
+                refresh=self.registry.refresh if isinstance(self.registry, Refreshing) else None,
             )
             found.start()
             self._pools[service] = found

@@ -109,6 +109,7 @@ class Exchange:
         rewind: Makes `receive` begin again with the first request; False where that cannot be.
         settle: Says that this will not be asked for any more.
         own_failure: What the caller's own stream of requests failed with, which is no fault of the other side.
+        cancel: Ends the attempt under way; what awaits it is raised a cancellation.
     """
 
     method: Method
@@ -126,6 +127,7 @@ class Exchange:
     rewind: Callable[[], bool] = always
     settle: Callable[[], object] = always
     own_failure: BaseException | None = None
+    cancel: Callable[[], object] = always
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

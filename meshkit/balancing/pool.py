@@ -5,43 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
 
-from meshkit.call import Call
-from meshkit.errors import Cancelled, MeshError, Unavailable
-from meshkit.instance import Instance, State
-from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.balancing.endpoint import Dial, Endpoint, Flight, Link
+from meshkit.balancing.gate import Gate
+from meshkit.balancing.outliers import Outliers
+from meshkit.balancing.policy import Load, Policy
+from meshkit.balancing.selection import RAMP_STEP_S, Selection, select
+from meshkit.balancing.subset import subset
+from meshkit.errors import Internal, MeshError, Unavailable
+from meshkit.instance import Instance
+from meshkit.pipeline import Exchange
 
 log = structlog.get_logger("meshkit.balancing")
 
 REST_S = 1.0
 """Seconds for which an instance that takes no calls (it starts, drains, or is another by now) is not asked again."""
 
-
-class Link(Protocol):
-    """A connection to one instance."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether a call begun now would be sent at once."""
-        ...
-
-    async def attempt(self, exchange: Exchange) -> None:
-        """Makes the call over this connection, once."""
-        ...
-
-    async def close(self, grace: float) -> None:
-        """Lets calls under way end, for at most `grace` seconds, and ends the connection."""
-        ...
-
-
-Dial = Callable[[Instance, Callable[[], None]], Link]
-"""Begins to connect to an instance; calls back whenever the link's readiness may have changed."""
+TICK_S = 0.1
+"""Seconds between two looks at calls under way and at shut gates, while there are any."""
 
 
 class WatchedSnapshot(Protocol):
@@ -62,49 +50,6 @@ Watch = Callable[[str], AsyncGenerator[WatchedSnapshot, None]]
 """Watches a service; `Registry.watch`."""
 
 
-@dataclass(slots=True, eq=False)
-class Endpoint:
-    """One instance, as its callers see it.
-
-    Attributes:
-        instance: Its record.
-        link: The connection to it.
-        in_flight: Calls under way to it from this process.
-        resting: Whether it said a moment ago that it takes no calls.
-    """
-
-    instance: Instance
-    link: Link
-    in_flight: int = 0
-    resting: bool = False
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be given a new call."""
-        return self.instance.state is State.SERVING and not self.resting and self.link.ready
-
-
-class Policy(Protocol):
-    """Chooses among endpoints. Each `pick` is followed by one `done` for the same endpoint.
-
-    Statistics that a policy keeps are its own, by instance id: endpoint objects come and go with connections.
-    """
-
-    def pick(self, endpoints: Sequence[Endpoint], call: Call) -> Endpoint:
-        """Chooses one of the endpoints, of which there is at least one."""
-        ...
-
-    def done(self, endpoint: Endpoint, latency: float, error: MeshError | None) -> None:
-        """Learns how a call to the endpoint went.
-
-        Args:
-            endpoint: What was picked.
-            latency: Seconds until the first reply, or until the end where there was none.
-            error: How it failed, or None; `Cancelled` where the caller gave it up, which says nothing of the endpoint.
-        """
-        ...
-
-
 @dataclass(eq=False)
 class EndpointPool:
     """The endpoints of one service.
@@ -113,11 +58,22 @@ class EndpointPool:
         service: Name of the service.
         watch: Where its instances are found.
         dial: How to connect to one.
-        policy: How to choose among them.
+        policy: How to choose among them where a call says nothing else.
         registry: What to call the registry when there is no instance.
+        zone: The caller's own zone; empty where zones do not matter.
+        slow_start: Seconds in which a newcomer comes to its full weight.
+        subset_size: Instances that are connected to; 0 for all.
+        caller: Who calls, for the choice of a subset.
         grace: Seconds that calls under way have when an instance has left.
         patience: Seconds that a call without a deadline waits for an endpoint.
         rewatch_s: Seconds before a watch that failed begins anew.
+        refresh: Told the service's name when an endpoint is lost, where the registry is to look anew then.
+        clock: A monotonic clock, in seconds.
+        endpoints: The endpoints, by instance id.
+        load: The calls under way.
+        outliers: Who is trusted.
+        stale_since: Unix time in seconds since when the registry cannot be read; None while it can.
+        readable: Whether the registry could ever be read.
     """
 
     service: str
@@ -125,15 +81,31 @@ class EndpointPool:
     dial: Dial
     policy: Policy
     registry: str
+    zone: str = ""
+    slow_start: float = 0.0
+    subset_size: int = 0
+    caller: str = ""
     grace: float = 30.0
     patience: float = 5.0
     rewatch_s: float = 1.0
+    refresh: Callable[[str], None] | None = None
+    clock: Callable[[], float] = time.monotonic
     endpoints: dict[str, Endpoint] = field(default_factory=dict, init=False)
-    _readable: bool = field(default=False, init=False)
+    load: Load = field(default_factory=Load, init=False)
+    outliers: Outliers = field(init=False)
+    stale_since: float | None = field(default=None, init=False)
+    readable: bool = field(default=False, init=False)
+    _selection: Selection | None = field(default=None, init=False)
+    _selected_at: float = field(default=0.0, init=False)
+    _ticking: asyncio.TimerHandle | None = field(default=None, init=False)
+    _flights: int = field(default=0, init=False)
     _waiters: set[asyncio.Future[None]] = field(default_factory=set, init=False)
     _watching: asyncio.Task[None] | None = field(default=None, init=False)
-    _closing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _leaving: dict[asyncio.Task[None], Link] = field(default_factory=dict, init=False)
     _closed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.outliers = Outliers(self.service, clock=self.clock, changed=self._changed, spare=self._has_spare)
 
     def start(self) -> None:
         """Begins to watch, and to connect to what it finds."""
@@ -144,56 +116,163 @@ class EndpointPool:
     async def close(self) -> None:
         """Ends the watch and all connections. Calls that wait for an instance fail."""
         self._closed = True
+        if self._ticking is not None:
+            self._ticking.cancel()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        for endpoint in self.endpoints.values():
-            self._retire(endpoint, 0.0)
+        await self.outliers.close()
+        links = [*self._leaving.values(), *(endpoint.link for endpoint in self.endpoints.values())]
         self.endpoints.clear()
+        for link in links:
+            self._retire(link, 0.0)
         self._changed()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     def any_ready(self) -> bool:
         """Whether a call made now would be sent at once."""
-        return any(endpoint.usable for endpoint in self.endpoints.values())
+        return len(self.selection().everywhere) > 0
 
     async def changed(self) -> None:
         """Waits until an endpoint came, went, or changed."""
         await self._wait(float("inf"))
 
-    def usable(self, tried: set[str]) -> list[Endpoint]:
-        """The endpoints that may be given a call: those not tried yet, or all if each was tried."""
-        usable = [endpoint for endpoint in self.endpoints.values() if endpoint.usable]
-        if tried and (
-            fresh := [endpoint for endpoint in usable if endpoint.instance.instance_id not in tried]
-        ):
-            return fresh
-        return usable
+    def selection(self) -> Selection:
+        """Who may be called now."""
+        found = self._selection
+        if found is None or (found.ramping and self.clock() - self._selected_at >= RAMP_STEP_S):
+            self._selected_at = self.clock()
+            found = self._selection = select(
+                list(self.endpoints.values()),
+                self.load,
+                now=self._selected_at,
+                zone=self.zone,
+                slow_start=self.slow_start,
+            )
+        return found
 
-    async def acquire(self, call: Call, tried: set[str]) -> Endpoint:
+    async def acquire(self, exchange: Exchange, policy: Policy | None = None) -> Endpoint:
         """Picks an endpoint; without one it waits for one until the call's deadline. Does not suspend otherwise.
 
         A call without a deadline, a stream, waits as long as the pool's patience.
 
+        Args:
+            exchange: The call.
+            policy: How to choose; as the pool does by default.
+
         Raises:
             Unavailable: None came in time, or the pool is closed.
+            Internal: The policy failed.
         """
-        while not (usable := self.usable(tried)):
+        while (endpoint := self._pick(exchange, policy or self.policy)) is None:
             if self._closed:
                 raise Unavailable("the mesh is closed", reason="MESH_CLOSED", service=self.service)
-            remaining = call.deadline.remaining()
+            remaining = exchange.call.deadline.remaining()
             if not await self._wait(self.patience if remaining == float("inf") else remaining):
                 raise self._nobody()
-        return self.policy.pick(usable, call)
+        return endpoint
+
+    def begin(self, endpoint: Endpoint, exchange: Exchange) -> tuple[int, Flight]:
+        """Notes that an attempt is under way; its number, and what is known of it."""
+        self._flights += 1
+        flight = endpoint.flights[self._flights] = Flight(self.clock(), exchange)
+        endpoint.in_flight += 1
+        endpoint.picks += 1
+        self.load.in_flight += 1
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        return self._flights, flight
+
+    def answered(self, endpoint: Endpoint, number: int) -> None:
+        """Notes that an attempt has brought its first reply."""
+        endpoint.flights.pop(number, None)
+        endpoint.answered_at = self.clock()
+
+    def end(
+        self,
+        endpoint: Endpoint,
+        number: int,
+        flight: Flight,
+        error: MeshError | None,
+        policy: Policy | None = None,
+    ) -> None:
+        """Notes how an attempt went, for the endpoint's gate, the latencies of its method, and the policy.
+
+        Args:
+            endpoint: Where it went.
+            number: Its number.
+            flight: What `begin` gave.
+            error: How it failed, or None; `Cancelled` where that says nothing of the endpoint.
+            policy: The policy that picked, where it is not the pool's.
+        """
+        now = self.clock()
+        endpoint.flights.pop(number, None)
+        endpoint.in_flight -= 1
+        self.load.in_flight -= 1
+        seconds = (flight.exchange.first_reply or now) - flight.started
+        self.outliers.judge(endpoint, flight.exchange.method.path, seconds, error)
+        _told(policy or self.policy, endpoint, seconds, error)
 
     def rest(self, endpoint: Endpoint) -> None:
         """Gives an endpoint no calls for a moment: until the registry says otherwise of it, or `REST_S` have passed."""
         endpoint.resting = True
+        self._selection = None
         asyncio.get_running_loop().call_later(REST_S, self._rested, endpoint)
 
     def _rested(self, endpoint: Endpoint) -> None:
         endpoint.resting = False
         self._changed()
+
+    def _pick(self, exchange: Exchange, policy: Policy) -> Endpoint | None:
+        """An endpoint for the call, or None while there is none."""
+        if self.outliers.any_due and (probed := self.outliers.probe(exchange)) is not None:
+            return probed
+        whole = getattr(policy, "whole_pool", False)
+        for _ in range(3):
+            selection = self.selection()
+            if exchange.tried:
+                selection = self._untried(selection, exchange)
+            if not selection.everywhere:
+                return None
+            try:
+                endpoint = selection.pick(policy, exchange.call, whole_pool=whole)
+                known = self.endpoints.get(endpoint.instance.instance_id) is endpoint
+            except Exception as error:
+                log.error("a policy failed", target=self.service, exception=traceback.format_exc())
+                raise Internal(
+                    f"the balancing policy {type(policy).__name__} failed", reason="POLICY_FAILED"
+                ) from error
+            if not known:
+                raise Internal(
+                    f"the balancing policy {type(policy).__name__} picked what is no candidate",
+                    reason="POLICY_FAILED",
+                )
+            if endpoint.usable:
+                return endpoint
+            self._selection = None
+        return None
+
+    def _untried(self, selection: Selection, exchange: Exchange) -> Selection:
+        """The selection without those that the call was sent to before, if there are others."""
+        others = [
+            endpoint
+            for endpoint in self.endpoints.values()
+            if endpoint.instance.instance_id not in exchange.tried
+        ]
+        if len(others) == len(self.endpoints):
+            return selection
+        fresh = select(others, self.load, now=self.clock(), slow_start=self.slow_start)
+        trusted = not fresh.panic or selection.panic
+        return fresh if fresh.everywhere and trusted else selection
+
+    def _tick(self) -> None:
+        self._ticking = None
+        self.outliers.look(self.endpoints.values())
+        if (self.load.in_flight or self.outliers.any_shut) and not self._closed:
+            self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _has_spare(self) -> bool:
+        return not self.selection().panic and len(self.selection().everywhere) > 0
 
     def _nobody(self) -> MeshError:
         known = len(self.endpoints)
@@ -203,7 +282,7 @@ class EndpointPool:
                 f"{self.registry} knows {known}, and none of them is connected and serving",
                 "NO_INSTANCE",
             )
-        elif self._readable:
+        elif self.readable and self.stale_since is None:
             why, reason = f"{self.registry} knows none", "NO_INSTANCE"
         else:
             why, reason = f"{self.registry} cannot be read; the log says why", "REGISTRY_UNREADABLE"
@@ -232,6 +311,7 @@ class EndpointPool:
         return True
 
     def _changed(self) -> None:
+        self._selection = None
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -241,7 +321,8 @@ class EndpointPool:
             try:
                 async with aclosing(self.watch(self.service)) as snapshots:
                     async for snapshot in snapshots:
-                        self._readable = snapshot.stale_since is None
+                        self.stale_since = snapshot.stale_since
+                        self.readable = self.readable or snapshot.stale_since is None
                         self._apply(snapshot.instances)
                 return
             except Exception:
@@ -252,26 +333,37 @@ class EndpointPool:
                 )
             await asyncio.sleep(self.rewatch_s)
 
-    def _apply(self, instances: dict[str, Instance]) -> None:
+    def _apply(self, known: Mapping[str, Instance]) -> None:
+        instances = subset(known, self.subset_size, self.caller)
         for instance_id, endpoint in list(self.endpoints.items()):
-            known = instances.get(instance_id)
-            if known is None or known.address != endpoint.instance.address:
+            found = instances.get(instance_id)
+            if found is None or found.address != endpoint.instance.address:
                 del self.endpoints[instance_id]
-                self._retire(endpoint, self.grace)
-            elif known != endpoint.instance:
-                endpoint.instance = known
+                self.outliers.forget(endpoint)
+                self._retire(endpoint.link, self.grace)
+            elif found != endpoint.instance:
+                endpoint.instance = found
                 endpoint.resting = False
         for instance_id, instance in instances.items():
             if instance_id not in self.endpoints:
-                self.endpoints[instance_id] = Endpoint(instance, self.dial(instance, self._changed))
+                link = self.dial(instance, partial(self._link_changed, instance_id))
+                gate = Gate(clock=self.clock)
+                self.endpoints[instance_id] = Endpoint(instance, link, gate, was_ready=link.ready)
         self._changed()
 
-    def _retire(self, endpoint: Endpoint, grace: float) -> None:
-        closing = asyncio.create_task(
-            endpoint.link.close(grace), name=f"meshkit close {endpoint.instance.instance_id}"
-        )
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+    def _link_changed(self, instance_id: str) -> None:
+        endpoint = self.endpoints.get(instance_id)
+        if endpoint is None:
+            return
+        was_ready, endpoint.was_ready = endpoint.was_ready, endpoint.link.ready
+        if was_ready and not endpoint.was_ready and self.refresh is not None:
+            self.refresh(self.service)
+        self._changed()
+
+    def _retire(self, link: Link, grace: float) -> None:
+        closing = asyncio.create_task(link.close(grace), name=f"meshkit close {self.service}")
+        self._leaving[closing] = link
+        closing.add_done_callback(self._leaving.pop)
 
 
 def _give_up(waiter: asyncio.Future[None]) -> None:
@@ -279,44 +371,9 @@ def _give_up(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(TimeoutError())
 
 
-def balanced(pool: EndpointPool, *, clock: Callable[[], float] = time.monotonic) -> Middleware:
-    """The layer that picks an endpoint for each attempt, and tells the policy how it went.
-
-    Args:
-        pool: The endpoints of the service that is called.
-        clock: A monotonic clock, in seconds.
-    """
-
-    def wrap(next: Handler) -> Handler:
-        async def picked(exchange: Exchange) -> None:
-            endpoint = await pool.acquire(exchange.call, exchange.tried)
-            exchange.endpoint = endpoint
-            exchange.tried.add(endpoint.instance.instance_id)
-            start = clock()
-            failure: MeshError | None = None
-            endpoint.in_flight += 1
-            try:
-                await next(exchange)
-            except MeshError as error:
-                if error is exchange.own_failure:
-                    failure = Cancelled("the caller's own requests failed")
-                    raise
-                failure = error
-                if isinstance(error, Unavailable) and error.unprocessed:
-                    pool.rest(endpoint)
-                raise
-            except asyncio.CancelledError:
-                failure = Cancelled("the caller gave the call up")
-                raise
-            finally:
-                endpoint.in_flight -= 1
-                pool.policy.done(endpoint, (exchange.first_reply or clock()) - start, failure)
-
-        return picked
-
-    return wrap
-
-
-async def attempt(exchange: Exchange) -> None:
-    """The innermost handler of an outgoing call: sends it over the link that was picked."""
-    await exchange.endpoint.link.attempt(exchange)
+def _told(policy: Policy, endpoint: Endpoint, seconds: float, error: MeshError | None) -> None:
+    """Tells the policy; what it raises is logged, for the call is over."""
+    try:
+        policy.done(endpoint, seconds, error)
+    except Exception:
+        log.error("a policy failed", policy=type(policy).__name__, exception=traceback.format_exc())

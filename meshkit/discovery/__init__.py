@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from meshkit.discovery.registry import Lease, LeaseTable, Registry, Snapshot
+from meshkit.discovery.registry import Lease, LeaseTable, Refreshing, Registry, Snapshot
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
     from meshkit.config.secrets import SealingKey
 
-__all__ = ["Lease", "LeaseTable", "Registry", "Snapshot", "open_registry", "registry_of"]
+__all__ = ["Lease", "LeaseTable", "Refreshing", "Registry", "Snapshot", "open_registry", "registry_of"]
 
 _REDIS = frozenset(
     f"{redis}{kind}" for redis in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")

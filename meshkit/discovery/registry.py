@@ -86,3 +86,12 @@ class LeaseTable(Protocol):
             Unavailable: The registry cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """What a registry offers besides, where it looks instances up rather than being told."""
+
+    def refresh(self, service: str) -> None:
+        """Looks a watched service up without delay; called whenever an endpoint is lost."""
+        ...

@@ -14,6 +14,7 @@ from meshkit import metadata
 from meshkit.errors import Cancelled, MeshError, ResourceExhausted, Unavailable
 from meshkit.instance import Instance
 from meshkit.pipeline import END, Exchange, Method
+from meshkit.transport.health_watch import HealthWatch
 from meshkit.transport.options import channel_options
 from meshkit.transport.status import code_of, error_from, text_of, trailers_of
 
@@ -35,6 +36,7 @@ class Attempts:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
         self._callables: dict[Method, Any] = {}
+        self._under_way: set[Any] = set()
 
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call over this connection, once.
@@ -43,6 +45,7 @@ class Attempts:
             MeshError: It failed; gRPC's own error is its cause.
         """
         call = self._begin(exchange)
+        self._under_way.add(call)
         try:
             if exchange.method.streams_requests:
                 await self._converse(exchange, call)
@@ -69,6 +72,7 @@ class Attempts:
         finally:
             if not call.done():
                 call.cancel()
+            self._under_way.discard(call)
         for key, value in trailers:
             exchange.trailers[key] = value
 
@@ -118,6 +122,8 @@ def _cut_off() -> MeshError:
 class GrpcLink(Attempts):
     """A channel to one address that connects by itself, and again whenever the connection is lost.
 
+    Over each connection it asks the instance how it is, and hears of each change.
+
     Args:
         instance: Whom to connect to.
         on_change: Called whenever `ready` may have changed.
@@ -129,27 +135,51 @@ class GrpcLink(Attempts):
             grpc.aio.insecure_channel(instance.address, options=channel_options(max_message_bytes))
         )
         self._on_change = on_change
-        self._watching = asyncio.create_task(
-            self._keep_connected(), name=f"meshkit link {instance.instance_id}"
-        )
+        self._name = instance.instance_id
+        self._health = HealthWatch(self._channel, on_change, name=self._name)
+        self._keeping = asyncio.create_task(self._keep_connected(), name=f"meshkit link {self._name}")
 
     @property
     def ready(self) -> bool:
-        """Whether a call begun now would be sent at once."""
-        return self._channel.get_state() is _READY
+        """Whether a call begun now would be sent at once, to an instance that says that it serves."""
+        return self._health.serving and self._channel.get_state() is _READY
+
+    async def ping(self, timeout: float) -> bool:
+        """Whether the instance gives any answer within `timeout` seconds."""
+        return await self._health.ask(timeout)
 
     async def close(self, grace: float) -> None:
-        """Lets calls under way end, for at most `grace` seconds, and ends the connection."""
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
-        await self._channel.close(grace)
+        """Lets calls under way end, for at most `grace` seconds, and ends the connection.
+
+        May be called again meanwhile: the grace that ends first holds.
+        """
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+        ends = [asyncio.ensure_future(call.code()) for call in self._under_way if not call.done()]
+        if ends and grace > 0:
+            await asyncio.wait(ends, timeout=grace)
+        await self._channel.close()
+        await asyncio.gather(*ends, return_exceptions=True)
 
     async def _keep_connected(self) -> None:
-        state = self._channel.get_state(try_to_connect=True)
-        while state is not _SHUTDOWN:
+        while (state := self._channel.get_state(try_to_connect=True)) is not _SHUTDOWN:
             self._on_change()
-            await self._channel.wait_for_state_change(state)
-            state = self._channel.get_state(try_to_connect=True)
+            if state is _READY:
+                await self._follow_health()
+            else:
+                await self._channel.wait_for_state_change(state)
+
+    async def _follow_health(self) -> None:
+        """Follows the instance's health until the connection is lost.
+
+        Then the stream is ended at once: a server that stops would wait for it.
+        """
+        following = asyncio.create_task(self._health.follow(), name=f"meshkit health {self._name}")
+        try:
+            await self._channel.wait_for_state_change(_READY)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 async def _deliver(exchange: Exchange, reply: bytes) -> None:

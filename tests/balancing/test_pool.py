@@ -1,40 +1,20 @@
 """The pool of endpoints: in step with discovery, waiting when there is none, telling the policy how calls went."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from meshkit import Call, Cancelled, Deadline, Exchange, Instance, MeshError, State, Unavailable
-from meshkit.balancing.pool import Endpoint, EndpointPool, balanced
+from meshkit.balancing.attempting import balanced
+from meshkit.balancing.endpoint import Endpoint
+from meshkit.balancing.policy import Candidates
+from meshkit.balancing.pool import EndpointPool
 from meshkit.balancing.round_robin import RoundRobin
 from meshkit.pipeline import Method
-
-
-def instance(number: int, **facts: Any) -> Instance:
-    return Instance(
-        service="probe", instance_id=f"probe-{number}", address=f"127.0.0.1:{9000 + number}", **facts
-    )
-
-
-@dataclass
-class FakeLink:
-    instance: Instance
-    on_change: Callable[[], None]
-    ready: bool = True
-    closed: float | None = None
-
-    async def attempt(self, exchange: Exchange) -> None:
-        raise AssertionError
-
-    async def close(self, grace: float) -> None:
-        self.closed = grace
-
-    def set(self, ready: bool) -> None:
-        self.ready = ready
-        self.on_change()
+from tests.balancing.parts import FakeLink, instance
 
 
 @dataclass
@@ -74,9 +54,9 @@ class Recording(RoundRobin):
         self.told: list[tuple[str, float, MeshError | None]] = []
         self.offered: list[list[str]] = []
 
-    def pick(self, endpoints: Sequence[Endpoint], call: Call) -> Endpoint:
-        self.offered.append([endpoint.instance.instance_id for endpoint in endpoints])
-        return super().pick(endpoints, call)
+    def pick(self, candidates: Candidates, call: Call) -> Endpoint:
+        self.offered.append([endpoint.instance.instance_id for endpoint in candidates])
+        return super().pick(candidates, call)
 
     def done(self, endpoint: Endpoint, latency: float, error: MeshError | None) -> None:
         self.told.append((endpoint.instance.instance_id, latency, error))
@@ -102,6 +82,14 @@ async def settled(pool: EndpointPool, *ids: str) -> None:
 
 
 CALL = Call(service="probe")
+
+
+def exchange(call: Call = CALL, *tried: str, idempotent: bool = False) -> Exchange:
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    method = Method("/probe.v1.ProbeService/Read", idempotent=idempotent)
+    return Exchange(method, call, nothing, nothing, tried=set(tried))
 
 
 async def test_endpoints_follow_the_registry_and_connections_are_kept(
@@ -130,9 +118,9 @@ async def test_only_serving_and_connected_instances_are_picked(world: World, poo
     world.tell(instance(1), instance(2, state=State.DRAINING), instance(3, state=State.STARTING), instance(4))
     await settled(pool, "probe-1", "probe-2", "probe-3", "probe-4")
     world.links["probe-4"][0].set(False)
-    assert {(await pool.acquire(CALL, set())).instance.instance_id for _ in range(8)} == {"probe-1"}
+    assert {(await pool.acquire(exchange())).instance.instance_id for _ in range(8)} == {"probe-1"}
     world.links["probe-4"][0].set(True)
-    assert {(await pool.acquire(CALL, set())).instance.instance_id for _ in range(8)} == {
+    assert {(await pool.acquire(exchange())).instance.instance_id for _ in range(8)} == {
         "probe-1",
         "probe-4",
     }
@@ -143,17 +131,17 @@ async def test_another_instance_comes_first_and_the_same_one_again_if_there_is_n
 ) -> None:
     world.tell(instance(1), instance(2))
     await settled(pool, "probe-1", "probe-2")
-    assert (await pool.acquire(CALL, {"probe-1"})).instance.instance_id == "probe-2"
-    assert (await pool.acquire(CALL, {"probe-2"})).instance.instance_id == "probe-1"
-    assert await pool.acquire(CALL, {"probe-1", "probe-2"})
+    assert (await pool.acquire(exchange(CALL, "probe-1"))).instance.instance_id == "probe-2"
+    assert (await pool.acquire(exchange(CALL, "probe-2"))).instance.instance_id == "probe-1"
+    assert await pool.acquire(exchange(CALL, "probe-1", "probe-2"))
 
 
 async def test_without_an_instance_a_call_waits_until_its_deadline_and_is_told_of_whom_and_where(
     pool: EndpointPool,
 ) -> None:
-    pool._readable = True
+    pool.readable = True
     with pytest.raises(Unavailable) as caught:
-        await pool.acquire(Call(service="probe", deadline=Deadline.after(0.01)), set())
+        await pool.acquire(exchange(Call(service="probe", deadline=Deadline.after(0.01))))
     error = caught.value
     assert error.reason == "NO_INSTANCE"
     assert error.unprocessed
@@ -169,11 +157,11 @@ async def test_the_error_says_whether_instances_are_known_that_are_not_connected
     await settled(pool, "probe-1")
     world.links["probe-1"][0].set(False)
     with pytest.raises(Unavailable, match="none of them is connected"):
-        await pool.acquire(Call(service="probe", deadline=Deadline.after(0.01)), set())
+        await pool.acquire(exchange(Call(service="probe", deadline=Deadline.after(0.01))))
 
 
 async def test_calls_that_wait_take_the_instance_that_appears(world: World, pool: EndpointPool) -> None:
-    waiting = [asyncio.ensure_future(pool.acquire(CALL, set())) for _ in range(3)]
+    waiting = [asyncio.ensure_future(pool.acquire(exchange())) for _ in range(3)]
     await asyncio.sleep(0)
     world.tell(instance(1))
     picked = await asyncio.wait_for(asyncio.gather(*waiting), 5)
@@ -182,7 +170,7 @@ async def test_calls_that_wait_take_the_instance_that_appears(world: World, pool
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing(pool: EndpointPool) -> None:
-    waiting = asyncio.ensure_future(pool.acquire(CALL, set()))
+    waiting = asyncio.ensure_future(pool.acquire(exchange()))
     await asyncio.sleep(0)
     assert len(pool._waiters) == 1
     waiting.cancel()
@@ -191,12 +179,62 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing(pool: Endp
 
 
 async def test_calls_that_wait_fail_when_the_pool_is_closed(pool: EndpointPool) -> None:
-    waiting = asyncio.ensure_future(pool.acquire(CALL, set()))
+    waiting = asyncio.ensure_future(pool.acquire(exchange()))
     await asyncio.sleep(0)
     await pool.close()
     with pytest.raises(Unavailable) as caught:
         await asyncio.wait_for(waiting, 5)
     assert caught.value.reason == "MESH_CLOSED"
+
+
+async def test_closing_the_pool_does_not_wait_for_calls_on_instances_that_left(
+    world: World, pool: EndpointPool
+) -> None:
+    world.tell(instance(1))
+    await settled(pool, "probe-1")
+    leaving = world.links["probe-1"][0]
+    leaving.ended = asyncio.Event()
+    world.tell(instance(2))
+    await settled(pool, "probe-2")
+    await asyncio.sleep(0)
+    assert leaving.closed == pool.grace
+    await asyncio.wait_for(pool.close(), 5)
+    assert leaving.closed == 0
+    assert world.links["probe-2"][0].closed == 0
+    assert not pool._leaving
+
+
+async def test_a_lost_endpoint_makes_the_registry_look_anew_once(world: World) -> None:
+    refreshed: list[str] = []
+    pool = EndpointPool("probe", world.watch, world.dial, RoundRobin(), "memory://", refresh=refreshed.append)
+    pool.start()
+    world.tell(instance(1), instance(2))
+    await settled(pool, "probe-1", "probe-2")
+    one = world.links["probe-1"][0]
+    one.set(True)
+    assert refreshed == []
+    one.set(False)
+    assert refreshed == ["probe"]
+    one.set(False)
+    assert refreshed == ["probe"]
+    one.set(True)
+    one.set(False)
+    assert refreshed == ["probe", "probe"]
+    world.tell(instance(2))
+    await settled(pool, "probe-2")
+    one.set(True)
+    one.set(False)
+    assert refreshed == ["probe", "probe"]
+    await pool.close()
+
+
+async def test_a_lost_endpoint_is_nothing_to_a_registry_that_tells_by_itself(
+    world: World, pool: EndpointPool
+) -> None:
+    world.tell(instance(1))
+    await settled(pool, "probe-1")
+    world.links["probe-1"][0].set(False)
+    assert not pool.any_ready()
 
 
 async def test_a_watch_that_fails_begins_anew_and_takes_nothing_away(
@@ -219,13 +257,6 @@ async def test_starting_a_pool_outside_a_loop_is_an_error_without_a_stray_corout
     await pool.close()
 
 
-def exchange() -> Exchange:
-    async def nothing(*_: Any) -> Any:
-        raise AssertionError
-
-    return Exchange(Method("/probe.v1.ProbeService/Read"), CALL, nothing, nothing)
-
-
 async def test_the_policy_learns_of_each_pick_how_it_went(world: World, pool: EndpointPool) -> None:
     policy: Any = pool.policy
     world.tell(instance(1))
@@ -243,7 +274,8 @@ async def test_the_policy_learns_of_each_pick_how_it_went(world: World, pool: En
         if outcome is not None:
             raise outcome
 
-    layered = balanced(pool, clock=lambda: now)(attempt)
+    pool.clock = lambda: now
+    layered = balanced(pool)(attempt)
     await layered(exchange())
     for outcome in (Unavailable("down"), asyncio.CancelledError(), ValueError()):
         with pytest.raises(type(outcome)):
@@ -270,7 +302,7 @@ async def test_an_instance_that_takes_no_calls_rests_until_the_registry_says_oth
         await balanced(pool)(refuse)(refused)
     resting = refused.endpoint.instance.instance_id
     (other,) = {"probe-1", "probe-2"} - {resting}
-    assert {(await pool.acquire(CALL, set())).instance.instance_id for _ in range(4)} == {other}
+    assert {(await pool.acquire(exchange())).instance.instance_id for _ in range(4)} == {other}
 
     number = int(resting[-1])
     world.tell(instance(1), instance(2))
@@ -290,12 +322,4 @@ async def test_an_instance_that_rests_is_asked_again_after_a_moment(
     endpoint = pool.endpoints["probe-1"]
     pool.rest(endpoint)
     assert not endpoint.usable
-    assert await asyncio.wait_for(pool.acquire(CALL, {"probe-1"}), 5) is endpoint
-
-
-def test_round_robin_takes_turns_from_a_random_start() -> None:
-    endpoints: Any = ["a", "b", "c"]
-    policy = RoundRobin(start=7)
-    assert [policy.pick(endpoints, CALL) for _ in range(6)] == ["c", "a", "b", "c", "a", "b"]
-    starts = {RoundRobin()._next for _ in range(20)}
-    assert len(starts) > 1
+    assert await asyncio.wait_for(pool.acquire(exchange(CALL, "probe-1")), 5) is endpoint

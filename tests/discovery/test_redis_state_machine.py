@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 from redis.asyncio import Redis
 
 from meshkit.discovery import open_registry
@@ -96,7 +105,7 @@ class RedisMachine(RuleBasedStateMachine):
         self.watch()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+        return self.runner.run(asyncio.wait_for(work, PATIENCE_S * 2))
 
     async def _open(self) -> RedisRegistry:
         registry = open_registry(self.server.url, lease_ttl=LEASE_TTL, namespace=self.namespace)
@@ -117,15 +126,23 @@ class RedisMachine(RuleBasedStateMachine):
 
     # What owners do
 
+    @initialize(target=leases, owners=st.integers(0, 4))
+    def begin(self, owners: int) -> MultipleResults[str]:
+        return multiple(*[self._register(State.SERVING) for _ in range(owners)])
+
     @rule(target=leases, state=st.sampled_from(State), look=st.booleans())
     def register(self, state: State, look: bool) -> str:
+        name = self._register(state)
+        self._look(look)
+        return name
+
+    def _register(self, state: State) -> str:
         self.count += 1
         name = f"{SERVICE}-{self.count}"
         instance = Instance(service=SERVICE, instance_id=name, address=f"h:{self.count}", state=state)
         self.ever.add(instance)
         self.live[name] = self.run(self.registry.register(instance))
         self.kept.add(name)
-        self._look(look)
         return name
 
     @rule(name=leases, weight=st.integers(1, 5), state=st.sampled_from(State), look=st.booleans())

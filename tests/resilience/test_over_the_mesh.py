@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 
 from meshkit import Mesh, ResourceExhausted, Unavailable
@@ -331,15 +332,26 @@ async def test_an_instance_started_anew_on_the_address_of_another_gets_its_calls
         local.registry.register = register_when_told  # type: ignore[method-assign]
         starting = asyncio.create_task(fresh.start())
         call = asyncio.ensure_future(client.write(Text(value="x"), timeout=10))
-        pool = mesh.pool("probe")
-        async with asyncio.timeout(10):
-            while not any(endpoint.resting for endpoint in pool.endpoints.values()):
-                await asyncio.sleep(0.005)
-        assert not call.done()
+        await until_connected(mesh, old.instance_id)
+        assert not call.done(), "an instance that starts is given no calls"
         registering.set()
         await starting
         local._running[fresh.instance_id] = fresh
-        local.registry.expire("probe", old.instance_id)
         assert (await call).value == "x"
+        pool, written = mesh.pool("probe"), 1
+        async with asyncio.timeout(10):
+            while not any(endpoint.resting for endpoint in pool.endpoints.values()):
+                await client.write(Text(value="x"), timeout=10)
+                written += 1
+        local.registry.expire("probe", old.instance_id)
         probe: Any = fresh.service
-        assert probe.values == Counter(x=1)
+        assert probe.values == Counter(x=written), (
+            "calls for the old one were refused and went to the new one"
+        )
+
+
+async def until_connected(mesh: Any, instance_id: str) -> None:
+    link = mesh.pool("probe").endpoints[instance_id].link
+    async with asyncio.timeout(10):
+        while link._channel.get_state() is not grpc.ChannelConnectivity.READY:
+            await asyncio.sleep(0.005)

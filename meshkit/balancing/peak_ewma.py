@@ -1,0 +1,129 @@
+"""Peak EWMA: of two endpoints at random, the one that will likely answer first."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from statistics import median
+
+from meshkit.balancing.endpoint import Endpoint
+from meshkit.balancing.policy import Candidates
+from meshkit.call import Call
+from meshkit.errors import MeshError
+
+TAU_S = 10.0
+"""Seconds in which what was seen loses most of its weight."""
+
+PENALTY_S = 5.0
+"""Seconds that a failure counts as, at least."""
+
+MAX_PENALTY_S = 300.0
+"""Seconds that a server may make itself shunned for by its pushback."""
+
+UNKNOWN_S = 0.001
+"""Seconds that the very first endpoints are taken to need."""
+
+MAX_KNOWN = 20_000
+"""Instances of which anything is remembered."""
+
+PENALISED = frozenset(
+    {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "DATA_LOSS"}
+)
+"""Codes of failures that are the endpoint's."""
+
+_PUSHED = frozenset({"RESOURCE_EXHAUSTED", "UNAVAILABLE"})
+
+
+class PeakEwma:
+    """The power of two choices on latency times calls under way (Finagle's, Linkerd's).
+
+    The average follows a slower call at once, and decays towards faster ones, and towards 0 while nothing is heard, so
+    that an endpoint that was shunned is tried again. A failure counts as a long latency, else an endpoint that fails
+    fast would attract calls. A newcomer begins with the median of the others. While more than half of the calls to an
+    endpoint have been under way for longer than its average, how long they have been counts in its stead: a process
+    that stopped says nothing that could be averaged (kratos).
+
+    Args:
+        tau: Seconds in which what was seen loses most of its weight.
+        clock: A monotonic clock, in seconds.
+        uniform: Random number from 0 up to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = TAU_S,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._tau = tau
+        self._clock = clock
+        self._uniform = uniform
+        self._known: dict[str, tuple[float, float]] = {}
+
+    def pick(self, candidates: Candidates, call: Call) -> Endpoint:
+        """The one of two with the lower cost."""
+        one, other = candidates.two(self._uniform)
+        if one is other:
+            return one
+        now = self._clock()
+        return one if self._cost(one, candidates, now) <= self._cost(other, candidates, now) else other
+
+    def done(self, endpoint: Endpoint, latency: float, error: MeshError | None) -> None:
+        """Takes a call into the endpoint's average."""
+        if error is not None:
+            if error.code == "CANCELLED":
+                return
+            if error.code in PENALISED:
+                latency = self._penalty(endpoint, error)
+        now = self._clock()
+        average, at = self._known.get(endpoint.instance.instance_id, (latency, now))
+        if latency < average:
+            kept = math.exp((at - now) / self._tau)
+            latency = average * kept + latency * (1 - kept)
+        self._remember(endpoint.instance.instance_id, latency, now)
+
+    def average(self, endpoint: Endpoint) -> float | None:
+        """Seconds that the endpoint is taken to need now; None where nothing is known of it."""
+        known = self._known.get(endpoint.instance.instance_id)
+        return known and known[0] * math.exp((known[1] - self._clock()) / self._tau)
+
+    def _cost(self, endpoint: Endpoint, candidates: Candidates, now: float) -> float:
+        known = self._known.get(endpoint.instance.instance_id) or self._seed(endpoint, candidates, now)
+        average = known[0] * math.exp((known[1] - now) / self._tau)
+        flights = endpoint.flights
+        if flights:
+            average = max(average, self._waiting(endpoint, average, now))
+        return average * (1 + endpoint.in_flight / endpoint.weight)
+
+    def _waiting(self, endpoint: Endpoint, average: float, now: float) -> float:
+        """The mean age of the calls that are older than the average, where these are more than half of them."""
+        total, count = 0.0, 0
+        for flight in endpoint.flights.values():
+            age = now - flight.started
+            if age <= average:
+                break
+            total += age
+            count += 1
+        return total / count if count * 2 > len(endpoint.flights) else 0.0
+
+    def _penalty(self, endpoint: Endpoint, error: MeshError) -> float:
+        average, _ = self._known.get(endpoint.instance.instance_id, (0.0, 0.0))
+        pushback = error.pushback if error.code in _PUSHED and error.pushback else 0.0
+        return max(PENALTY_S, average, min(pushback, MAX_PENALTY_S))
+
+    def _seed(self, endpoint: Endpoint, candidates: Candidates, now: float) -> tuple[float, float]:
+        others = [
+            known[0]
+            for each in candidates
+            if (known := self._known.get(each.instance.instance_id)) is not None
+        ]
+        return self._remember(endpoint.instance.instance_id, median(others) if others else UNKNOWN_S, now)
+
+    def _remember(self, instance_id: str, average: float, now: float) -> tuple[float, float]:
+        if len(self._known) >= MAX_KNOWN and instance_id not in self._known:
+            del self._known[next(iter(self._known))]
+        known = self._known[instance_id] = (average, now)
+        return known
