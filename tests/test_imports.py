@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config"}
+FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config", "latency"}
 MIDDLE = {"discovery", "balancing", "resilience", "security", "telemetry"}
 ON_REDIS = {"discovery", "security"}
 ALLOWED: dict[str, set[str]] = {
@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "call": {"errors"},
     "pipeline": {"call", "errors", "_gen"},
     "redis": {"errors", "config"},
-    **{room: {"errors", "instance", "metadata", "config", "call", "pipeline"} for room in MIDDLE - ON_REDIS},
+    **{room: {"errors", "instance", "metadata", "config", "latency", "call", "pipeline"} for room in MIDDLE - ON_REDIS},
     **{room: {"errors", "instance", "metadata", "config", "call", "pipeline", "redis"} for room in ON_REDIS},
     "transport": {"errors", "instance", "limits", "metadata", "client", "call", "pipeline"},
     "declaration": {"pipeline"},
