@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -159,6 +159,11 @@ class Mesh:
             found.start()
             self._pools[service] = found
         return found
+
+    @property
+    def pools(self) -> Mapping[str, EndpointPool]:
+        """The services that were called, or asked for, and their endpoints."""
+        return self._pools
 
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
         return GrpcLink(instance, on_change, max_message_bytes=self.config.max_message_bytes)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ class Child:
         number: Its place among the replicas of its service, from 1.
         logs: Folder for its log file.
         restarts: When it is started again.
+
+    Attributes:
+        program: What it runs.
+        number: Its place.
+        name: `<service>-<number>`, which is also its shard key.
+        log: Its log file.
+        starts: How often a process was started.
+        exit_code: What the last process that ended said; negative: the signal that ended it.
+        born: Unix time in seconds when the process that runs, or ran last, was started.
     """
 
     def __init__(self, program: Program, number: int, logs: Path, restarts: Restarts) -> None:
@@ -93,6 +103,7 @@ class Child:
         self.log = logs / f"{self.name}.log"
         self.starts = 0
         self.exit_code: int | None = None
+        self.born = 0.0
         self._restarts = restarts
         self._process: asyncio.subprocess.Process | None = None
         self._leaving = asyncio.Event()
@@ -108,6 +119,11 @@ class Child:
     def waiting(self) -> bool:
         """Whether it died and will be started again."""
         return self.pid is None and self._life is not None and not self._life.done()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not run any more: it left, or died and is not started again."""
+        return self._life is not None and self._life.done()
 
     def start(self) -> None:
         """Starts the process, and keeps it alive."""
@@ -135,6 +151,7 @@ class Child:
         wait = self._restarts.first
         while not self._leaving.is_set():
             born = time.monotonic()
+            self.born = time.time()
             try:
                 self._process = await self._spawn()
             except OSError as error:
@@ -176,6 +193,23 @@ class Child:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """What a change of the number of replicas has set going.
+
+    Attributes:
+        before: Replicas until then; those that had ended for good do not count.
+        after: Replicas from then on.
+        started: Replicas that are new.
+        leaving: Replicas that were asked to drain, and are killed when their grace is over.
+    """
+
+    before: int
+    after: int
+    started: tuple[Child, ...]
+    leaving: tuple[Child, ...]
+
+
 class Supervisor:
     """The replicas of a mesh on this machine.
 
@@ -183,15 +217,18 @@ class Supervisor:
         logs: Folder for log files; made if missing.
         restarts: When processes that died are started again.
         grace: Seconds that a process has to drain.
+
+    Attributes:
+        children: The replicas of each service by number, without those that are leaving.
+        grace: Seconds that a process has to drain.
     """
 
     def __init__(self, logs: Path, *, restarts: Restarts = Restarts(), grace: float = 30.0) -> None:
         self.children: dict[str, list[Child]] = {}
-        self._going: dict[str, list[Child]] = {}
-        self._programs: dict[str, Program] = {}
+        self.grace = grace
+        self._going: dict[Child, asyncio.Task[None]] = {}
         self._logs = logs
         self._restarts = restarts
-        self._grace = grace
 
     async def __aenter__(self) -> Supervisor:
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -201,42 +238,65 @@ class Supervisor:
         await self.stop()
 
     async def scale(self, program: Program, replicas: int) -> None:
-        """Brings a service to that many replicas: starts what is missing, drains what is too much.
+        """Brings a service to that many replicas, and returns when those that are too many have left.
+
+        Raises:
+            ValueError: The number is below 0.
+        """
+        await self.gone(self.resize(program, replicas).leaving)
+
+    def resize(self, program: Program, replicas: int) -> Resized:
+        """Starts the replicas that are missing, and lets those with the highest numbers go; waits for neither.
+
+        Replicas that have ended for good are replaced.
 
         Raises:
             ValueError: The number is below 0.
         """
         if replicas < 0:
             raise ValueError(f"{program.service}: {replicas} replicas make no sense")
-        children = self.children.setdefault(program.service, [])
-        while len(children) < replicas:
-            taken = [*children, *self._going.get(program.service, ())]
-            child = Child(program, _free_number(taken), self._logs, self._restarts)
+        there = [child for child in self.children.get(program.service, ()) if not child.ended]
+        kept, leaving = there[:replicas], there[replicas:]
+        for child in leaving:
+            self._dismiss(child)
+        taken = {child.number for child in (*kept, *self._going) if child.program.service == program.service}
+        started = [
+            Child(program, number, self._logs, self._restarts)
+            for number in _free_numbers(taken, replicas - len(kept))
+        ]
+        for child in started:
             child.start()
-            children.append(child)
-        surplus = [children.pop() for _ in range(len(children) - replicas)]
-        going = self._going.setdefault(program.service, [])
-        going.extend(surplus)
-        await asyncio.gather(*(child.leave(self._grace) for child in surplus))
-        for child in surplus:
-            going.remove(child)
+        self.children[program.service] = sorted([*kept, *started], key=lambda child: child.number)
+        return Resized(len(there), replicas, tuple(started), tuple(leaving))
+
+    async def gone(self, leaving: Sequence[Child]) -> None:
+        """Waits until replicas that were let go have ended. Who gives up waiting does not keep them from it."""
+        if tasks := [self._going[child] for child in leaving if child in self._going]:
+            await asyncio.wait(tasks)
+
+    def leaving(self, service: str) -> list[Child]:
+        """The replicas of a service that were let go and have not ended."""
+        return [child for child in self._going if child.program.service == service]
 
     async def stop(self) -> None:
         """Drains all replicas."""
-        for service, children in self.children.items():
-            self._going.setdefault(service, []).extend(children)
+        for children in self.children.values():
+            for child in children:
+                self._dismiss(child)
         self.children.clear()
-        await asyncio.gather(*(child.leave(self._grace) for child in self._everyone_going()))
+        await asyncio.gather(*self._going.values())
 
     def hurry(self) -> None:
         """Asks those that drain once more, which cuts their drain short."""
-        for child in self._everyone_going():
+        for child in self._going:
             child.signal(signal.SIGTERM)
 
-    def _everyone_going(self) -> list[Child]:
-        return [child for children in self._going.values() for child in children]
+    def _dismiss(self, child: Child) -> None:
+        going = asyncio.create_task(child.leave(self.grace), name=f"meshkit child {child.name} leaves")
+        self._going[child] = going
+        going.add_done_callback(lambda _: self._going.pop(child, None))
 
 
-def _free_number(children: Sequence[Child]) -> int:
-    taken = {child.number for child in children}
-    return next(number for number in range(1, len(taken) + 2) if number not in taken)
+def _free_numbers(taken: set[int], wanted: int) -> list[int]:
+    """The lowest numbers from 1 that nobody has."""
+    return list(islice((number for number in count(1) if number not in taken), max(wanted, 0)))

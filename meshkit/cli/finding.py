@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from meshkit.cli.nearest import did_you_mean
-from meshkit.cli.output import ExitCode, Failure
+from meshkit.cli.output import Failure
+from meshkit.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from meshkit.config import SharedConfig
     from meshkit.discovery import Registry, Snapshot
     from meshkit.instance import Instance
@@ -23,16 +22,21 @@ LOOK_S = 5.0
 """Seconds that the registry has to say what it knows."""
 
 
-@contextmanager
-def settings_in_doubt() -> Iterator[None]:
-    """Turns a registry URL that cannot be opened into the message and exit code of a wrong configuration."""
-    from meshkit.telemetry.logs import configure
+async def settings() -> SharedConfig:
+    """The settings of the environment; with the Redis of a mesh that is up on the state folder, where it started one.
 
-    configure("WARNING", json=False)
-    try:
-        yield
-    except ValueError as error:
-        raise Failure(f"CU_REGISTRY_URL: {error}", code=ExitCode.CONFIG) from None
+    Raises:
+        ConfigError: They are wrong.
+        Failure: There is such a Redis, and its URL cannot be read.
+    """
+    from meshkit.cli.local_redis import local_redis_url
+    from meshkit.config import SharedConfig
+
+    config: SharedConfig = SharedConfig.load()
+    if config.registry_url or config.redis is not None:
+        return config
+    url = local_redis_url(config.state_dir)
+    return SharedConfig.load(redis_url=url) if url else config
 
 
 @asynccontextmanager
@@ -40,15 +44,14 @@ async def configured_registry() -> AsyncIterator[Registry]:
     """Opens the registry that the environment names, for as long as the block lasts.
 
     Raises:
-        ConfigError: The settings are wrong.
-        Failure: The registry cannot be opened.
+        ConfigError: The settings are wrong, or the registry cannot be opened.
     """
-    from meshkit.config import SharedConfig
-    from meshkit.discovery import open_registry
+    from meshkit.discovery import registry_of
+    from meshkit.telemetry.logs import configure
 
-    config: SharedConfig = SharedConfig.load()
-    with settings_in_doubt():
-        registry = open_registry(config.effective_registry_url, lease_ttl=config.lease_ttl_s)
+    config = await settings()
+    configure("WARNING", json=False)
+    registry = registry_of(config)
     try:
         yield registry
     finally:
@@ -63,6 +66,26 @@ async def snapshots_of(registry: Registry, names: Iterable[str]) -> dict[str, Sn
     """
     found = await _in_time(registry, asyncio.gather(*(_first(registry, name) for name in names)))
     return {snapshot.service: snapshot for snapshot in found}
+
+
+async def leases_of(
+    registry: Registry, names: Iterable[str], *, timeout: float = LOOK_S
+) -> dict[str, dict[str, float]]:
+    """Seconds that the lease of each instance has left, by service, as far as the registry says so in time."""
+    from meshkit.discovery import LeaseTable
+
+    if not isinstance(registry, LeaseTable):
+        return {}
+    table: LeaseTable = registry
+
+    async def look(name: str) -> tuple[str, dict[str, float]]:
+        return name, await table.leases(name)
+
+    try:
+        async with asyncio.timeout(timeout):
+            return dict(await asyncio.gather(*(look(name) for name in names)))
+    except (TimeoutError, Unavailable):
+        return {}
 
 
 async def services_of(registry: Registry) -> list[str]:

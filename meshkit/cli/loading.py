@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ def load_object(target: str) -> object:
     """Imports whatever `module:name` names.
 
     Raises:
-        Failure: There is no such module, or nothing of that name in it.
+        Failure: There is no such module, nothing of that name in it, or it raises when it is imported: the message
+            is its traceback then, from its own frames on.
     """
     module, _, name = target.partition(":")
     if module.endswith(".py") or "/" in module:
@@ -71,11 +73,30 @@ def _import(module: str) -> ModuleType:
             raise _wrong(
                 f"there is no module {absent} (looked up for {module}, also in {Path.cwd()})"
             ) from None
-        raise _wrong(f"{module} imports {absent}, which is not installed or not found") from None
-    except TypeError as error:
-        if not _is_binding_fault(error):
-            raise
-        raise _wrong(str(error)) from None
+        where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in _own_frames(error)[-1:])
+        raise _wrong(f"{module} imports {absent}, which is not installed or not found{where}") from None
+    except Exception as error:
+        if isinstance(error, TypeError) and _is_binding_fault(error):
+            raise _wrong(str(error)) from None
+        raise Failure(f"{module} cannot be imported:\n{_report(error)}") from None
+
+
+def _report(error: Exception) -> str:
+    """The error as Python would print it, without the frames that led to the module."""
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.from_list(_own_frames(error))
+    lines = told.format() if told.stack else told.format_exception_only()
+    return "".join(lines).rstrip()
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of an error that are not of this module or of the import system."""
+    return [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in (__file__, importlib.__file__)
+        and not frame.filename.startswith("<frozen importlib")
+    ]
 
 
 def _is_binding_fault(error: TypeError) -> bool:

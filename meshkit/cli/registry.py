@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from meshkit.cli.finding import settings
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 from meshkit.cli.tables import show, table_of
@@ -123,12 +124,11 @@ async def _reseal() -> dict[str, Any]:
 
 @asynccontextmanager
 async def _open() -> AsyncIterator[tuple[RedisRegistry, SharedConfig]]:
-    from meshkit.config import SharedConfig
     from meshkit.discovery import registry_of
     from meshkit.discovery.redis import RedisRegistry
     from meshkit.redis.trouble import RedisTrouble
 
-    config = SharedConfig.load()
+    config = await settings()
     found = registry_of(config)
     try:
         if not isinstance(found, RedisRegistry):

@@ -6,40 +6,39 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meshkit.cli.finding import by_age, configured_registry, require_known, services_of, snapshots_of
+from meshkit.cli.finding import (
+    configured_registry,
+    leases_of,
+    require_known,
+    services_of,
+    snapshots_of,
+)
 from meshkit.cli.output import Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
-from meshkit.cli.tables import console, show, table_of
+from meshkit.cli.sight import Sight, as_object, doubt, drawn, iso, lines
+from meshkit.cli.tables import console, show
 from meshkit.errors import MeshError
-from meshkit.instance import SERVICE_NAME, State
+from meshkit.instance import SERVICE_NAME
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
-
     from meshkit.discovery import Registry, Snapshot
-    from meshkit.instance import Instance
-
-COLUMNS = ("service", "instance", "address", "state", "zone", "version", "weight", "up since")
 
 NEW_SERVICES_S = 1.0
 """Seconds between two looks for services that were not there before."""
 
-_SILENT = {"zone": "", "version": "0.0.0", "weight": "1"}
-"""What the settings say of an instance where nobody says otherwise."""
+REDRAW_S = 1.0
+"""Seconds between two drawings of a table where nothing changes but leases and ages."""
 
-_EXPENDABLE = ("weight", "up since", "version", "zone")
-"""Columns that a narrow terminal does without, the first of them first."""
-
-_STYLES = {State.SERVING: "green", State.STARTING: "yellow", State.DRAINING: "yellow"}
+LEASES_S = 1.0
+"""Seconds that a watch waits for the leases; it goes on without them then."""
 
 
 def services(
@@ -54,8 +53,11 @@ def services(
     """Shows the instances of the services in the registry.
 
     A watch redraws its table on a terminal, and prints lines on each change
-    elsewhere; it ends with 0 on Ctrl-C. Exits with 1 where there is no such
-    service or the registry cannot be read.
+    elsewhere; it ends with 0 on Ctrl-C. LEASE is what is left of an instance's
+    lease, where the registry says so; an instance that is not heard of until it
+    is over is taken out. Services that have had instances and have none now are
+    shown as such. Exits with 1 where there is no such service or the registry
+    cannot be read.
     """
     if name is not None and not SERVICE_NAME.fullmatch(name):
         raise Failure(f"{name!r} is no name of a service: {SERVICE_NAME.pattern}", code=2)
@@ -69,10 +71,11 @@ async def _once(name: str | None, *, as_json: bool) -> None:
         if name is not None:
             require_known(name, known, registry)
         snapshots = await snapshots_of(registry, known if name is None else [name])
+        seen = Sight(str(registry), snapshots, await leases_of(registry, snapshots))
         if as_json:
-            show_json(as_object(registry, snapshots))
+            show_json(as_object(seen))
         elif snapshots:
-            show(drawn(snapshots))
+            show(drawn(seen))
         else:
             note(f"no services in {registry}; start one with `meshkit run module:Class`")
 
@@ -122,6 +125,8 @@ class Board:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     _follows: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _leases: dict[str, dict[str, float]] = field(default_factory=dict)
+    _leases_at: float = field(default_factory=time.time)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -141,34 +146,48 @@ class Board:
         """Keeps a table on the terminal."""
         from rich.live import Live
 
-        with Live(
-            drawn(self.snapshots), console=console(), auto_refresh=False, vertical_overflow="visible"
-        ) as live:
-            async for _ in self._changes():
-                live.update(drawn(self.snapshots), refresh=True)
+        with Live(drawn(await self._see()), console=console(), auto_refresh=False) as live:
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), REDRAW_S)
+                live.update(drawn(await self._see()), refresh=True)
 
     async def report(self) -> None:
-        """Prints lines for each service that changed."""
+        """Prints lines for each service that changed, and when the registry cannot be read any more."""
         told: dict[str, Snapshot] = {}
-        async for moment in self._changes():
-            for service, snapshot in sorted(self.snapshots.items()):
+        doubtful = False
+        async for seen in self._changes():
+            if seen.stale and not doubtful:
+                say(doubt(seen))
+            doubtful = bool(seen.stale)
+            for service, snapshot in sorted(seen.snapshots.items()):
                 if told.get(service) != snapshot:
                     told[service] = snapshot
-                    say("\n".join(lines(snapshot, moment)))
+                    say("\n".join(lines(seen, service)))
             sys.stdout.flush()
 
     async def report_json(self) -> None:
         """Prints everything that is known, an object a line."""
-        async for moment in self._changes():
-            whole = {"at": moment.isoformat(), **as_object(self.registry, self.snapshots)}
+        async for seen in self._changes():
+            whole = {"at": iso(seen.at), **as_object(seen)}
             say(json.dumps(whole, ensure_ascii=False))
             sys.stdout.flush()
 
-    async def _changes(self) -> AsyncIterator[datetime]:
+    async def _changes(self) -> AsyncIterator[Sight]:
         while True:
-            self._changed.clear()
-            yield datetime.now(UTC)
+            yield await self._see()
             await self._changed.wait()
+
+    async def _see(self) -> Sight:
+        """What is known now. Leases of what cannot be read stay as they were, and run out."""
+        self._changed.clear()
+        fresh = [name for name, snapshot in self.snapshots.items() if snapshot.stale_since is None]
+        moment = time.time()
+        passed, self._leases_at = moment - self._leases_at, moment
+        for left in self._leases.values():
+            left.update({instance_id: seconds - passed for instance_id, seconds in left.items()})
+        self._leases |= await leases_of(self.registry, fresh, timeout=LEASES_S)
+        return Sight(str(self.registry), dict(self.snapshots), {**self._leases})
 
     async def _discover(self) -> list[str]:
         known = await services_of(self.registry) if self.name is None else [self.name]
@@ -191,113 +210,3 @@ class Board:
                 if self.snapshots.get(service) != snapshot:
                     self.snapshots[service] = snapshot
                     self._changed.set()
-
-
-def drawn(snapshots: Mapping[str, Snapshot]) -> RenderableType:
-    """Draws a table, a line an instance. Columns that would say nothing (no zones, equal weights) are left out."""
-    from rich.text import Text
-
-    if not snapshots:
-        return Text("no services yet", style="dim")
-    rows = [row for name in sorted(snapshots) for row in _rows(snapshots[name])]
-    shown = [
-        place
-        for place, title in enumerate(COLUMNS)
-        if title not in _SILENT or any(row[place].plain not in ("", _SILENT[title]) for row in rows)
-    ]
-    return table_of(
-        [COLUMNS[place] for place in shown],
-        [[row[place] for place in shown] for row in rows],
-        expendable=_EXPENDABLE,
-    )
-
-
-def lines(snapshot: Snapshot, moment: datetime) -> list[str]:
-    """Writes a service as lines of text: a heading, and a line an instance.
-
-    Args:
-        snapshot: What is known of it.
-        moment: When that was learnt.
-    """
-    count = len(snapshot.instances)
-    stale = f", {_stale(snapshot)}" if snapshot.stale_since is not None else ""
-    heading = f"{moment.astimezone():%H:%M:%S} {snapshot.service}: {count} instance{'' if count == 1 else 's'}{stale}"
-    return [heading, *(f"  {'  '.join(filter(None, _cells(each)))}" for each in by_age(snapshot))]
-
-
-def as_object(registry: Registry, snapshots: Mapping[str, Snapshot]) -> dict[str, object]:
-    """Everything that is known, for JSON; times in ISO 8601, UTC."""
-    return {
-        "registry": str(registry),
-        "services": [
-            {
-                "service": name,
-                "stale_since": _iso(snapshots[name].stale_since),
-                "instances": [_fields(each) for each in by_age(snapshots[name])],
-            }
-            for name in sorted(snapshots)
-        ],
-    }
-
-
-def _rows(snapshot: Snapshot) -> list[list[Text]]:
-    from rich.text import Text
-
-    rows: list[list[Text]] = []
-    for instance in by_age(snapshot):
-        cells = [Text(cell) for cell in (snapshot.service if not rows else "", *_cells(instance))]
-        cells[3].stylize(_STYLES[instance.state])
-        rows.append(cells)
-    if not rows:
-        rows.append([Text(snapshot.service), Text("none", style="dim"), *(Text() for _ in COLUMNS[2:])])
-    if snapshot.stale_since is not None:
-        for row in rows:
-            row[3].append(f" {_stale(snapshot)}", style="red")
-    return rows
-
-
-def _cells(instance: Instance) -> Sequence[str]:
-    return (
-        instance.instance_id,
-        instance.address,
-        instance.state.value,
-        instance.zone,
-        instance.version,
-        f"{instance.weight:g}",
-        _clock(instance.started_at) if instance.started_at else "",
-    )
-
-
-def _stale(snapshot: Snapshot) -> str:
-    return f"stale since {_clock(snapshot.stale_since or 0)}"
-
-
-def _fields(instance: Instance) -> dict[str, object]:
-    return {
-        "instance": instance.instance_id,
-        "address": instance.address,
-        "state": instance.state.value,
-        "zone": instance.zone,
-        "version": instance.version,
-        "weight": instance.weight,
-        "shard_key": instance.shard_key,
-        "up_since": _iso(instance.started_at or None),
-        "contracts": [*instance.contracts],
-        "tenants": [*instance.tenants],
-    }
-
-
-def _clock(seconds: float) -> str:
-    moment = _local(seconds)
-    today = moment.date() == datetime.now(UTC).astimezone().date()
-    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M}"
-
-
-def _local(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC).astimezone()
-
-
-def _iso(seconds: float | None) -> str | None:
-    return (
-        None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    )

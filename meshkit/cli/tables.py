@@ -51,6 +51,15 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=_PIPE_WIDTH)
 
 
+def age(seconds: float) -> str:
+    """A length of time for people: `12 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _fitting(
     columns: Sequence[str], rows: Sequence[Sequence[str | Text]], expendable: Sequence[str]
 ) -> list[int]:

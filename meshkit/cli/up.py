@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
-import time
-from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meshkit.cli.output import Failure, note
+from meshkit.cli.counts import counts_of
+from meshkit.cli.output import ExitCode, Failure, note
+from meshkit.cli.pidfile import only_mesh_on
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from meshkit.cli.board import Board
     from meshkit.config import SharedConfig
-    from meshkit.discovery import Registry, Snapshot
-    from meshkit.supervisor import Child, Supervisor
+    from meshkit.supervisor import Program, Restarts
 
 REFERENCE = {
     "brain": "reference_services.brain.service:Brain",
@@ -30,7 +28,8 @@ REFERENCE = {
 }
 """The reference services by name: what runs where nothing else is said."""
 
-MAX_REPLICAS = 64
+KILL_AFTER_S = 5.0
+"""Seconds beyond its drain that a replica has to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,21 @@ class Plan:
     replicas: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where the mesh runs.
+
+    Attributes:
+        config: Its settings.
+        environment: What replicas get on top of this process's environment.
+        beside: What runs besides the replicas, for people.
+    """
+
+    config: SharedConfig
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    beside: Mapping[str, object] = field(default_factory=dict)
+
+
 def up(
     services: Annotated[
         list[str] | None,
@@ -58,6 +72,12 @@ def up(
         list[str] | None,
         typer.Option("--scale", metavar="NAME=COUNT", help="Replicas of a service; 1 by default."),
     ] = None,
+    redis: Annotated[
+        bool,
+        typer.Option(
+            "--redis", help="Discovery in Redis: that of REDIS_URL, or a redis-server started for it."
+        ),
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart/--no-restart", help="Start processes again that died, with backoff.")
     ] = True,
@@ -65,9 +85,14 @@ def up(
     """Runs the mesh on this machine until Ctrl-C: every replica a process, discovery by files, storage in SQLite.
 
     Without services named, brain, router, worker and zero run. Example: meshkit up --scale brain=3 worker=10
+
+    While it runs, `meshkit scale brain=5` changes the numbers. There is one
+    mesh a state folder: a second one is refused. Exits with 0 after a drain, 1
+    where it could not start, 2 where there is no such service, 78 where the
+    configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
-    asyncio.run(_up(plan, restart))
+    asyncio.run(_up(plan, restart=restart, redis=redis))
 
 
 def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
@@ -77,164 +102,111 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
         Failure: A word makes no sense.
     """
     from meshkit.cli.loading import load_service
+    from meshkit.cli.scaling import no_such_service
 
-    counts = [word for word in [*scale, *words] if "=" in word]
+    counts = counts_of(word for word in [*scale, *words] if "=" in word)
     named = [word for word in words if "=" not in word]
     targets = {load_service(target).definition.name: target for target in named} if named else dict(REFERENCE)
-    replicas = dict.fromkeys(targets, 1)
-    for word in (part for count in counts for part in count.split(",")):
-        name, _, number = word.partition("=")
+    for name in counts:
         if name not in targets:
-            raise Failure(f"--scale {word}: no such service; there are {', '.join(targets)}", code=2)
-        if not number.isdecimal() or int(number) > MAX_REPLICAS:
-            raise Failure(f"--scale {word}: give a number from 0 to {MAX_REPLICAS}", code=2)
-        replicas[name] = int(number)
-    return Plan(targets, replicas)
+            raise Failure(no_such_service(name, targets), code=ExitCode.USAGE)
+    return Plan(targets, dict.fromkeys(targets, 1) | counts)
 
 
-async def _up(plan: Plan, restart: bool) -> None:
-    from meshkit.config import SharedConfig, child_environment
-    from meshkit.discovery import registry_of
-    from meshkit.supervisor import Program, Restarts, Supervisor
+async def _up(plan: Plan, *, restart: bool, redis: bool) -> None:
+    from meshkit.config import SharedConfig
+    from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
 
     config = SharedConfig.load()
     config.ensure_state_dir()
     config.ensure_project_secrets()
     configure("WARNING", json=False)
+    restarts = Restarts(enabled=restart)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(only_mesh_on(config.state_dir))
+        surroundings = await _with_redis(config, restarts, stack) if redis else Surroundings(config)
+        await _run(plan, surroundings, restarts)
+
+
+async def _with_redis(config: SharedConfig, restarts: Restarts, stack: AsyncExitStack) -> Surroundings:
+    """Uses the Redis that is configured, or starts one and keeps it until the stack is closed.
+
+    Raises:
+        Failure: The settings want a registry that is not in Redis.
+        MeshError: The Redis cannot be started.
+    """
+    from meshkit.cli.local_redis import local_redis
+    from meshkit.config import RedisUrl, Secret, is_redis_url
+
+    if config.registry_url and not is_redis_url(config.registry_url):
+        scheme = config.registry_url.partition("://")[0]
+        raise Failure(
+            f"--redis: CU_REGISTRY_URL names a registry at {scheme}://, not in Redis: unset it, or leave --redis out",
+            code=ExitCode.CONFIG,
+        )
+    if url := config.registry_url or config.redis_url.get_secret_value():
+        return Surroundings(config, beside={"redis": f"{RedisUrl.parse(url)}, which is not ours"})
+    local = await stack.enter_async_context(local_redis(config.state_dir, restarts))
+    note(f"a redis-server of its own; for programs beside it: REDIS_URL_FILE={local.url_file}")
+    config = config.model_copy(update={"redis_url": Secret(local.url)})
+    return Surroundings(config, {"REDIS_URL": local.url}, {"redis": local})
+
+
+async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:
+    from meshkit.cli.board import Board
+    from meshkit.cli.control import SOCKET, control_socket
+    from meshkit.cli.roster import Roster
+    from meshkit.cli.scaling import Scaler
+    from meshkit.discovery import registry_of
+    from meshkit.supervisor import Supervisor
+
+    config = surroundings.config
     logs = config.state_dir / "logs"
-    environment = child_environment(GRPC_PORT="0", SERVICE_NAME="", CU_STATE_DIR=str(config.state_dir))
-    registry = registry_of(config)
+    grace = config.drain_grace_s + config.drain_propagation_s + KILL_AFTER_S
+    programs = _programs(plan, surroundings)
+    roster = Roster(registry_of(config))
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
     try:
-        async with Supervisor(
-            logs,
-            restarts=Restarts(enabled=restart),
-            grace=config.drain_grace_s + config.drain_propagation_s + 5,
-        ) as supervisor:
-            for name, target in plan.targets.items():
-                await supervisor.scale(Program.serving(target, name, environment), plan.replicas[name])
-            await _show_until_stopped(supervisor, registry, config, list(plan.targets))
+        async with Supervisor(logs, restarts=restarts, grace=grace) as supervisor, roster.following(programs):
+            verbs = {"scale": Scaler(supervisor, programs, roster).serve}
+            async with control_socket(config.state_dir / SOCKET, verbs):
+                for name, program in programs.items():
+                    supervisor.resize(program, plan.replicas[name])
+                await _show_until_stopped(Board(supervisor, roster, list(programs), surroundings.beside))
             note("draining …")
     finally:
-        await registry.close()
+        await roster.registry.close()
 
 
-async def _show_until_stopped(
-    supervisor: Supervisor, registry: Registry, config: SharedConfig, names: Sequence[str]
-) -> None:
+def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
+    from meshkit.config import child_environment
+    from meshkit.supervisor import Program
+
+    folder = str(surroundings.config.state_dir)
+    environment = {
+        **child_environment(GRPC_PORT="0", SERVICE_NAME="", CU_STATE_DIR=folder),
+        **surroundings.environment,
+    }
+    return {name: Program.serving(target, name, environment) for name, target in plan.targets.items()}
+
+
+async def _show_until_stopped(board: Board) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def signalled() -> None:
         if stop.is_set():
-            supervisor.hurry()
+            board.supervisor.hurry()
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
-    board = Board(supervisor, names)
-    tasks = [asyncio.create_task(board.follow(registry, name)) for name in names]
-    tasks.append(asyncio.create_task(board.show()))
-    try:
-        await stop.wait()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@dataclass
-class Board:
-    """What a person sees of a running mesh: a table that is redrawn, or a line for each change where there is none.
-
-    Attributes:
-        supervisor: The processes.
-        names: Names of the services, in order.
-        snapshots: What the registry last said of each.
-    """
-
-    supervisor: Supervisor
-    names: Sequence[str]
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def follow(self, registry: Registry, name: str) -> None:
-        """Keeps the snapshot of a service."""
-        async with aclosing(registry.watch(name)) as snapshots:
-            async for snapshot in snapshots:
-                self.snapshots[name] = snapshot
-                self._changed.set()
-
-    async def show(self) -> None:
-        """Draws, until it is cancelled."""
-        if sys.stdout.isatty():
-            await self._redraw()
-        else:
-            await self._report()
-
-    async def _redraw(self) -> None:
-        from rich.live import Live
-
-        with Live(self.table(), auto_refresh=False, transient=True) as live:
-            while True:
-                self._changed.clear()
-                live.update(self.table(), refresh=True)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), 1.0)
-
-    async def _report(self) -> None:
-        told = ""
-        while True:
-            self._changed.clear()
-            line = "  ".join(
-                f"{name} {self._serving(name)}/{len(self._children(name))}" for name in self.names
-            )
-            if line != told:
-                told = line
-                note(f"serving: {line}")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), 1.0)
-
-    def table(self) -> Table:
-        """The mesh as a table, a line an instance."""
-        from rich import box
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in ("service", "replicas", "instance", "address", "state", "up", "restarts"):
-            table.add_column(column)
-        for name in self.names:
-            snapshot = self.snapshots.get(name)
-            rows = sorted(snapshot.instances.values(), key=lambda one: one.instance_id) if snapshot else []
-            restarts = sum(max(child.starts - 1, 0) for child in self._children(name))
-            replicas = f"{self._serving(name)}/{len(self._children(name))}"
-            if not rows:
-                table.add_row(name, replicas, "-", "-", "starting", "-", str(restarts))
-            for place, one in enumerate(rows):
-                first = place == 0
-                table.add_row(
-                    name if first else "",
-                    replicas if first else "",
-                    one.instance_id,
-                    one.address,
-                    one.state.value,
-                    _age(one.started_at),
-                    str(restarts) if first else "",
-                )
-        return table
-
-    def _children(self, name: str) -> Sequence[Child]:
-        return self.supervisor.children.get(name, [])
-
-    def _serving(self, name: str) -> int:
-        snapshot = self.snapshots.get(name)
-        return sum(one.state.value == "serving" for one in snapshot.instances.values()) if snapshot else 0
-
-
-def _age(started_at: float) -> str:
-    seconds = max(int(time.time() - started_at), 0)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    showing = asyncio.create_task(board.show())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((showing, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (showing, stopping):
+        task.cancel()
+    outcome, _ = await asyncio.gather(showing, stopping, return_exceptions=True)
+    if isinstance(outcome, Exception):
+        raise outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
@@ -33,7 +34,7 @@ def configure(level: str, *, json: bool) -> None:
         ),  # a live table may have put itself in between
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*prepare, structlog.stdlib.add_logger_name],
@@ -41,6 +42,18 @@ def configure(level: str, *, json: bool) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: a live table may have put itself in between."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard error."""
+        return sys.stderr
 
 
 def _as_json() -> tuple[Processor, ...]:

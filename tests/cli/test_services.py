@@ -5,14 +5,18 @@ import os
 import pty
 import signal
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from meshkit.cli.finding import leases_of
 from meshkit.cli.output import ExitCode
-from meshkit.cli.services import drawn, lines
+from meshkit.cli.sight import Sight, as_object, doubt, drawn, lines
 from meshkit.discovery import Snapshot
+from meshkit.discovery.static import StaticRegistry
 from meshkit.instance import Instance, State
+from meshkit.redis.server import LocalServer
 
 BOOT = 1_700_000_000.0
 
@@ -25,10 +29,15 @@ def snapshot(*instances: Instance, stale_since: float | None = None) -> Snapshot
     return Snapshot("greeter", {each.instance_id: each for each in instances}, stale_since)
 
 
-def text_of(*snapshots: Snapshot) -> str:
-    console = Console(width=200)
+def seen(*snapshots: Snapshot, at: float = BOOT, **leases: float) -> Sight:
+    found = {"greeter": leases} if leases else {}
+    return Sight("file:///r", {each.service: each for each in snapshots}, found, at)
+
+
+def text_of(*snapshots: Snapshot, width: int = 200, **facts: float) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
-        console.print(drawn({each.service: each for each in snapshots}))
+        console.print(drawn(seen(*snapshots, **facts)))
     return captured.get()
 
 
@@ -36,9 +45,12 @@ def test_instances_are_shown_as_a_table(greeting) -> None:
     done = greeting("services")
     assert done.code == 0
     heading, _, row = done.out.splitlines()
-    assert heading.split() == ["service", "instance", "address", "state", "zone", "version", "up", "since"]
-    service, name, address, state, zone, version, *_ = row.split()
+    titles = ["service", "instance", "address", "state", "lease", "zone", "version", "up", "since"]
+    assert heading.split() == titles
+    service, name, address, state, left, unit, zone, version, *_ = row.split()
     assert (service, state, zone, version) == ("greeter", "serving", "eu-1", "1.2.3")
+    assert 0 < int(left) <= 10
+    assert unit == "s"
     assert name.startswith("greeter-")
     assert address.startswith("127.0.0.1:")
 
@@ -49,6 +61,7 @@ def test_instances_are_shown_as_json(greeting) -> None:
     assert service["stale_since"] is None
     (found,) = service["instances"]
     assert found["state"] == "serving"
+    assert 5 < found["lease_left_s"] <= 10
     assert found["contracts"] == ["greeter.v1.GreeterService"]
     assert datetime.fromisoformat(found["up_since"]) <= datetime.now(UTC)
 
@@ -89,7 +102,7 @@ def test_a_watch_finds_services_that_are_new(shell) -> None:
 
 def test_a_watch_draws_on_a_terminal(greeting) -> None:
     ours, theirs = pty.openpty()
-    with greeting.started("services", "--watch", stdout=theirs, COLUMNS="80", TERM="xterm") as watch:
+    with greeting.started("services", "--watch", stdout=theirs, COLUMNS="100", TERM="xterm") as watch:
         os.close(theirs)
         shown = b""
         while b"eu-1" not in shown:
@@ -102,32 +115,78 @@ def test_a_watch_draws_on_a_terminal(greeting) -> None:
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
-    assert text_of(snapshot(instance("a"))).split()[:6] == [
-        "service",
-        "instance",
-        "address",
-        "state",
-        "up",
-        "since",
-    ]
+    titles = ["service", "instance", "address", "state", "lease", "up", "since"]
+    assert text_of(snapshot(instance("a"))).split()[:7] == titles
     assert "weight" in text_of(snapshot(instance("a", weight=2.0), instance("b")))
 
 
+def test_a_lease_is_shown_in_seconds_where_the_registry_tells_of_it() -> None:
+    shown = text_of(snapshot(instance("a"), instance("b"), instance("c")), a=7.4, b=-3.2)
+    rows = [line.split() for line in shown.splitlines()[2:]]
+    assert [row[-4:-2] for row in rows[:2]] == [["7", "s"], ["-3", "s"]]
+    assert rows[2][-3] == "-"
+    found = as_object(seen(snapshot(instance("a"), instance("b")), a=7.4))["services"]
+    assert [each["lease_left_s"] for each in found[0]["instances"]] == [7.4, None]  # type: ignore[index]
+
+
+async def test_a_registry_without_leases_shows_none() -> None:
+    registry = StaticRegistry.parse("greeter=127.0.0.1:5")
+    assert await leases_of(registry, ["greeter"]) == {}
+    await registry.close()
+
+
 def test_a_service_without_instances_has_a_row() -> None:
-    assert text_of(snapshot()).splitlines()[-1].split() == ["greeter", "none"]
+    assert text_of(snapshot()).splitlines()[-1].split() == ["greeter", "no", "instance"]
+    assert as_object(seen(snapshot()))["services"] == [
+        {"service": "greeter", "stale_since": None, "instances": []}
+    ]
 
 
-def test_what_may_be_out_of_date_says_since_when() -> None:
-    stale = snapshot(instance("a", state=State.DRAINING), stale_since=BOOT)
-    assert "draining stale since 20" in text_of(stale)
-    assert ", stale since 20" in lines(stale, datetime.now(UTC))[0]
+def test_what_may_be_out_of_date_says_so_above_it() -> None:
+    stale = snapshot(instance("a", state=State.DRAINING), stale_since=BOOT - 12)
+    first = "registry file:///r cannot be read since 12 s; what follows is its last known state"
+    assert text_of(stale).splitlines()[0] == first
+    assert doubt(seen(stale)) == first
+    assert ", stale since 20" in lines(seen(stale), "greeter")[0]
+    fresh = Snapshot("waiter", {})
+    assert "; what follows of greeter is its last known state" in text_of(stale, fresh)
+    assert "cannot be read" not in text_of(fresh)
+
+
+def test_a_line_of_a_watch_says_all_that_is_known() -> None:
+    _, line = lines(seen(snapshot(instance("a", zone="eu-1")), a=7.0), "greeter")
+    assert line.startswith("  a  127.0.0.1:5  serving  lease 7 s  eu-1  0.0.0  1  ")
 
 
 def test_a_narrow_terminal_keeps_ids_and_addresses_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshkit.cli.tables.console", lambda: Console(width=40))
-    assert text_of(snapshot(instance("greeter-1", zone="eu-1"))).splitlines()[0].split() == [
-        "service",
-        "instance",
-        "address",
-        "state",
-    ]
+    titles = ["service", "instance", "address", "state"]
+    assert text_of(snapshot(instance("greeter-1", zone="eu-1"))).splitlines()[0].split() == titles
+
+
+async def test_a_watch_says_when_the_registry_cannot_be_read(shell, tmp_path: Path) -> None:
+    server = LocalServer(tmp_path / "redis")
+    await server.start()
+    try:
+        with (
+            shell.serving("hello:Hello", CU_DRAIN_PROPAGATION_S="0", REDIS_URL=server.url),
+            shell.started("services", "--watch", REDIS_URL=server.url) as text,
+            shell.started("services", "--watch", "--json", REDIS_URL=server.url) as objects,
+        ):
+            shell.line_with(text.stdout, "serving  lease ")
+            first = json.loads(objects.stdout.readline())
+            assert first["services"][0]["stale_since"] is None
+            assert first["services"][0]["instances"][0]["lease_left_s"] > 0
+            await server.kill()
+            shell.line_with(text.stdout, "cannot be read since 0 s; what follows is its last known state")
+            assert "stale since" in text.stdout.readline()
+            lost = json.loads(objects.stdout.readline())
+            assert lost["services"][0]["stale_since"] is not None
+            assert len(lost["services"][0]["instances"]) == 1
+            await server.start()
+            assert shell.line_with(text.stdout, "greeter: 1 instance").endswith("1 instance\n")
+            for watch in (text, objects):
+                watch.send_signal(signal.SIGINT)
+                assert watch.wait(timeout=60) == 0
+    finally:
+        await server.stop()

@@ -63,6 +63,44 @@ async def test_it_runs_as_many_replicas_as_wanted_and_drains_what_is_too_much(tm
     assert all(child.pid is None for child in children)
 
 
+async def test_the_newest_leave_and_the_lowest_numbers_stay(tmp_path: Path) -> None:
+    async with Supervisor(tmp_path, restarts=QUICK, grace=5) as supervisor:
+        await supervisor.scale(program(WELL_BEHAVED), 3)
+        change = supervisor.resize(program(WELL_BEHAVED), 1)
+        assert (change.before, change.after, change.started) == (3, 1, ())
+        assert [child.name for child in change.leaving] == ["echo-2", "echo-3"]
+        assert supervisor.leaving("echo") == list(change.leaving)
+        again = supervisor.resize(program(WELL_BEHAVED), 2)
+        assert [child.name for child in again.started] == ["echo-4"]  # 2 and 3 have not ended
+        await supervisor.gone(change.leaving)
+        await supervisor.scale(program(WELL_BEHAVED), 3)
+        assert [child.name for child in supervisor.children["echo"]] == ["echo-1", "echo-2", "echo-4"]
+        await supervisor.scale(program(WELL_BEHAVED), 2)
+        assert [child.name for child in supervisor.children["echo"]] == ["echo-1", "echo-2"]
+
+
+async def test_who_gives_up_waiting_does_not_keep_replicas_from_leaving(tmp_path: Path) -> None:
+    async with Supervisor(tmp_path, restarts=QUICK, grace=0.2) as supervisor:
+        await supervisor.scale(program(STUBBORN), 1)
+        (child,) = supervisor.children["echo"]
+        await until(lambda: child.log.exists() and child.log.read_text() == "up\n")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await supervisor.scale(program(STUBBORN), 0)
+        await until(lambda: child.ended)
+        assert child.exit_code == -signal.SIGKILL
+        assert supervisor.leaving("echo") == []
+
+
+async def test_replicas_that_have_ended_for_good_are_replaced(tmp_path: Path) -> None:
+    async with Supervisor(tmp_path, restarts=Restarts(enabled=False)) as supervisor:
+        await supervisor.scale(program(CRASHING), 2)
+        await until(lambda: all(child.ended for child in supervisor.children["echo"]))
+        change = supervisor.resize(program(WELL_BEHAVED), 2)
+        assert (change.before, change.after) == (0, 2)
+        assert [child.name for child in change.started] == ["echo-1", "echo-2"]
+
+
 async def test_a_replica_that_is_killed_is_started_again_under_its_name(tmp_path: Path) -> None:
     async with Supervisor(tmp_path, restarts=QUICK) as supervisor:
         await supervisor.scale(program(WELL_BEHAVED), 1)

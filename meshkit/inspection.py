@@ -1,0 +1,129 @@
+"""What every instance serves beside its own contract: itself, and the services that it calls, for those who look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
+from meshkit.balancing.gate import GateState
+from meshkit.call import Call
+from meshkit.config.explain import explain
+from meshkit.errors import NotFound
+from meshkit.service import CUService, rpc
+
+if TYPE_CHECKING:
+    from meshkit.balancing.endpoint import Endpoint
+    from meshkit.balancing.pool import EndpointPool
+    from meshkit.latency import Latencies
+    from meshkit.replica import Replica
+
+PERMISSION = "mesh:inspect"
+
+
+class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService"], name="mesh"):
+    """`meshkit.v1.MeshService` of one replica. It belongs to no tenant and changes nothing."""
+
+    replica: Replica
+
+    @rpc(permission=PERMISSION, tenant="none")
+    async def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeResponse:
+        """The instance: what it is, how it is set up, and what it serves at this moment."""
+        replica = self.replica
+        instance = replica.instance
+        assert instance is not None
+        return pb.DescribeResponse(
+            service=replica.name,
+            instance_id=replica.instance_id,
+            address=instance.address,
+            zone=instance.zone,
+            version=instance.version,
+            started_at=_timestamp(instance.started_at),
+            state=(replica.admission.refusing or "serving").lower(),
+            registry=str(replica.registry),
+            settings=[
+                pb.Setting(name=each.name, value=each.value, source=each.source)
+                for each in explain(replica.config)
+            ],
+            admission=pb.Admission(
+                limit=replica.admission.limit,
+                running=replica.admission.running,
+                streams=replica.admission.streams,
+                refusing=replica.admission.refusing or "",
+            ),
+            budget=pb.Budget(balance=replica.mesh.budget.balance()),
+        )
+
+    @rpc(permission=PERMISSION, tenant="none")
+    async def list_pools(self, request: pb.ListPoolsRequest, call: Call) -> pb.ListPoolsResponse:
+        """The services that the instance calls, as it sees them.
+
+        Raises:
+            NotFound: It does not call one of those that were asked for.
+        """
+        pools = self.replica.mesh.pools
+        for service in request.services:
+            if service not in pools:
+                raise NotFound(
+                    f"{self.replica.instance_id} has not called {service}",
+                    reason="POOL_UNKNOWN",
+                    service=service,
+                )
+        wanted = request.services or sorted(pools)
+        return pb.ListPoolsResponse(pools=[described(pools[service]) for service in wanted])
+
+
+def described(pool: EndpointPool) -> pb.Pool:
+    """A pool as it is now."""
+    selection = pool.selection()
+    found = pb.Pool(
+        service=pool.service,
+        registry=pool.registry,
+        policy=_name(pool.policy),
+        zone=pool.zone,
+        panic=selection.panic,
+        spill=selection.spill,
+        in_flight=pool.load.in_flight,
+        endpoints=[_endpoint(pool, pool.endpoints[each]) for each in sorted(pool.endpoints)],
+        methods=[_latency(path, each) for path, each in sorted(pool.outliers.methods.items())],
+    )
+    if pool.stale_since is not None:
+        found.stale_since.CopyFrom(_timestamp(pool.stale_since))
+    return found
+
+
+def _endpoint(pool: EndpointPool, endpoint: Endpoint) -> pb.Endpoint:
+    now, gate, instance = pool.clock(), endpoint.gate, endpoint.instance
+    oldest = next(iter(endpoint.flights.values()), None)
+    return pb.Endpoint(
+        instance_id=instance.instance_id,
+        address=instance.address,
+        zone=instance.zone,
+        state=instance.state.value,
+        weight=endpoint.weight,
+        ready=endpoint.link.ready,
+        resting=endpoint.resting,
+        gate=gate.state.value,
+        gate_reason=gate.why,
+        gate_opens_in_s=max(0.0, gate.until - now) if gate.state is GateState.SHUT else 0.0,
+        in_flight=endpoint.in_flight,
+        oldest_s=now - oldest.started if oldest else 0.0,
+        picks=endpoint.picks,
+        failures=endpoint.failures,
+    )
+
+
+def _latency(path: str, latencies: Latencies) -> pb.MethodLatency:
+    p50, p95, p99 = (latencies.quantile(share, least=1) or 0.0 for share in (0.5, 0.95, 0.99))
+    return pb.MethodLatency(path=path, p50_s=p50, p95_s=p95, p99_s=p99)
+
+
+def _name(policy: object) -> str:
+    from meshkit.balancing import POLICIES
+
+    return next((name for name, kind in POLICIES.items() if kind is type(policy)), type(policy).__name__)
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
