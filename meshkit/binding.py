@@ -8,14 +8,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import AsyncIterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Never
 
 from meshkit.call import Call
 from meshkit.declaration import PUBLIC, Definition, Job, Rpc, RpcMark, TenantMode, resource
 from meshkit.instance import SERVICE_NAME
 from meshkit.naming import method_names, service_name
 from meshkit.pipeline import Method, Middleware
+from meshkit.security.rights import is_demand
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -119,7 +120,7 @@ class Binding:
                 "@rpc names no permission",
                 'write @rpc(permission="service:verb"), or permission=PUBLIC',
             )
-        if mark.permission is not PUBLIC and not _is_permission(mark.permission):
+        if mark.permission is not PUBLIC and not is_demand(mark.permission):
             raise self._fault(
                 function, f"permission {mark.permission!r} is not `service:verb`", "for example greeter:greet"
             )
@@ -186,23 +187,54 @@ class Binding:
             yield Job(attribute, *mark)
 
     def _fault(self, function: Any, what: str, mend: str) -> TypeError:
-        """The error that names where, what and how to mend it."""
-        place = self._cls.__qualname__
-        code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
-        file: str | None
-        if code is not None:
-            place, file, line = f"{place}.{function.__name__}", code.co_filename, code.co_firstlineno
-        else:
-            try:
-                file, line = inspect.getsourcefile(self._cls), inspect.getsourcelines(self._cls)[1]
-            except (OSError, TypeError):
-                file, line = self._cls.__module__, 0
-        return TypeError(f"{place} ({file}:{line}): {what}. {mend[0].upper()}{mend[1:]}.")
+        return fault(self._cls, function, what, mend)
 
 
-def _is_permission(text: str) -> bool:
-    service, colon, verb = text.partition(":")
-    return bool(SERVICE_NAME.fullmatch(service) and colon and SERVICE_NAME.fullmatch(verb))
+def fault(cls: type[Any] | None, function: Any, what: str, mend: str) -> TypeError:
+    """The error that names where, what and how to mend it.
+
+    Args:
+        cls: The class that is wrong; None where it is still being made.
+        function: Its method that is wrong; None where it is the class itself.
+        what: What is wrong.
+        mend: What to do about it.
+    """
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    file: str | None
+    if code is not None:
+        place = f"{cls.__qualname__}.{function.__name__}" if cls is not None else function.__qualname__
+        file, line = code.co_filename, code.co_firstlineno
+    else:
+        subject = cls or type(function)
+        place = subject.__qualname__
+        try:
+            file, line = inspect.getsourcefile(subject), inspect.getsourcelines(subject)[1]
+        except (OSError, TypeError):
+            file, line = subject.__module__, 0
+    return TypeError(f"{place} ({file}:{line}): {what}. {mend[0].upper()}{mend[1:]}.")
+
+
+def refuse_strangers(
+    cls: type[Any] | None, function: Any, whose: str, given: Iterable[str], known: Iterable[str]
+) -> Never:
+    """Refuses keywords that there are not.
+
+    Args:
+        cls: The class, as for `fault`.
+        function: The method, as for `fault`.
+        whose: What was given the keywords.
+        given: The keywords.
+        known: Those that there are.
+
+    Raises:
+        TypeError: Always: which they are, and what may have been meant.
+    """
+    names = list(known)
+    near = {name: difflib.get_close_matches(name, names, n=1, cutoff=0.5) for name in given}
+    told = ", ".join(
+        f"{name}{f' (did you mean {found[0]}?)' if found else ''}" for name, found in near.items()
+    )
+    raise fault(cls, function, f"{whose} takes no {told}", f"it takes {', '.join(names)}")
 
 
 def _fits(annotation: Any, message: type[Message], streams: bool) -> bool:

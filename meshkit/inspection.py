@@ -74,6 +74,13 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
         return pb.ListPoolsResponse(pools=[described(pools[service]) for service in wanted])
 
 
+def inspection_of(replica: Replica) -> Inspection:
+    """The inspection of a replica."""
+    inspection = Inspection(config=replica.config, mesh=replica.mesh)
+    inspection.replica = replica
+    return inspection
+
+
 def described(pool: EndpointPool) -> pb.Pool:
     """A pool as it is now."""
     selection = pool.selection()

@@ -9,7 +9,6 @@ import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,7 +17,8 @@ from meshkit.config import Environment
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
 from meshkit.resilience.admission import Admission
-from meshkit.security.assembly import guard_of
+from meshkit.resources import Opener, Resources
+from meshkit.security.assembly import guard_of, project_store_of
 from meshkit.serving import handlers
 from meshkit.transport.health import Health
 from meshkit.transport.reflection import add_reflection
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("meshkit.replica")
 
-Overrides = Mapping[Callable[..., Any], Callable[[Any], AbstractAsyncContextManager[Any]]]
+Overrides = Mapping[Callable[..., Any], Opener]
 """Openers of resources, each with the one to use in its stead."""
 
 LEASE_S = 5.0
 """Seconds that the registry has to take note of a drain."""
 
 LAST_MOMENT_S = 1.0
-"""Seconds that resources have to close once somebody is in a hurry."""
+"""Seconds that resources have to close once somebody is in a hurry; and as many once they are cancelled."""
 
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 
@@ -70,15 +70,15 @@ class Replica:
         self.registry = registry
         self.name = config.service_name or kind.definition.name
         self.instance_id = new_instance_id(self.name)
-        self.admission = Admission(refusing="STARTING")
+        self.admission = Admission(config.max_calls, refusing="STARTING")
         self.health = Health((kind.definition.contract.full_name,))
         self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._guard = guard_of(config, self.name, self.instance_id)
-        self._overrides = dict(overrides or {})
-        self._open = AsyncExitStack()
+        self._projects = project_store_of(config)
+        self._guard = guard_of(config, self.name, self.instance_id, projects=self._projects)
+        self._resources = Resources(self.service, _openers(kind, overrides or {}))
         self._jobs: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
         self._serving = False
@@ -110,16 +110,21 @@ class Replica:
         if self.instance is None:
             self.bind()
         assert self.instance is not None
-        self.server.add(
-            self.kind.definition.contract.full_name,
-            handlers(self.service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
-        )
+        from meshkit.inspection import inspection_of
+
+        for service in (self.service, inspection_of(self)):
+            self.server.add(
+                service.definition.contract.full_name,
+                handlers(service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
+            )
         self.health.add_to(self.server.grpc)
         if self.config.env is Environment.LOCAL:
             add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
         try:
             await self.server.start()
-            await self._open_resources()
+            if self._projects is not None:
+                await self._projects.start()
+            await self._resources.open()
             self.admission.refusing = None
             self._lease = await self.registry.register(self.instance)
         except BaseException:
@@ -133,10 +138,9 @@ class Replica:
         self.health.set(True)
         log.info("serving", service=self.name, instance=self.instance_id, address=self.instance.address)
 
-    async def _open_resources(self) -> None:
-        for attribute, declared in self.kind.definition.resources.items():
-            opener = self._overrides.get(declared.opener, declared.opener)
-            setattr(self.service, attribute, await self._open.enter_async_context(opener(self.service)))
+    async def lost(self) -> None:
+        """Waits until it cannot serve any longer: its resources are gone, though nobody asked for it."""
+        await self._resources.lost()
 
     async def leave(self, hurry: asyncio.Event | None = None) -> None:
         """Drains if it serves; otherwise ends at once."""
@@ -169,7 +173,11 @@ class Replica:
         await _unless(hurry, asyncio.shield(closing))
         if not closing.done():  # a second signal, and a resource that takes its time: it has a last moment
             await asyncio.wait((closing,), timeout=LAST_MOMENT_S)
-        if closing.done():
+        if not closing.done():
+            log.warning("resources are cut short as they close", service=self.name)
+            closing.cancel()
+            await asyncio.wait((closing,), timeout=LAST_MOMENT_S)
+        elif not closing.cancelled():
             closing.result()
         log.info("stopped", service=self.name, instance=self.instance_id)
 
@@ -188,8 +196,10 @@ class Replica:
         self._closed = True
         await asyncio.gather(*self._jobs, return_exceptions=True)
         try:
-            await self._open.aclose()
+            await self._resources.close()
         finally:
+            if self._projects is not None:
+                await self._projects.close()
             await self.mesh.close()
 
 
@@ -221,6 +231,11 @@ async def repeat(
             log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
         except Exception:
             log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
+
+
+def _openers(kind: type[CUService], overrides: Overrides) -> dict[str, Opener]:
+    resources = kind.definition.resources
+    return {name: overrides.get(each.opener, each.opener) for name, each in resources.items()}
 
 
 def _reachable(host: str) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -81,6 +81,7 @@ class Runtime:
         Raises:
             ConfigError: The settings are wrong.
             PortTaken: A port cannot be had.
+            Exception: What a resource of a service raised, also while it served: that ends all of them.
         """
         from meshkit.discovery import registry_of
 
@@ -95,11 +96,14 @@ class Runtime:
                 replica.bind()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
             await self._start(stop)
-            await stop.wait()
+            await self._until_over(stop)
         finally:
-            await asyncio.gather(*(replica.leave(hurry) for replica in self.replicas))
+            leaving = (replica.leave(hurry) for replica in self.replicas)
+            outcomes = await asyncio.gather(*leaving, return_exceptions=True)
             if self._registry is None:
                 await registry.close()
+        for failure in filter(None, outcomes):
+            raise failure
 
     async def _start(self, stop: asyncio.Event) -> None:
         """Starts the replicas, or gives up when `stop` is set meanwhile."""
@@ -115,6 +119,18 @@ class Runtime:
                 task.cancel()
             await asyncio.gather(everyone, *starts, stopping, return_exceptions=True)
 
+    async def _until_over(self, stop: asyncio.Event) -> None:
+        """Waits until `stop` is set, or a replica cannot serve any longer; its drain tells why."""
+        if stop.is_set():
+            return
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(replica.lost()) for replica in self.replicas]
+        waits.append(asyncio.create_task(stop.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
 
@@ -127,7 +143,8 @@ class Runtime:
         from meshkit.telemetry.logs import configure
 
         try:
-            settings = next(iter(self.configure().values()))
+            self._configs = self.configure()  # what `serve` goes by as well
+            settings = next(iter(self._configs.values()))
             configure(settings.log_level.value, json=settings.log_json)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._until_signalled(with_parent))

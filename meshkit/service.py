@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar, overload
 
-from meshkit.binding import Binding
+from meshkit.binding import Binding, refuse_strangers
 from meshkit.declaration import Definition, RpcMark, TenantMode
 from meshkit.pipeline import Middleware
 
@@ -40,6 +40,7 @@ def rpc(
     tenant: TenantMode = "required",
     timeout: float | None = None,
     name: str | None = None,
+    **others: Any,
 ) -> Any:
     """Marks a method as the implementation of an RPC of the contract; the function itself stays as it is.
 
@@ -49,10 +50,16 @@ def rpc(
         tenant: Whether the method is called for a tenant: `required`, `optional` or `none`.
         timeout: Seconds after which the service itself ends a call, however long the caller would wait.
         name: The RPC's name in the contract where it is not the method's name in CamelCase.
+        **others: None are known; they are there to be told by name, with method, file and line.
+
+    Raises:
+        TypeError: There is no such argument.
     """
     mark = RpcMark(permission, tenant, timeout, name)
 
     def decorate(method: F) -> F:
+        if others:
+            refuse_strangers(None, method, "@rpc", others, RpcMark.__slots__)
         method.__meshkit_rpc__ = mark  # type: ignore[attr-defined]
         return method
 
@@ -123,8 +130,10 @@ class CUService:
         name: str | None = None,
         port: int = 0,
         middleware: tuple[Middleware, ...] = (),
-        **others: Any,
+        **others: Never,
     ) -> None:
+        if others and not _others_take_keywords(cls):
+            refuse_strangers(cls, None, "the class", others, ("contract", "name", "port", "middleware"))
         super().__init_subclass__(**others)
         inherited: Definition | None = getattr(cls, "definition", None)
         if (
@@ -175,3 +184,9 @@ class CUService:
         from meshkit.runtime import main
 
         main(cls)
+
+
+def _others_take_keywords(cls: type[CUService]) -> bool:
+    """Whether bases that come after `CUService`, such as a mix-in, may know the class keywords that it does not."""
+    later = cls.__mro__[cls.__mro__.index(CUService) + 1 : -1]
+    return any("__init_subclass__" in vars(base) for base in later if base.__module__ != "typing")

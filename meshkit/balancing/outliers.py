@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -71,6 +71,11 @@ class Outliers:
     def any_due(self) -> bool:
         """Whether an endpoint waits for a call that shows whether it works."""
         return bool(self._due)
+
+    @property
+    def methods(self) -> Mapping[str, Latencies]:
+        """The latest latencies of each method that was called."""
+        return self._latencies
 
     def latencies(self, path: str) -> Latencies:
         """The latest latencies of a method."""

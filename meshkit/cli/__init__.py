@@ -29,14 +29,18 @@ if TYPE_CHECKING:
 
 VERBS: dict[str, tuple[str, str]] = {
     "up": ("meshkit.cli.up:up", "Run the whole mesh on this machine."),
+    "scale": ("meshkit.cli.scale:scale", "Scale services of a mesh that is up."),
     "demo": ("reference_services.demo:demo", "Show the mesh: a real job, replicas killed under load."),
     "run": ("meshkit.cli.run:run", "Run services in this process."),
     "call": ("meshkit.cli.call:call", "Call a method, JSON in and out."),
     "services": ("meshkit.cli.services:services", "Show services and their instances."),
+    "explain": ("meshkit.cli.explain:explain", "Show what a call to a service would meet."),
     "health": ("meshkit.cli.health:health", "Ask instances whether they serve."),
     "config": ("meshkit.cli.config:app", "Check and explain settings."),
     "token": ("meshkit.cli.token:app", "Make and look at tokens."),
     "keys": ("meshkit.cli.keys:app", "Hand keys to other services."),
+    "projects": ("meshkit.cli.projects:app", "Let other projects call."),
+    "registry": ("meshkit.cli.registry:app", "Look into the registry in Redis."),
     "gen": ("meshkit.cli.gen:gen", "Make Python of a folder of protos."),
 }
 """Verb -> (`module:attribute`, its line in the help)."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meshkit.call import Criticality
-from meshkit.cli.finding import by_age, require_known, services_of, settings_in_doubt
+from meshkit.cli.finding import by_age, require_known, services_of, settings
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
@@ -74,7 +74,7 @@ def call(
             "--data", "-d", metavar="JSON|@FILE|-", help="The request: as text, in a file, or from stdin."
         ),
     ] = "",
-    tenant: Annotated[str, typer.Option(help="For which tenant; CU_TENANT by default.")] = "",
+    tenant: Annotated[str | None, typer.Option(help="For which tenant; CU_TENANT by default.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that the call may take.")] = None,
     criticality: Annotated[Criticality | None, typer.Option(help="How much the call matters.")] = None,
     metadata: Annotated[
@@ -107,7 +107,9 @@ def call(
     wanted = parse_target(target, service)
     sources = [*(data or ()), *([source] if source else ())]
     options: CallOptions = {"metadata": dict(_pair(text) for text in metadata or ()), "trailers": {}}
-    if tenant:
+    if tenant == "":
+        raise _wrong("--tenant is empty: name a tenant, or leave it out for that of CU_TENANT")
+    if tenant is not None:
         options["tenant"] = tenant
     if timeout is not None:
         options["timeout"] = timeout
@@ -139,9 +141,7 @@ def parse_target(text: str, service: str = "") -> Target:
 async def _call(target: Target, sources: Sequence[str], manner: Manner, name: str, as_json: bool) -> None:
     from meshkit.mesh import Mesh
 
-    with settings_in_doubt():
-        mesh = Mesh.from_env(name=name)
-    async with mesh:
+    async with Mesh(await settings(), name=name) as mesh:
         try:
             contracts = await _contracts(mesh, target.service, manner.options.get("timeout"))
             if not target.method:

@@ -34,30 +34,23 @@ def export(
     """
     from meshkit.config import SharedConfig
     from meshkit.instance import SERVICE_NAME
-    from meshkit.security.keys import KeyStatus, derive
+    from meshkit.security.keys import KeyStatus, service_keys
 
     if not SERVICE_NAME.fullmatch(service):
         raise Failure(f"--for {service!r} is no service's name ({SERVICE_NAME.pattern})", code=ExitCode.USAGE)
     config = SharedConfig.load()
     rows = []
     for place, own in enumerate(config.ensure_project_secrets()):
-        token, proof = (
-            derive(
-                own.secret.encode(),
-                namespace=config.namespace,
-                project=config.project_id,
-                service=service,
-                use=use,
-            )
-            for use in ("token", "proof")
+        derived = service_keys(
+            own.secret.encode(), namespace=config.namespace, project=config.project_id, service=service
         )
         rows.append(
             {
                 "project": config.project_id,
                 "kid": own.kid,
                 "status": (KeyStatus.ACTIVE if place == 0 else KeyStatus.RETIRING).value,
-                "token_key": _encoded(token),
-                "proof_key": _encoded(proof),
+                "token_key": _encoded(derived.token),
+                "proof_key": _encoded(derived.proof),
             }
         )
     if as_json:
@@ -73,7 +66,7 @@ def _toml(rows: Sequence[dict[str, str]], project: str, service: str, namespace:
     lines = [
         f"# Keys with which {service} verifies calls of project {project} in namespace {namespace}.",
         f"# For the operator of {service}: put these rows into the file that CU_PROJECT_KEYS_FILE of {service} names",
-        "# (chmod 600), and state under each what it may do. Without grants it may do nothing.",
+        "# (chmod 600, or it is refused), and state under each what it may do. Without grants it may do nothing.",
         "#",
         "#     [key.grants]",
         '#     tenants = ["acme"]            # may call for these tenants',

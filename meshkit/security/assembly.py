@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshkit.security.guard import Guard
@@ -12,20 +13,29 @@ from meshkit.security.tokens import Identity, TokenSource, TokenVerifier
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
+    from meshkit.security.projects import ProjectStore
 
 ANYBODY = "client"
 """Name under which a script calls that has no SERVICE_NAME."""
 
 
-def guard_of(config: SharedConfig, service: str, instance_id: str) -> Guard:
+def guard_of(
+    config: SharedConfig, service: str, instance_id: str, *, projects: ProjectStore | None = None
+) -> Guard:
     """What lets calls of one instance in.
+
+    Args:
+        config: Settings.
+        service: Name of the service.
+        instance_id: Id of the instance.
+        projects: Where keys are found besides; whoever made it starts and closes it.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
     verifier = TokenVerifier(
         service,
-        key_ring(config),
+        key_ring(config, projects),
         namespace=config.namespace,
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,
@@ -66,20 +76,44 @@ def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:
     return TokenSource(identity, lifetime=config.token_ttl_s)
 
 
-def key_ring(config: SharedConfig) -> KeyRing:
-    """Where keys are found: the own secrets, then the keys file.
+def project_store_of(config: SharedConfig) -> ProjectStore | None:
+    """The project store, not started; None where there is no Redis, or nothing to seal with."""
+    if config.redis is None or not config.sealing_keys:
+        return None
+    from meshkit.config import Environment
+    from meshkit.redis.sealing import Sealer
+    from meshkit.security.projects import ProjectStore
+
+    return ProjectStore(
+        config.redis,
+        namespace=config.namespace,
+        sealer=Sealer(config.sealing_keys),
+        strict=config.env is Environment.PRODUCTION,
+    )
+
+
+def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyRing:
+    """Where keys are found: the own secrets, then the keys file, then the project store.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
+    secrets = [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
+    rings: list[KeyRing] = [own_ring(config.project_id, secrets)]
+    if config.project_keys_file is not None:
+        rings.append(_file_ring(config.project_keys_file))
+    if projects is not None:
+        from meshkit.security.projects import StoredRing
+
+        return StoredRing(rings, projects)
+    return rings[0] if len(rings) == 1 else ChainedRing(rings)
+
+
+def _file_ring(path: Path) -> FileRing:
     from meshkit.config import ConfigError, Problem
 
-    secrets = [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
-    own = own_ring(config.project_id, secrets)
-    if config.project_keys_file is None:
-        return own
     try:
-        return ChainedRing((own, FileRing(config.project_keys_file)))
+        return FileRing(path)
     except ValueError as error:
         raise ConfigError(
             [Problem("CU_PROJECT_KEYS_FILE", str(error), "mend the file, or unset the setting")]

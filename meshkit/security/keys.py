@@ -26,6 +26,8 @@ KID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 Use = Literal["token", "proof"]
 """What a derived key is for."""
 
+_USES: tuple[Use, Use] = ("token", "proof")
+
 
 def derive(secret: bytes, *, namespace: str, project: str, service: str, use: Use) -> bytes:
     """Derives the 32-byte key with which calls from a project to a service are signed.
@@ -39,6 +41,22 @@ def derive(secret: bytes, *, namespace: str, project: str, service: str, use: Us
     """
     info = f"meshkit/v1/{namespace}/{project}/{service}/{use}"
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info.encode()).derive(secret)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKeys:
+    """The two keys with which calls of one project to one service are signed."""
+
+    token: bytes = field(repr=False)
+    proof: bytes = field(repr=False)
+
+
+def service_keys(secret: bytes, *, namespace: str, project: str, service: str) -> ServiceKeys:
+    """Derives both keys with which calls from a project to a service are signed; see `derive`."""
+    token, proof = (
+        derive(secret, namespace=namespace, project=project, service=service, use=use) for use in _USES
+    )
+    return ServiceKeys(token, proof)
 
 
 class KeyStatus(StrEnum):
@@ -72,14 +90,6 @@ def full_grants(project: str) -> Grants:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceKeys:
-    """The two keys with which calls of one project to one service are signed."""
-
-    token: bytes = field(repr=False)
-    proof: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class KeyRow:
     """One key of one project.
 
@@ -108,11 +118,7 @@ class KeyRow:
             namespace: `CU_NAMESPACE` of the mesh.
         """
         if self.secret is not None:
-            token, proof = (
-                derive(self.secret, namespace=namespace, project=self.project, service=service, use=use)
-                for use in ("token", "proof")
-            )
-            return ServiceKeys(token, proof)
+            return service_keys(self.secret, namespace=namespace, project=self.project, service=service)
         return self.keys if service == own else None
 
 

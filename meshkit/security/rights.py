@@ -8,8 +8,16 @@ from collections.abc import Set as AbstractSet
 from meshkit.call import TENANT, covers
 from meshkit.instance import SERVICE_NAME
 
-PERMISSION = re.compile(rf"\*|{SERVICE_NAME.pattern}:(?:\*|{SERVICE_NAME.pattern})")
-"""How a permission is written: `service:verb`, `service:*` or `*`."""
+DEMAND = re.compile(rf"{SERVICE_NAME.pattern}:{SERVICE_NAME.pattern}")
+"""How a method's permission is written: `service:verb`."""
+
+PERMISSION = re.compile(rf"\*|{SERVICE_NAME.pattern}:\*|{DEMAND.pattern}")
+"""How a permission is written that somebody holds: `service:verb`, `service:*` or `*`."""
+
+
+def is_demand(name: str) -> bool:
+    """Whether a name can be the permission that a method asks for."""
+    return DEMAND.fullmatch(name) is not None
 
 
 def is_permission(name: str) -> bool:

@@ -39,6 +39,7 @@ class CellWrite:
         spoken: Fingerprint of heading and text, from which the vector is made.
         vector: None where the stored cell was seen to have the same `spoken`, and so keeps its vector.
         if_match: The etag the stored cell must have, empty = there must be none; None = any.
+        version: The version of the content at its source: not written over a higher one; None = written over any.
     """
 
     cell: pb.Cell
@@ -46,6 +47,7 @@ class CellWrite:
     spoken: str
     vector: Vector | None = None
     if_match: str | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

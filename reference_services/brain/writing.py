@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 from google.protobuf.message import Message
@@ -17,6 +18,7 @@ from reference_services.brain.store import Cells, CellWrite, Stored, Vector, Vec
 ATTEMPTS = 4
 """How often a write is tried while other writers change the same cells."""
 
+_HIGHEST = 2**63 - 1
 _GTIN = re.compile(r"[0-9]{8}|[0-9]{12,14}")
 
 
@@ -47,10 +49,11 @@ def cell_writes(request: pb.UpsertRequest) -> list[CellWrite]:
     """
     bounds.check_count("cells", len(request.cells), bounds.CELLS, least=1)
     bounds.check_count("if_match", len(request.if_match), bounds.CELLS)
+    bounds.check_count("versions", len(request.versions), bounds.CELLS)
     writes: dict[str, CellWrite] = {}
     for place, cell in enumerate(request.cells):
         _check_cell(f"cells[{place}]", cell)
-        write = _write(cell, request.if_match)
+        write = _write(cell, request)
         if write.cell.id in writes:
             raise InvalidArgument(
                 f"cells[{place}] has the id of a cell before it: send each cell once",
@@ -58,19 +61,17 @@ def cell_writes(request: pb.UpsertRequest) -> list[CellWrite]:
                 field=f"cells[{place}].id",
             )
         writes[write.cell.id] = write
-    if unknown := sorted(set(request.if_match) - set(writes)):
-        raise InvalidArgument(
-            "if_match names cells that are not in the request",
-            reason="IF_MATCH_UNKNOWN",
-            first=unknown[0][:64],
-        )
+    _check_named("if_match", request.if_match, writes)
+    _check_named("versions", request.versions, writes)
+    if any(version > _HIGHEST for version in request.versions.values()):
+        raise InvalidArgument("a version is above 2^63 - 1", reason="VERSION_INVALID", field="versions")
     return list(writes.values())
 
 
-def finished(cell: pb.Cell, heading: str, if_match: str | None = None) -> CellWrite:
+def finished(cell: pb.Cell, heading: str) -> CellWrite:
     """The write of a cell that has its id: with etag and fingerprint."""
     cell.etag = content_etag(cell, "id", "created_at", "updated_at", "etag")
-    return CellWrite(cell, heading, digest(heading, cell.text), None, if_match)
+    return CellWrite(cell, heading, digest(heading, cell.text))
 
 
 def said(write: CellWrite) -> str:
@@ -85,7 +86,7 @@ def due(writes: Sequence[CellWrite], stored: Mapping[str, Stored]) -> list[CellW
 
 def with_vectors(writes: Sequence[CellWrite], vectors: Mapping[str, Vector]) -> list[CellWrite]:
     """The writes with the vectors that there are, by `spoken`."""
-    return [CellWrite(w.cell, w.heading, w.spoken, vectors.get(w.spoken), w.if_match) for w in writes]
+    return [replace(write, vector=vectors.get(write.spoken)) for write in writes]
 
 
 def by_spoken(writes: Sequence[CellWrite], vectors: Vectors) -> dict[str, Vector]:
@@ -145,13 +146,26 @@ def fact(wanted: pb.Fact) -> pb.Fact:
     return new
 
 
-def _write(cell: pb.Cell, if_match: Mapping[str, str]) -> CellWrite:
+def _write(cell: pb.Cell, request: pb.UpsertRequest) -> CellWrite:
     new = pb.Cell()
     new.CopyFrom(cell)
     new.ClearField("passage")
     new.ClearField("updated_at")
     new.id = cell.id or f"cell-{digest(cell.source, cell.text)}"
-    return finished(new, _heading(new), if_match.get(new.id))
+    return replace(
+        finished(new, _heading(new)),
+        if_match=request.if_match.get(new.id),
+        version=request.versions.get(new.id),
+    )
+
+
+def _check_named(field: str, ids: Iterable[str], writes: Mapping[str, CellWrite]) -> None:
+    if unknown := sorted(set(ids) - set(writes)):
+        raise InvalidArgument(
+            f"{field} names cells that are not in the request",
+            reason=f"{field.upper()}_UNKNOWN",
+            first=unknown[0][:64],
+        )
 
 
 def _heading(cell: pb.Cell) -> str:

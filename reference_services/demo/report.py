@@ -68,7 +68,7 @@ class Report:
             batches.add_row(instance, str(count))
         self._console.print(batches)
 
-    def end(self, seconds: float) -> None:
+    def end(self) -> None:
         """Prints how it all ended."""
         verdict = (
             f"{self.failed} steps did not do what they should"
@@ -76,7 +76,7 @@ class Report:
             else "every step did what it should"
         )
         style = "bold red" if self.failed else "bold green"
-        self._console.print(Text(f"{verdict}; {seconds:.0f} s", style=style))
+        self._console.print(Text(verdict, style=style))
 
 
 def _short(text: str, width: int = 100) -> str:

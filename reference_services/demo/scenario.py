@@ -14,6 +14,7 @@ from pathlib import Path
 
 import reference_services.worker.harvester as harvester
 from meshkit import MeshError
+from meshkit.config import ConfigError
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as brain
 from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
 from reference_services._gen.contextunity.router.v1 import router_pb2 as router
@@ -25,13 +26,15 @@ from reference_services._gen.contextunity.zero.v1.zero_client import ZeroClient
 from reference_services.demo.audit import Finding, audit
 from reference_services.demo.library import documents, ingest
 from reference_services.demo.machine import REPLICAS, TENANT, Machine, NotAsWanted, machine
-from reference_services.demo.reads import PER_SECOND, Tally, reading
+from reference_services.demo.reads import LEAST_PER_SECOND, PER_SECOND, Tally, reading
 from reference_services.demo.report import Report
+from reference_services.demo.room import lacking, spent
 
 FEED = Path(harvester.__file__).parent / "data" / "products.csv"
 SOURCE = "demo-shop"
 FROZEN_SECONDS = 5.0
 HARVEST_SECONDS = 60.0
+WHOLE_SECONDS = 90.0
 
 QUESTIONS = (
     "In which order does a service drain?",
@@ -49,10 +52,17 @@ class Harvest:
         seconds: How long it took.
         executors: Replicas that took part in it, by what each did.
         killed: What was done to which process.
+        begun: When it was begun, on the clock of `time.perf_counter`, as the next three.
+        ended: When it had ended.
+        broken: When replicas were killed and stopped.
+        mended: When the one that was stopped went on.
     """
 
     workflow_id: str = ""
-    seconds: float = 0.0
+    begun: float = 0.0
+    ended: float = 0.0
+    broken: float = 0.0
+    mended: float = 0.0
     executors: Counter[str] = field(default_factory=Counter)
     killed: list[str] = field(default_factory=list)
 
@@ -70,14 +80,22 @@ async def play(*, keep: bool) -> int:
     start = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="meshkit-demo-"))
     try:
+        if lack := lacking(folder):
+            raise NotAsWanted(lack)
         await _play(folder, report)
-    except (NotAsWanted, MeshError, TimeoutError) as error:
-        report.check(False, "the demo broke off", str(error) or type(error).__name__)
+    except (NotAsWanted, MeshError, TimeoutError, OSError, sqlite3.Error, ConfigError) as error:
+        report.check(
+            False, "the demo broke off", str(error) or f"the harvest did not end within {HARVEST_SECONDS:g} s"
+        )
+    if report.failed and (cause := spent(folder)):
+        report.say(f"the cause: {cause}")
     if keep or report.failed:
         report.say(f"state and logs are in {folder}")
     else:
         shutil.rmtree(folder)
-    report.end(time.monotonic() - start)
+    seconds = time.monotonic() - start
+    report.check(seconds <= WHOLE_SECONDS, "time", f"{seconds:.0f} s, of {WHOLE_SECONDS:.0f} at most")
+    report.end()
     return 1 if report.failed else 0
 
 
@@ -92,7 +110,8 @@ async def _play(folder: Path, report: Report) -> None:
         probe = await _probe(running)
         async with reading(running.mesh, probe) as tally:
             harvest = await _harvest(running, report)
-        _judge_reads(tally, report)
+        _judge_reads(tally, harvest, report)
+        _judge_freeze(harvest, report)
         await _judge_harvest(running, harvest, report)
         await _ask(running, report)
         report.summary(tally, harvest.executors)
@@ -115,7 +134,7 @@ async def _probe(running: Machine) -> str:
 
 async def _harvest(running: Machine, report: Report) -> Harvest:
     """Harvests the feed, and makes trouble when a quarter of it is done."""
-    client, start, harvest = running.mesh.client(WorkerClient), time.monotonic(), Harvest()
+    client, harvest = running.mesh.client(WorkerClient), Harvest(begun=time.perf_counter())
     request = worker.StartWorkflowRequest(workflow="harvest", idempotency_key="demo")
     request.arguments.update({"feed": str(FEED), "source": SOURCE})
     harvest.workflow_id = (await client.start_workflow(request)).id
@@ -131,21 +150,25 @@ async def _harvest(running: Machine, report: Report) -> Harvest:
                         trouble = asyncio.create_task(_make_trouble(running, seen.executor, harvest, report))
             except MeshError as error:  # the replica that answered was killed: another one answers
                 report.say(f"  the watch broke ({error.reason}) and is opened anew")
+    harvest.ended = time.perf_counter()
     if trouble is not None:
         await trouble
-    harvest.seconds = time.monotonic() - start
     good = state == worker.WorkflowState.WORKFLOW_STATE_SUCCEEDED and trouble is not None
     name = worker.WorkflowState.Name(state).removeprefix("WORKFLOW_STATE_").lower()
-    report.check(good, f"harvest {name}", f"after {harvest.seconds:.1f} s; {'; '.join(harvest.killed)}")
+    seconds = harvest.ended - harvest.begun
+    report.check(good, f"harvest {name}", f"after {seconds:.1f} s; {'; '.join(harvest.killed)}")
     return harvest
 
 
 async def _make_trouble(running: Machine, executor: str, harvest: Harvest, report: Report) -> None:
     """Kills a brain and the worker that leads the harvest, and stops another worker for a while."""
     instances = {one.instance_id: one for one in await running.mesh.instances("worker")}
+    if executor not in instances:
+        raise NotAsWanted(f"the registry does not know {executor or 'the worker'} that leads the harvest")
     leader = running.child_of("worker", instances[executor].shard_key)
     other = next(child for child in running.supervisor.children["worker"] if child is not leader)
     victim = running.supervisor.children["brain"][0]
+    harvest.broken = time.perf_counter()
     for child in (victim, leader):
         report.say(f"  kill -9 {child.pid} ({child.name})")
         running.kill(child)
@@ -153,14 +176,31 @@ async def _make_trouble(running: Machine, executor: str, harvest: Harvest, repor
     report.say(f"  SIGSTOP {other.pid} ({other.name}) for {FROZEN_SECONDS:g} s")
     harvest.killed.append(f"{other.name} frozen for {FROZEN_SECONDS:g} s")
     await running.freeze(other, FROZEN_SECONDS)
+    harvest.mended = time.perf_counter()
 
 
-def _judge_reads(tally: Tally, report: Report) -> None:
-    failed = len(tally.failures)
+def _judge_reads(tally: Tally, harvest: Harvest, report: Report) -> None:
+    """No read failed; and there were reads all the while that brain was a replica short or had a new one."""
+    failed, rate = len(tally.failures), tally.per_second(harvest.broken, harvest.mended)
     text = f"{len(tally.latencies)} answered, {failed} failed"
     if tally.failures:
         text += f": {tally.failures[0]}"
-    report.check(not failed and bool(tally.latencies), "reads of brain", text)
+    text += f"; {rate:.0f} a second in the {harvest.mended - harvest.broken:.1f} s from the kill on"
+    if rate < LEAST_PER_SECOND:
+        text += f", below {LEAST_PER_SECOND}: this machine is too busy to show what the demo says"
+    report.check(not failed and rate >= LEAST_PER_SECOND, "reads of brain", text)
+
+
+def _judge_freeze(harvest: Harvest, report: Report) -> None:
+    """The stopped worker stood still, and went on, while there was work for it."""
+    first, last, whole = (
+        moment - harvest.begun for moment in (harvest.broken, harvest.mended, harvest.ended)
+    )
+    inside = 0 < first < last < whole
+    text = f"from {first:.1f} s to {last:.1f} s of {whole:.1f} s"
+    if not inside:
+        text += ": the harvest was over before the worker went on"
+    report.check(inside, "frozen within the harvest", text)
 
 
 async def _judge_harvest(running: Machine, harvest: Harvest, report: Report) -> None:

@@ -18,7 +18,8 @@ from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from meshkit import ResourceExhausted, Unavailable
-from reference_services.sqlite.file import BUSY_TIMEOUT_S, Schema, connect, explained, prepare, transaction
+from reference_services.sqlite.file import BUSY_TIMEOUT_S, Schema, connect, prepare, transaction
+from reference_services.sqlite.incidents import Incidents
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -37,8 +38,10 @@ class Database:
 
     def __init__(self, path: Path, schema: Schema, readers: int, waiting: int, busy_timeout: float) -> None:
         opener = partial(connect, path, schema, busy_timeout)
-        self._readers = _Lane("read", schema, partial(opener, read_only=True), readers, waiting)
-        self._writer = _Lane("write", schema, opener, 1, waiting)
+        incidents = Incidents(path, schema)
+        reader = partial(opener, read_only=True)
+        self._readers = _Lane("read", schema, incidents, reader, readers, waiting)
+        self._writer = _Lane("write", schema, incidents, opener, 1, waiting)
 
     async def read(self, work: Work[T]) -> T:
         """Runs `work` on one snapshot of the file, in a reader's thread.
@@ -102,11 +105,13 @@ class _Lane:
         self,
         name: str,
         schema: Schema,
+        incidents: Incidents,
         opener: Callable[[], sqlite3.Connection],
         threads: int,
         waiting: int,
     ) -> None:
         self._schema = schema
+        self._incidents = incidents
         self._opener = opener
         self._queue: Queue[tuple[Work[Any], Future[Any]] | None] = Queue(waiting)
         self._guard = Lock()
@@ -163,7 +168,7 @@ class _Lane:
         try:
             return step()
         except sqlite3.Error as error:
-            if (told := explained(error, self._schema)) is None:
+            if (told := self._incidents.met(error)) is None:
                 raise
             raise told from error
 

@@ -121,6 +121,12 @@ def explained(error: sqlite3.Error, schema: Schema) -> MeshError | None:
     return kind(f"the database of {schema.name} {what}", reason=reason)
 
 
+def unusable(error: sqlite3.Error, path: Path, schema: Schema) -> str:
+    """What the operator is told of the same error: the file, the cause, and what to do about it."""
+    fault = _fault(error)
+    return str(error) if fault is None else _unusable(fault, error, path, schema).message
+
+
 _Fault = tuple[type[MeshError], str, str]
 _BUSY = (Unavailable, "DATABASE_BUSY", "is busy: try again")
 _READ_ONLY = (FailedPrecondition, "DATABASE_READ_ONLY", "cannot be written: its operator has to allow it")

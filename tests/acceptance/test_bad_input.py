@@ -179,6 +179,7 @@ def test_a_taken_port_names_the_setting_that_mends_it(tmp_path: Path) -> None:
 def test_a_broken_keys_file_is_a_wrong_setting(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text('[[key]]\nproject = "shop"\nsecret = "not-to-be-shown"\n')
+    keys.chmod(0o600)
     done = run_greeter(tmp_path, CU_PROJECT_KEYS_FILE=str(keys))
     assert done.returncode == 78
     assert f"CU_PROJECT_KEYS_FILE: keys file {keys} [[key]] number 1, kid" in done.stderr

@@ -184,6 +184,54 @@ async def test_if_match_for_a_cell_that_is_not_there_is_refused(brain: Brain) ->
     assert caught.value.reason == "IF_MATCH_UNKNOWN"
 
 
+async def versioned(brain: Brain, text: str, version: int | None) -> Outcome:
+    versions = {} if version is None else {"a": version}
+    request = pb.UpsertRequest(cells=[pb.Cell(id="a", text=text)], versions=versions)
+    (outcome,) = (await brain.upsert(request, ACME)).outcomes
+    return outcome
+
+
+async def test_an_older_version_does_not_undo_a_later_one(brain: Brain) -> None:
+    assert (await versioned(brain, "five", 5)).status == Outcome.STATUS_CREATED
+    stored = await get(brain, "a")
+    stale = await versioned(brain, "four", 4)
+    assert (stale.status, stale.etag) == (Outcome.STATUS_STALE, stored[0].etag)
+    assert await get(brain, "a") == stored
+    assert (await versioned(brain, "five, mended", 5)).status == Outcome.STATUS_UPDATED
+    assert (await versioned(brain, "seven", 2**63 - 1)).status == Outcome.STATUS_UPDATED
+    assert (await versioned(brain, "six", 6)).status == Outcome.STATUS_STALE
+
+
+async def test_a_later_version_with_the_same_content_still_counts(brain: Brain) -> None:
+    await versioned(brain, "the same", 5)
+    stored = await get(brain, "a")
+    assert (await versioned(brain, "the same", 7)).status == Outcome.STATUS_UNCHANGED
+    assert (await versioned(brain, "in between", 6)).status == Outcome.STATUS_STALE
+    assert (await versioned(brain, "the same", 4)).status == Outcome.STATUS_UNCHANGED
+    assert (await versioned(brain, "in between", 6)).status == Outcome.STATUS_STALE
+    assert await get(brain, "a") == stored
+
+
+async def test_a_write_without_a_version_is_made_and_keeps_the_highest(brain: Brain) -> None:
+    await versioned(brain, "five", 5)
+    assert (await versioned(brain, "by hand", None)).status == Outcome.STATUS_UPDATED
+    assert (await versioned(brain, "four", 4)).status == Outcome.STATUS_STALE
+    await brain.delete(pb.DeleteRequest(ids=["a"]), ACME)
+    assert (await versioned(brain, "one", 1)).status == Outcome.STATUS_CREATED
+
+
+@pytest.mark.parametrize(
+    ("versions", "reason"), [({"b": 1}, "VERSIONS_UNKNOWN"), ({"a": 2**63}, "VERSION_INVALID")]
+)
+async def test_versions_that_make_no_sense_are_refused(
+    brain: Brain, versions: dict[str, int], reason: str
+) -> None:
+    request = pb.UpsertRequest(cells=[pb.Cell(id="a", text="x")], versions=versions)
+    with pytest.raises(InvalidArgument) as caught:
+        await brain.upsert(request, ACME)
+    assert caught.value.reason == reason
+
+
 async def test_another_tenant_sees_changes_and_counts_nothing(brain: Brain) -> None:
     product = pb.Product(sku="1", name="granite")
     await put(brain, pb.Cell(id="a", text="granite", product=product))
@@ -216,5 +264,5 @@ async def test_stats_say_what_there_is(brain: Brain) -> None:
     await put(brain, pb.Cell(id="a", text="four"), pb.Cell(id="b", text="Ö", product=pb.Product(sku="1")))
     stats = await brain.stats(pb.StatsRequest(), ACME)
     assert (stats.cells, stats.text_bytes, stats.products, stats.storage) == (2, 6, 1, "sqlite")
-    assert (stats.embedder, stats.embedding_dimensions, stats.schema_version) == ("hashing-v1", 384, 1)
+    assert (stats.embedder, stats.embedding_dimensions, stats.schema_version) == ("hashing-v1", 384, 2)
     assert stats.HasField("updated_at")

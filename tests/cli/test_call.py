@@ -121,6 +121,7 @@ def test_a_reader_that_has_had_enough_is_no_fault(greeting) -> None:
         (("greeter/Greet", "{}", "{}"), 2, "takes one request"),
         (("greeter/Greet", "-d", "@absent.json"), 2, "absent.json cannot be read: No such file"),
         (("greeter/Greet", "--tenant", "a b"), 1, "reason  TENANT_MALFORMED"),
+        (("greeter/Greet", "--tenant", ""), 2, "name a tenant, or leave it out for that of CU_TENANT"),
         (("greeter/Greet", "-m", "nothing"), 2, "write KEY=VALUE"),
         (("greeter/Greet", "-m", "authorization=me"), 1, "METADATA_RESERVED"),
         (("greeter/Greet", "--timeout", "0"), 2, "--timeout"),

@@ -9,7 +9,7 @@ def test_the_demo_does_all_that_it_says(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "meshkit", "demo"],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "COLUMNS": "400"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -18,7 +18,10 @@ def test_the_demo_does_all_that_it_says(tmp_path: Path) -> None:
     shown = done.stdout + done.stderr
     assert done.returncode == 0, shown
     for step in (
-        "reads of brain: ",
+        "✓ reads of brain: ",
+        " a second in the ",
+        "✓ frozen within the harvest: ",
+        "✓ time: ",
         "0 failed",
         "0 missing, 0 doubled",
         "rejected rows",

@@ -93,6 +93,7 @@ def test_every_key_of_the_code_is_on_the_page() -> None:
 def test_every_refusal_of_the_serving_side_is_in_the_table() -> None:
     places = ["security/guard.py", "security/tokens.py", "security/proof.py", "security/signing.py"]
     places += ["serving.py", "resilience/admission.py", "transport/server.py", "transport/codec.py"]
+    places += ["transport/reception.py", "security/projects/store.py"]
     code = "".join((ROOT / "meshkit" / place).read_text("utf-8") for place in places)
     reasons = set(re.findall(r'reason="([A-Z_]+)"|else "([A-Z_]{6,})"', code))
     named = {one or other for one, other in reasons}

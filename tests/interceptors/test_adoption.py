@@ -29,11 +29,13 @@ class Servicer(greeter_pb2_grpc.GreeterServiceServicer):
         call = current_call()
         who = f"{call.principal.name}@{call.tenant}" if call and call.principal else "anybody"
         context.set_trailing_metadata((("x-own", "kept"),))
+        await context.send_initial_metadata((("x-ahead", "of one"),))
         return pb.GreetResponse(text=f"Hello {request.name} from {who}")
 
     async def GreetMany(
         self, request: pb.GreetManyRequest, context: Any
     ) -> AsyncIterator[pb.GreetManyResponse]:
+        await context.send_initial_metadata((("x-ahead", "of many"),))
         for _ in range(request.times):
             yield pb.GreetManyResponse(text=request.name)
 
@@ -91,6 +93,31 @@ async def test_all_four_arities_go_through_a_signed_channel(tmp_path: Path) -> N
         ] * 3
         assert (await stub.GreetAll(all_of("a", "b"))).text == "a b"
         assert [each.text async for each in stub.Chat(requests("a", "b"))] == ["A", "B"]
+
+
+async def test_what_a_server_sends_ahead_of_its_replies_reaches_the_caller(tmp_path: Path) -> None:
+    async with adopted(tmp_path) as channel:
+        stub = greeter_pb2_grpc.GreeterServiceStub(sign(channel, "greeter", config=config(tmp_path)))
+        one, many = stub.Greet(pb.GreetRequest(name="Bo")), stub.GreetMany(pb.GreetManyRequest(times=2))
+        assert dict(await one.initial_metadata())["x-ahead"] == "of one"
+        assert (await one).text.startswith("Hello Bo")
+        assert dict(await many.initial_metadata())["x-ahead"] == "of many"
+        assert len([each async for each in many]) == 2
+        for silent in (
+            stub.GreetAll(all_of("a")),
+            stub.Chat(requests("a")),
+            stub.Greet(pb.GreetRequest(name="nobody")),
+        ):
+            assert "x-ahead" not in dict(await silent.initial_metadata())
+            silent.cancel()
+
+
+async def test_a_call_that_could_not_be_made_has_no_initial_metadata(tmp_path: Path) -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        stub = greeter_pb2_grpc.GreeterServiceStub(sign(channel, "greeter", config=config(tmp_path)))
+        call = stub.Greet(pb.GreetRequest(name="Bo"), timeout=5)
+        assert dict(await call.initial_metadata()) == {}
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from meshkit import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
 from reference_services.sqlite import Database, Schema, open_database, prepare
+from reference_services.sqlite.incidents import Incidents
 from tests.reference.process import ADD, SCHEMA
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +242,42 @@ async def test_a_file_that_was_taken_away_is_not_silently_made_anew(path: Path) 
             await books(database)
     assert caught.value.reason == "DATABASE_UNAVAILABLE"
     assert not path.exists()
+
+
+async def test_a_file_that_is_damaged_while_it_is_in_use_is_told_to_the_operator_once(path: Path) -> None:
+    async with open_database(path, SCHEMA) as database:
+        await database.execute(ADD, ("Emma",))
+        await database.empty_log()
+    async with open_database(path, SCHEMA) as database:
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (path.stat().st_size - 4096))
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(DataLoss) as caught:
+                    await books(database)
+                assert (caught.value.reason, caught.value.message) == (
+                    "DATABASE_DAMAGED",
+                    "the database of library is damaged: restore it from a copy",
+                )
+    (entry,) = logs
+    assert (entry["log_level"], entry["event"]) == ("error", "the database fails")
+    assert entry["reason"].startswith(f"{path} cannot be the database of library, it is damaged: restore it")
+    assert "malformed" in entry["reason"]
+    assert f"or set {SCHEMA.setting} to another file" in entry["reason"]
+
+
+def test_an_incident_ends_when_it_was_quiet_for_a_while(path: Path) -> None:
+    now = 0.0
+    incidents = Incidents(path, SCHEMA, clock=lambda: now)
+    damaged, busy = sqlite3.DatabaseError("malformed"), sqlite3.OperationalError("locked")
+    damaged.sqlite_errorcode, busy.sqlite_errorcode = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_BUSY
+    with capture_logs() as logs:
+        for step, error in ((0.0, damaged), (50.0, damaged), (50.0, busy), (50.0, damaged), (61.0, damaged)):
+            now += step
+            assert incidents.met(error) is not None
+        assert incidents.met(sqlite3.IntegrityError("ours")) is None
+    assert ["locked" in each["reason"] for each in logs] == [False, True, False, False]
 
 
 async def test_files_are_their_owners_alone(database: Database, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The runtime within one process: several services, their failures, their end."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -89,6 +90,28 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
         runtime = Runtime(Probe, configs={Probe: config(tmp_path, grpc_port=port)}, registry=MemoryRegistry())
         with pytest.raises(PortTaken, match=f"127.0.0.1:{port}"):
             await runtime.serve(asyncio.Event())
+
+
+def test_the_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[SharedConfig] = []
+
+    class Counted(SharedConfig):
+        @classmethod
+        def load(cls, environ: Any = None, *, shared_process: bool = False, **overrides: Any) -> Any:
+            read.append(config(tmp_path))
+            return read[-1]
+
+    class Stopping(Probe, contract=CONTRACT):
+        config: Counted
+
+        def __init__(self, **options: Any) -> None:
+            assert options["config"] is read[0]
+            super().__init__(**options)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("meshkit.telemetry.logs.configure", lambda *_args, **_options: None)
+    assert Runtime(Stopping, registry=MemoryRegistry()).run() == 0
+    assert len(read) == 1
 
 
 def test_a_runtime_needs_services_and_each_once() -> None:

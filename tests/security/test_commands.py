@@ -189,6 +189,7 @@ async def test_exported_keys_let_another_project_in(shell: Shell) -> None:
     grants = "\n".join(line.removeprefix("#     ") for line in commented)
     path = shell.folder / "keys.toml"
     path.write_text(f"{done.stdout}{grants.replace('echo:read', 'echo:greet')}\n")
+    path.chmod(0o600)
     local = LocalMesh(Echo, settings={**SETTINGS, "project_keys_file": path})
     async with local:
         found = local.service(local.instances[0]).instance

@@ -99,8 +99,9 @@ def test_a_bad_row_is_named_without_its_key(text: str, said: str) -> None:
     assert not [canary for canary in CANARIES if canary[:12] in str(error.value)]
 
 
-def write(path: Path, text: str) -> None:
-    path.write_text(text)
+def write(path: Path, text: str | bytes) -> None:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(0o600)
 
 
 def remove(path: Path) -> None:
@@ -114,7 +115,7 @@ def set_mode(path: Path, mode: int) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "keys.toml"
-    path.write_text(GOOD)
+    write(path, GOOD)
     return path
 
 
@@ -124,15 +125,36 @@ def test_a_file_that_is_wrong_at_the_start_is_an_error_that_names_it(
 ) -> None:
     path = tmp_path / "keys.toml"
     if text is not None:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=r"^keys file .*keys\.toml"):
+        write(path, text)
+    with pytest.raises(ValueError, match=r"^keys file .*keys\.toml (cannot be read|.*Field required)"):
         FileRing(path)
 
 
-def test_a_file_that_anybody_may_write_is_not_read(path: Path) -> None:
-    path.chmod(0o646)
-    with pytest.raises(ValueError, match="chmod 600"):
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (0o644, "can be read by everybody (mode 0644): chmod 600 it"),
+        (0o604, "can be read by everybody (mode 0604): chmod 600 it"),
+        (0o646, "can be written by everybody (mode 0646): chmod 600 it"),
+        (0o602, "can be written by everybody (mode 0602): chmod 600 it"),
+        (0o660, "can be written by its group (mode 0660): chmod 600 it"),
+    ],
+)
+@pytest.mark.parametrize("text", [GOOD, row(token_key="", proof_key="", secret=f'"{SECRET}"')])
+def test_a_file_that_others_may_read_or_change_is_refused(
+    path: Path, text: str, mode: int, said: str
+) -> None:
+    write(path, text)
+    path.chmod(mode)
+    with pytest.raises(ValueError) as caught:
         FileRing(path)
+    assert str(caught.value) == f"keys file {path} {said}"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o440])
+async def test_its_owner_and_a_group_that_it_was_given_to_may_read_it(path: Path, mode: int) -> None:
+    path.chmod(mode)
+    assert await FileRing(path).find("shop", "k1") is not None
 
 
 async def test_a_change_is_seen_within_a_second(path: Path) -> None:
@@ -170,7 +192,7 @@ async def test_a_file_that_goes_away_keeps_its_rows_and_is_read_when_it_is_back(
     clock.now += 1
     assert await ring.find("shop", "k1") is not None
     temporary = path.with_suffix(".new")
-    temporary.write_text(row(kid='"k2"'))
+    write(temporary, row(kid='"k2"'))
     os.replace(temporary, path)
     clock.now += 1
     assert await ring.find("shop", "k1") is None

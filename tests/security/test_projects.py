@@ -41,6 +41,7 @@ BANK_GRANTS = """tenants = ["acme"], permissions = ["echo:*"], subjects = ["*"]"
 async def address(tmp_path: Path) -> AsyncIterator[str]:
     path = tmp_path / "keys.toml"
     path.write_text(exported(SHOP, GRANTS) + with_secret(BANK, BANK_GRANTS))
+    path.chmod(0o600)
     local = LocalMesh(Echo, configs={Echo: {"project_keys_file": path}}, settings=SETTINGS)
     async with local:
         found = local.service(local.instances[0]).instance

@@ -91,6 +91,7 @@ async def test_nothing_secret_gets_out(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "keys.toml"
     row = f'[[key]]\nproject = "shop"\nkid = "s1"\nsecret = "{OTHER.secret}"\n'
     path.write_text(row)
+    path.chmod(0o600)
     with everything_logged(monkeypatch, style) as written:
         local = LocalMesh(Front, Echo, settings={**SETTINGS, "project_keys_file": path}, tenant="acme")
         async with local as mesh:

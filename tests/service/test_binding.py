@@ -288,6 +288,47 @@ def test_wrong_class_keywords_are_told(keyword: dict[str, Any]) -> None:
     assert "Greeter" in fault(make)
 
 
+def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:
+    def make() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT, prt=5):  # type: ignore  # misspelt
+            """Has a keyword that there is not."""
+
+    text = fault(make)
+    assert "Greeter" in text
+    assert f"{HERE}:{line_of('misspelt')}" in text
+    assert "takes no prt (did you mean port?). It takes contract, name, port, middleware." in text
+
+
+def test_class_keywords_of_mix_ins_are_theirs_on_either_side() -> None:
+    seen: list[str] = []
+
+    class Coloured:
+        def __init_subclass__(cls, *, colour: str = "", **others: Any) -> None:
+            super().__init_subclass__(**others)
+            seen.append(colour)
+
+    class Before(Coloured, Good, CUService, contract=CONTRACT, colour="red"):
+        """Has it taken before the service sees it."""
+
+    class After(Good, CUService, Coloured, contract=CONTRACT, colour="blue"):  # type: ignore
+        """Has it passed on."""
+
+    assert seen == ["red", "blue"]
+    assert Before.definition.name == After.definition.name == "greeter"
+
+
+def test_a_misspelt_argument_of_the_decorator_is_told_with_what_was_meant() -> None:
+    def make() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            @rpc(permission="greeter:greet", timeot=2)  # type: ignore  # late
+            async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse: ...
+
+    text = fault(make)
+    assert "Greeter.greet" in text
+    assert f"{HERE}:{line_of('late')}" in text
+    assert "@rpc takes no timeot (did you mean timeout?). It takes permission, tenant, timeout, name." in text
+
+
 def test_a_public_method_is_one_that_says_so() -> None:
     class Greeter(Good, CUService, contract=CONTRACT):
         @rpc(permission=PUBLIC, tenant="none")

@@ -30,7 +30,7 @@ from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.workflow import Catalogue, Definition, Json
 
 TABLES = """
-CREATE TABLE cells (tenant TEXT, id TEXT, sku TEXT, price INTEGER, PRIMARY KEY (tenant, id));
+CREATE TABLE cells (tenant TEXT, id TEXT, sku TEXT, price INTEGER, version INTEGER, PRIMARY KEY (tenant, id));
 CREATE TABLE marks (name TEXT, executor TEXT, workflow TEXT);
 """
 BRAIN = Schema(name="test", setting="", migrations=(TABLES,))
@@ -44,8 +44,14 @@ class FakeBrain:
         assert asyncio.get_running_loop() is self.mesh.loop, "the mesh is used from another loop"
         await asyncio.sleep(self.mesh.delay)
         tenant = self.mesh.tenant
-        rows = [(tenant, cell.id, cell.product.sku, cell.product.price_minor) for cell in request.cells]
-        query = "INSERT INTO cells VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET price = excluded.price"
+        rows = [
+            (tenant, cell.id, cell.product.sku, cell.product.price_minor, request.versions[cell.id])
+            for cell in request.cells
+        ]
+        query = (
+            "INSERT INTO cells VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET price = excluded.price, "
+            "version = excluded.version WHERE excluded.version >= version"
+        )
         await self.mesh.database.write(lambda db: db.executemany(query, rows).rowcount)
         return brain_pb2.UpsertResponse()
 

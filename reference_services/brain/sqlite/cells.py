@@ -26,6 +26,7 @@ class _Row(NamedTuple):
     spoken: str
     created_at: int
     document_id: str | None
+    version: int
 
 
 class SqliteCells:
@@ -60,6 +61,7 @@ class SqliteCells:
                 if outcome.status in (pb.UpsertOutcome.STATUS_CREATED, pb.UpsertOutcome.STATUS_UPDATED)
             ]
             _write(db, tenant, due, there, self._now())
+            _raise_versions(db, tenant, writes, outcomes)
             return outcomes
 
         return await self._database.write(work)
@@ -180,7 +182,7 @@ class SqliteDocuments:
 
 def _rows(db: sqlite3.Connection, tenant: str, ids: Sequence[str]) -> dict[str, _Row]:
     rows = db.execute(
-        f"SELECT id, seq, etag, spoken, created_at, document_id FROM cells WHERE tenant = ? AND id IN {_IN}",
+        f"SELECT id, seq, etag, spoken, created_at, document_id, version FROM cells WHERE tenant = ? AND id IN {_IN}",
         (tenant, json.dumps(list(ids))),
     )
     return {id_: _Row(*row) for id_, *row in rows}
@@ -192,13 +194,29 @@ def _outcome(write: CellWrite, there: _Row | None) -> pb.UpsertOutcome:
         status = pb.UpsertOutcome.STATUS_CONFLICT if write.if_match else pb.UpsertOutcome.STATUS_CREATED
     elif there.etag == write.cell.etag:
         status = pb.UpsertOutcome.STATUS_UNCHANGED
+    elif write.version is not None and write.version < there.version:
+        status = pb.UpsertOutcome.STATUS_STALE
     elif there.document_id is not None or (write.if_match is not None and write.if_match != there.etag):
         status = pb.UpsertOutcome.STATUS_CONFLICT
     else:
         status = pb.UpsertOutcome.STATUS_UPDATED
-    if status == pb.UpsertOutcome.STATUS_CONFLICT:
+    if status in (pb.UpsertOutcome.STATUS_CONFLICT, pb.UpsertOutcome.STATUS_STALE):
         return pb.UpsertOutcome(id=write.cell.id, status=status, etag=there.etag if there else "")
     return pb.UpsertOutcome(id=write.cell.id, status=status, etag=write.cell.etag)
+
+
+def _raise_versions(
+    db: sqlite3.Connection, tenant: str, writes: Sequence[CellWrite], outcomes: Sequence[pb.UpsertOutcome]
+) -> None:
+    """Takes note that content which is as it was is of a later version: what lies between must not come back."""
+    db.executemany(
+        "UPDATE cells SET version = max(version, ?) WHERE tenant = ? AND id = ?",
+        [
+            (write.version, tenant, write.cell.id)
+            for write, outcome in zip(writes, outcomes, strict=True)
+            if write.version is not None and outcome.status == pb.UpsertOutcome.STATUS_UNCHANGED
+        ],
+    )
 
 
 def _write(

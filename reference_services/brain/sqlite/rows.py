@@ -45,8 +45,8 @@ class CellRows:
         created = write.cell.created_at.ToMicroseconds() if write.cell.HasField("created_at") else self._now
         cursor = self._db.execute(
             "INSERT INTO cells (tenant, id, kind, etag, spoken, source, document_id, created_at, updated_at, "
-            "text_bytes, metadata, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (self._tenant, write.cell.id, *self._columns(write, created)),
+            "text_bytes, metadata, body, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._tenant, write.cell.id, *self._columns(write, created), write.version or 0),
         )
         seq = cursor.lastrowid
         assert seq is not None
@@ -58,8 +58,8 @@ class CellRows:
         """Writes a cell over the one that is there, whose `spoken` and time of creation are given."""
         self._db.execute(
             "UPDATE cells SET kind = ?, etag = ?, spoken = ?, source = ?, document_id = ?, created_at = ?, "
-            "updated_at = ?, text_bytes = ?, metadata = ?, body = ? WHERE seq = ?",
-            (*self._columns(write, created), seq),
+            "updated_at = ?, text_bytes = ?, metadata = ?, body = ?, version = max(version, ?) WHERE seq = ?",
+            (*self._columns(write, created), write.version or 0, seq),
         )
         if spoken != write.spoken:
             if write.vector is None:

@@ -108,5 +108,7 @@ CREATE INDEX traces_by_time ON traces (tenant, started_at, id);
 CREATE INDEX traces_by_session ON traces (tenant, session_id, started_at, id);
 """
 
-BRAIN = Schema(name="brain", setting="BRAIN_DATABASE_URL", migrations=(_FIRST,))
+_VERSIONS = "ALTER TABLE cells ADD COLUMN version INTEGER NOT NULL DEFAULT 0;"
+
+BRAIN = Schema(name="brain", setting="BRAIN_DATABASE_URL", migrations=(_FIRST, _VERSIONS))
 """What brain's file holds."""

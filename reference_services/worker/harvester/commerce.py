@@ -166,12 +166,16 @@ class Commerce:
             if there is not None:
                 return _run(there)
             rows = sum(batch.rows for batch in plan.batches)
+            latest = db.execute("SELECT coalesce(max(started_at), 0) FROM runs").fetchone()[0]
+            begins = max(
+                self._clock(), latest + 0.001
+            )  # later than all others, also by another machine's clock
             number = db.execute(
                 "INSERT INTO runs (tenant, workflow_id, source, feed, size, modified_ns, layout, currency, "
                 "batches, started_at, rows) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(tenant, workflow_id, source, str(feed), plan.seen.size, plan.seen.modified_ns),
-                    *(json.dumps(asdict(plan.layout)), currency, len(plan.batches), self._clock(), rows),
+                    *(json.dumps(asdict(plan.layout)), currency, len(plan.batches), begins, rows),
                 ),
             ).lastrowid
             db.executemany(
@@ -306,16 +310,20 @@ class Commerce:
         rows = await self._database.read(lambda db: db.execute(query, (run.id, after, limit)).fetchall())
         return [row[0] for row in rows]
 
-    async def items(self, tenant: str, source: str, skus: Sequence[str]) -> list[Item]:
-        """The tenant's items of a source as they stand, in the order of their skus."""
+    async def items(self, tenant: str, source: str, skus: Sequence[str]) -> list[tuple[Item, int]]:
+        """The tenant's items of a source as they stand, in the order of their skus, each with its version.
+
+        A version grows with the run and, within it, with the line that the item was last read from. It begins with the
+        time, so that it also grows when the tables are lost and made anew.
+        """
         marks = ",".join("?" * len(skus))
         query = (
-            "SELECT p.*, o.price_minor, o.currency, o.availability FROM products p "
-            "JOIN offers o USING (tenant, source, sku) "
+            "SELECT p.*, o.price_minor, o.currency, o.availability, r.started_at FROM products p "
+            "JOIN offers o USING (tenant, source, sku) JOIN runs r ON r.id = o.run "
             f"WHERE p.tenant = ? AND p.source = ? AND p.sku IN ({marks}) ORDER BY p.sku"
         )
         rows = await self._database.read(lambda db: db.execute(query, (tenant, source, *skus)).fetchall())
-        return [_item(row) for row in rows]
+        return [(_item(row), _version(row)) for row in rows]
 
     async def rejects(self, tenant: str, run: int, limit: int = 100) -> list[Reject]:
         """Rejected rows of a run of the tenant, in the feed's order."""
@@ -345,6 +353,12 @@ def _item(row: sqlite3.Row) -> Item:
         for key in ("sku", "name", "brand", "category", "description", "gtin", "url", "image_url")
     }
     return Item(price=Money(row["price_minor"], row["currency"]), availability=row["availability"], **texts)
+
+
+def _version(row: sqlite3.Row) -> int:
+    """42 bits of milliseconds since 1970 and 21 of lines; items behind line 2,097,151 of a feed share the last."""
+    begun, line = round(float(row["started_at"]) * 1000), int(row["line"])
+    return begun << 21 | min(line, (1 << 21) - 1)
 
 
 def _run(row: sqlite3.Row) -> Run:

@@ -14,9 +14,12 @@ def cell_id(source: str, sku: str) -> str:
     return f"product-{hashlib.blake2b(f'{source}{chr(0)}{sku}'.encode(), digest_size=16).hexdigest()}"
 
 
-def cells(source: str, items: Sequence[Item]) -> list[brain.Cell]:
-    """Cells of items; the same items always give the same cells."""
-    return [_cell(source, item) for item in items]
+def upsert(source: str, items: Sequence[tuple[Item, int]]) -> brain.UpsertRequest:
+    """The request that stores items, each with its version; the same items always give the same cells."""
+    return brain.UpsertRequest(
+        cells=[_cell(source, item) for item, _ in items],
+        versions={cell_id(source, item.sku): version for item, version in items},
+    )
 
 
 def _cell(source: str, item: Item) -> brain.Cell:

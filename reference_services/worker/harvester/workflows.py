@@ -5,7 +5,8 @@
 
 All replicas must see the feed under the same path. The rows of a batch reach brain as they stand in the
 tables after its commit, and items that came more than once are published again at the end, so that brain ends
-with the last price whatever the order of work was.
+with the last price whatever the order of work was. Each carries its version, so that a replica that was held up
+between reading and publishing does not put an older price back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from meshkit import InvalidArgument
-from reference_services._gen.contextunity.brain.v1 import brain_pb2 as brain
 from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.harvester import feeds
@@ -26,7 +26,7 @@ from reference_services.worker.harvester.cleaning import COLUMNS, Item, Rejected
 from reference_services.worker.harvester.commerce import Commerce, Reject, Run
 from reference_services.worker.harvester.money import DECIMALS
 from reference_services.worker.harvester.planning import Batch, Outline, outline
-from reference_services.worker.harvester.publishing import cells
+from reference_services.worker.harvester.publishing import upsert
 from reference_services.worker.harvester.records import Record, read_records
 from reference_services.worker.workflow import Json, workflow
 
@@ -231,11 +231,11 @@ async def _publish_repeats(context: WorkflowContext, run: Run) -> int:
 
 
 async def _publish(context: WorkflowContext, run: Run, skus: Sequence[str]) -> None:
-    """Upserts items into brain as they stand in the tables now."""
+    """Upserts items into brain as they stand in the tables now; what stands there later already stays."""
     commerce = context.resources.get(Commerce)
     for start in range(0, len(skus), 200):
         items = await commerce.items(context.tenant, run.source, skus[start : start + 200])
-        request = brain.UpsertRequest(cells=cells(run.source, items))
+        request = upsert(run.source, items)
         await context.check()
         await context.on_mesh(lambda mesh, request=request: mesh.client(BrainClient).upsert(request))  # type: ignore[misc]
 

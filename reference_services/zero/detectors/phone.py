@@ -2,7 +2,7 @@
 
 A regular expression finds where digits are; the library's matcher looks only there, so a text without
 digits costs one scan. The windows are disjoint, and its work per position is bounded: time grows
-linearly.
+linearly, by up to ten microseconds for each digit of a national number.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class PhoneDetector:
         """
         for start, end in _windows(text):
             window = _with_plus(text[start:end])
+            if not region and not any(sign in window for sign in _PLUS):
+                continue  # national only, and of no country: the library would try each stretch of digits in vain
             matcher = PhoneNumberMatcher(
                 window, region or _NO_REGION, leniency=Leniency.VALID, max_tries=_EVERY_TRY
             )

@@ -51,6 +51,12 @@ class Greeter(CUService, contract=pb.DESCRIPTOR.services_by_name["GreeterService
     async def refresh(self) -> None: ...
 
 
+class Misspelt(CUService, contract=pb.DESCRIPTOR.services_by_name["GreeterService"], prt=50060):  # error
+    @rpc(permission="greeter:greet", timeot=2.0)  # error
+    async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
+        return pb.GreetResponse()
+
+
 async def unit_test() -> None:
     service = Greeter()
     service.number = "seven"  # error

@@ -11,7 +11,7 @@ from meshkit import DataLoss, InvalidArgument, NotFound
 from reference_services.sqlite import open_database
 from reference_services.worker.harvester.commerce import COMMERCE, Commerce, Run
 from reference_services.worker.harvester.planning import outline
-from reference_services.worker.harvester.publishing import cell_id, cells
+from reference_services.worker.harvester.publishing import cell_id, upsert
 from reference_services.worker.harvester.workflows import Errand, excerpt, read_batch
 
 ROWS = [
@@ -75,7 +75,7 @@ async def test_the_outcome_does_not_depend_on_the_order_of_work(
     assert (ended.rows, ended.accepted, ended.duplicates, ended.rejected) == (7, 2, 4, 1)
     assert ended.reasons == {"PRICE_NOT_A_NUMBER": 1}
     assert history(tmp_path) == [("A", 100), ("A", 200), ("A", 100), ("B", 500)]
-    assert [item.price.minor for item in await commerce.items("acme", "shop", ["A", "B"])] == [100, 500]
+    assert [item.price.minor for item, _ in await commerce.items("acme", "shop", ["A", "B"])] == [100, 500]
     assert await commerce.repeated(run, "", 10) == ["A", "B"]
     (reject,) = await commerce.rejects("acme", run.id)
     assert (reject.line, reject.reason, reject.excerpt) == (7, "PRICE_NOT_A_NUMBER", "B,thing,none,EUR")
@@ -112,9 +112,37 @@ async def test_a_run_with_a_missing_row_does_not_end(commerce: Commerce, tmp_pat
 async def test_items_become_the_same_cells_each_time(commerce: Commerce, tmp_path: Path) -> None:
     run = await begun(commerce, tmp_path, "one", [("A", "1.00")])
     await work(commerce, run, [0])
-    (cell,) = cells("shop", await commerce.items("acme", "shop", ["A"]))
+    request = upsert("shop", await commerce.items("acme", "shop", ["A"]))
+    assert request == upsert("shop", await commerce.items("acme", "shop", ["A"]))
+    (cell,) = request.cells
+    assert list(request.versions) == [cell.id]
     assert cell.id == cell_id("shop", "A") != cell_id("shop2", "A")
     assert (cell.product.price_minor, cell.product.currency, cell.text) == (100, "EUR", "thing. 1.00 EUR")
+
+
+async def test_a_version_grows_with_line_and_run_whatever_the_clock_says(tmp_path: Path) -> None:
+    now = 1_800_000_000.0
+    async with open_database(tmp_path / "commerce.sqlite", COMMERCE) as database:
+        commerce = Commerce(database, clock=lambda: now)
+
+        async def version() -> int:
+            ((_, found),) = await commerce.items("acme", "shop", ["A"])
+            return found
+
+        seen = []
+        for name in ("one", "two", "three"):
+            run = await begun(commerce, tmp_path, name, [("A", "1.00"), ("A", "2.00")])
+            for batch in (0, 1):
+                await work(commerce, run, [batch])
+                seen.append(await version())
+            now -= 3600.0  # the next run is begun by a machine whose clock is behind
+    assert seen == sorted(set(seen))
+    assert seen[-1] < 2**63
+    now = 1_800_000_060.0
+    async with open_database(tmp_path / "anew.sqlite", COMMERCE) as database:
+        commerce = Commerce(database, clock=lambda: now)
+        await work(commerce, await begun(commerce, tmp_path, "four", [("A", "1.00")]), [0])
+        assert await version() > seen[-1]
 
 
 @pytest.mark.parametrize(

@@ -426,8 +426,29 @@ class UpsertRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class VersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CELLS_FIELD_NUMBER: _builtins.int
     IF_MATCH_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cell]:
         """1-500 cells, no id twice."""
@@ -438,15 +459,24 @@ class UpsertRequest(_message.Message):
         A cell that holds the wanted content already is UNCHANGED whatever is asked here (so a retry is no conflict).
         """
 
+    @_builtins.property
+    def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By cell id: the version of the content at its source, a number that grows there. A cell that was written with a
+        higher one is left as it is (STALE), so that a write that was held up on its way cannot undo a later one. Cells
+        without one here are written whatever is stored; the highest version is kept until the cell is deleted. At most
+        2^63 - 1.
+        """
+
     def __init__(
         self,
         *,
         cells: _abc.Iterable[Global___Cell] | None = ...,
         if_match: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        versions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "if_match", b"if_match"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "if_match", b"if_match", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -500,6 +530,8 @@ class UpsertOutcome(_message.Message):
         """if_match did not hold, or the cell is part of a document, which IngestDocument alone changes; nothing was changed.
         `etag` is that of the stored cell, empty where there is none.
         """
+        STATUS_STALE: UpsertOutcome._Status.ValueType  # 5
+        """A later version of it is stored already; nothing was changed. `etag` is that of the stored cell."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """What became of it."""
@@ -516,6 +548,8 @@ class UpsertOutcome(_message.Message):
     """if_match did not hold, or the cell is part of a document, which IngestDocument alone changes; nothing was changed.
     `etag` is that of the stored cell, empty where there is none.
     """
+    STATUS_STALE: UpsertOutcome.Status.ValueType  # 5
+    """A later version of it is stored already; nothing was changed. `etag` is that of the stored cell."""
 
     ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,75 @@
+"""The demo says so where it did not show what it is to show."""
+
+import pytest
+
+from reference_services.demo.reads import PER_SECOND, Tally
+from reference_services.demo.report import Report
+from reference_services.demo.scenario import Harvest, _judge_freeze, _judge_reads
+
+HARVEST = Harvest(begun=100.0, broken=102.0, mended=107.0, ended=110.0)
+
+
+def tally(*moments: float) -> Tally:
+    return Tally(latencies=[0.001] * len(moments), begun=list(moments))
+
+
+def steady(start: float, end: float, per_second: float = PER_SECOND) -> list[float]:
+    return [start + number / per_second for number in range(round((end - start) * per_second))]
+
+
+def test_the_rate_is_that_of_the_time_asked_for() -> None:
+    assert tally(*steady(100.0, 110.0)).per_second(102.0, 107.0) == pytest.approx(100.0, abs=0.5)
+    assert tally().per_second(102.0, 107.0) == 0.0
+    assert tally(102.0).per_second(102.0, 102.0) == 0.0
+
+
+def test_steady_reads_while_brain_was_short_of_a_replica_are_well(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    _judge_reads(tally(*steady(100.0, 110.0)), HARVEST, report)
+    assert report.failed == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1000 answered, 0 failed; 100 a second in the 5.0 s from the kill on" in said
+
+
+@pytest.mark.parametrize(
+    ("moments", "rate"),
+    [
+        ([*steady(100.0, 102.0), *steady(107.0, 110.0)], "0 a second"),
+        (steady(100.0, 110.0, 79.0), "79 a second"),
+        ([], "0 a second"),
+    ],
+)
+def test_too_few_reads_while_it_was_fail_with_the_reason(
+    capsys: pytest.CaptureFixture[str], moments: list[float], rate: str
+) -> None:
+    report = Report()
+    _judge_reads(tally(*moments), HARVEST, report)
+    said = " ".join(capsys.readouterr().out.split())
+    assert report.failed == 1
+    assert f"; {rate}" in said
+    assert "below 80: this machine is too busy" in said
+
+
+def test_one_failed_read_fails_it(capsys: pytest.CaptureFixture[str]) -> None:
+    report, reads = Report(), tally(*steady(100.0, 110.0))
+    reads.failures.append("UNAVAILABLE: nobody")
+    _judge_reads(reads, HARVEST, report)
+    assert report.failed == 1
+    assert "1 failed: UNAVAILABLE: nobody" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("harvest", "failed"),
+    [
+        (HARVEST, 0),
+        (Harvest(begun=100.0, broken=102.0, mended=107.0, ended=106.0), 1),
+        (Harvest(begun=100.0, ended=106.0), 1),
+    ],
+)
+def test_a_freeze_counts_within_the_harvest_only(
+    capsys: pytest.CaptureFixture[str], harvest: Harvest, failed: int
+) -> None:
+    report = Report()
+    _judge_freeze(harvest, report)
+    assert report.failed == failed
+    assert ("the harvest was over" in " ".join(capsys.readouterr().out.split())) is bool(failed)
