@@ -200,9 +200,10 @@ class Call:
 
     def having(self, **facts: Any) -> Call:
         """The same call with other facts: `dataclasses.replace`, at a tenth of its cost, for what each call needs."""
+        known = vars(self) | facts
+        known.pop("log", None)
         call = object.__new__(Call)
-        vars(call).update(vars(self), **facts)
-        vars(call).pop("log", None)
+        object.__setattr__(call, "__dict__", known)
         return call
 
     @cached_property

@@ -300,8 +300,7 @@ def _refusing(path: str) -> Callable[[Handler], Handler]:
 
 def _calling(method: Method, handler: Any) -> Handler:
     """The innermost handler: calls the servicer's own method, in whichever of gRPC's styles it is written."""
-    arity = f"{'stream' if method.streams_requests else 'unary'}_{'stream' if method.streams_replies else 'unary'}"
-    function = getattr(handler, arity)
+    function = getattr(handler, method.arity)
     yields = inspect.isasyncgenfunction(function)
 
     async def call(exchange: Exchange) -> None:

@@ -34,9 +34,9 @@ class TimeLimit:
         Raises:
             TimeLimitExceeded: It took too long, and was cancelled.
         """
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
-        loop = task.get_loop()
         self._ends[task] = loop.time() + self.seconds
         if self._timer is None:
             self._timer = loop.call_later(self.seconds, self._end_late, loop)

@@ -63,6 +63,12 @@ class Method:
         """The method's own name."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def arity(self) -> str:
+        """`unary_unary`, `unary_stream`, `stream_unary` or `stream_stream`."""
+        requests = "stream" if self.streams_requests else "unary"
+        return f"{requests}_{'stream' if self.streams_replies else 'unary'}"
+
     @classmethod
     def of(cls, descriptor: MethodDescriptor) -> Method:
         """The method that a protobuf descriptor describes."""
@@ -110,6 +116,9 @@ class Exchange:
         settle: Says that this will not be asked for any more.
         own_failure: What the caller's own stream of requests failed with, which is no fault of the other side.
         cancel: Ends the attempt under way; what awaits it is raised a cancellation.
+        policy: Name of the balancing policy for this call; empty leaves the client's.
+        first_message_timeout: Seconds for the first message of a stream of replies; None leaves the client's.
+        idle_timeout: Seconds between two such messages; None leaves the client's.
     """
 
     method: Method
@@ -128,6 +137,9 @@ class Exchange:
     settle: Callable[[], object] = always
     own_failure: BaseException | None = None
     cancel: Callable[[], object] = always
+    policy: str = ""
+    first_message_timeout: float | None = None
+    idle_timeout: float | None = None
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import hmac
+import os
 import re
-import secrets
 import time
+from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,6 +22,7 @@ _LOT_S = 1.0
 _SLACK = 1.0
 """Seconds for which a nonce is remembered beyond its window, for the clock of that and of freshness are not one."""
 
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _PROOF = re.compile(r"ts=(0|[1-9][0-9]{0,15});nonce=([A-Za-z0-9_-]{22});sig=([A-Za-z0-9_-]{43,86})")
 
 
@@ -65,7 +66,7 @@ def body_digest(message: bytes) -> str:
 
 
 def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).translate(_URLSAFE, b"=").decode("ascii")
 
 
 def make_proof(claim: Claim, key: bytes, *, now: float | None = None, nonce: bytes | None = None) -> str:
@@ -78,7 +79,7 @@ def make_proof(claim: Claim, key: bytes, *, now: float | None = None, nonce: byt
         nonce: 16 bytes; random by default.
     """
     ts = str(int((time.time() if now is None else now) * 1000))
-    once = _b64(nonce or secrets.token_bytes(16))
+    once = _b64(nonce or os.urandom(16))
     return f"ts={ts};nonce={once};sig={_b64(hmac_sha256(key, claim.canonical(ts, once)))}"
 
 

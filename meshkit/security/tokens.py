@@ -15,7 +15,7 @@ import jwt
 from meshkit.call import Principal
 from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.security.digests import sha256_hex
-from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyStatus, ServiceKeys, derive
+from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyStatus, ServiceKeys, service_keys
 from meshkit.security.rights import is_permission, is_tenant, meet
 
 MAX_TOKEN = 4096
@@ -79,11 +79,7 @@ class Identity:
 
     def keys_for(self, service: str) -> ServiceKeys:
         """The keys for calls to a service."""
-        token, proof = (
-            derive(self.secret, namespace=self.namespace, project=self.project, service=service, use=use)
-            for use in ("token", "proof")
-        )
-        return ServiceKeys(token, proof)
+        return service_keys(self.secret, namespace=self.namespace, project=self.project, service=service)
 
 
 class TokenSource:

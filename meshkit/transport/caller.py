@@ -54,10 +54,20 @@ class Said:
     tenant: str = ""
     criticality: str = ""
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
+    policy: str = ""
+    first_message_timeout: float | None = None
+    idle_timeout: float | None = None
 
     @classmethod
     def of(
-        cls, timeout: float | None, tenant: str, criticality: str, pairs: Iterable[tuple[str, str | bytes]]
+        cls,
+        timeout: float | None,
+        tenant: str,
+        criticality: str,
+        pairs: Iterable[tuple[str, str | bytes]],
+        policy: str = "",
+        first_message_timeout: float | None = None,
+        idle_timeout: float | None = None,
     ) -> Said:
         """What is said by arguments, or else by metadata under the mesh's own keys.
 
@@ -66,7 +76,15 @@ class Said:
         """
         found = checked_metadata(pairs)
         in_metadata = str(found.pop(metadata.TENANT, "")), str(found.pop(metadata.CRITICALITY, ""))
-        return cls(timeout, tenant or in_metadata[0], criticality or in_metadata[1], found)
+        return cls(
+            timeout,
+            tenant or in_metadata[0],
+            criticality or in_metadata[1],
+            found,
+            policy,
+            first_message_timeout,
+            idle_timeout,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +119,8 @@ class Caller:
         scope = current_scope()
         outer = scope.call
         deadline = self._deadline(method, said.timeout, outer)
-        if deadline.passed:
-            raise DeadlineExceeded(f"no time is left to call {self.service}")
+        if deadline.passed or (said.timeout is not None and not said.timeout > 0):
+            raise _no_time(self.service, said.timeout)
         behalf = outer if outer and not scope.as_self and outer.realm == self.realm else BLANK
         headers = dict(said.metadata)
         call = BLANK.having(
@@ -132,6 +150,9 @@ class Caller:
             permissions=self.permissions,
             rewind=requests.rewind if requests else always,
             settle=requests.settle if requests else always,
+            policy=said.policy,
+            first_message_timeout=said.first_message_timeout,
+            idle_timeout=said.idle_timeout,
         )
 
     def _deadline(self, method: Method, timeout: float | None, outer: Call | None) -> Deadline:
@@ -186,7 +207,18 @@ def said(options: CallOptions) -> Said:
         options.get("tenant", ""),
         options.get("criticality", ""),
         options.get("metadata", {}).items(),
+        options.get("policy", ""),
+        options.get("first_message_timeout"),
+        options.get("idle_timeout"),
     )
+
+
+def _no_time(service: str, timeout: float | None) -> DeadlineExceeded:
+    if timeout is not None and not timeout > 0:
+        return DeadlineExceeded(
+            f"timeout={timeout:g}: {service} was not called, for the deadline has passed already; give seconds above 0"
+        )
+    return DeadlineExceeded(f"{service} was not called: the call that is being served has no time left")
 
 
 def _criticality(text: str) -> Criticality | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,6 +21,15 @@ from meshkit.transport.status import code_of, error_from, text_of, trailers_of
 
 _TOO_LARGE = "larger than max"
 """What gRPC's own refusal of a message says; for wording only."""
+
+STREAMS = 90
+"""Calls that one connection carries at once before another one is opened: a little under the usual limit of servers."""
+
+MORE = 9
+"""Further connections to one instance at most."""
+
+SPARE_S = 60.0
+"""Seconds after which a further connection that is not needed is closed."""
 
 _READY = grpc.ChannelConnectivity.READY
 _IDLE = grpc.ChannelConnectivity.IDLE
@@ -37,6 +47,20 @@ class Attempts:
         self._channel = channel
         self._callables: dict[Method, Any] = {}
         self._under_way: set[Any] = set()
+        self._made = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call begun now would be sent at once."""
+        return self._channel.get_state() is _READY
+
+    async def end(self, grace: float) -> None:
+        """Lets calls under way end, for at most `grace` seconds, and closes the channel."""
+        ends = [asyncio.ensure_future(call.code()) for call in self._under_way if not call.done()]
+        if ends and grace > 0:
+            await asyncio.wait(ends, timeout=grace)
+        await self._channel.close()
+        await asyncio.gather(*ends, return_exceptions=True)
 
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call over this connection, once.
@@ -45,7 +69,9 @@ class Attempts:
             MeshError: It failed; gRPC's own error is its cause.
         """
         call = self._begin(exchange)
+        exchange.cancel = call.cancel
         self._under_way.add(call)
+        self._made += 1
         try:
             if exchange.method.streams_requests:
                 await self._converse(exchange, call)
@@ -89,8 +115,7 @@ class Attempts:
         return multi(**options) if method.streams_requests else multi(exchange.request, **options)
 
     def _callable(self, method: Method) -> Any:
-        arity = f"{'stream' if method.streams_requests else 'unary'}_{'stream' if method.streams_replies else 'unary'}"
-        return getattr(self._channel, arity)(method.path)
+        return getattr(self._channel, method.arity)(method.path)
 
     async def _replies(self, exchange: Exchange, call: Any) -> None:
         if not exchange.method.streams_replies:
@@ -122,7 +147,9 @@ def _cut_off() -> MeshError:
 class GrpcLink(Attempts):
     """A channel to one address that connects by itself, and again whenever the connection is lost.
 
-    Over each connection it asks the instance how it is, and hears of each change.
+    Over each connection it asks the instance how it is, and hears of each change. A server may limit the calls that one
+    connection carries (100, with many), past which gRPC queues them without a word: before that, more channels are
+    opened, and closed again when they have not been needed for a while.
 
     Args:
         instance: Whom to connect to.
@@ -131,9 +158,13 @@ class GrpcLink(Attempts):
     """
 
     def __init__(self, instance: Instance, on_change: Callable[[], None], *, max_message_bytes: int) -> None:
-        super().__init__(
-            grpc.aio.insecure_channel(instance.address, options=channel_options(max_message_bytes))
+        self._open = partial(
+            grpc.aio.insecure_channel, instance.address, options=channel_options(max_message_bytes)
         )
+        super().__init__(self._open())
+        self._more: list[Attempts] = []
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closing = False
         self._on_change = on_change
         self._name = instance.instance_id
         self._health = HealthWatch(self._channel, on_change, name=self._name)
@@ -142,7 +173,23 @@ class GrpcLink(Attempts):
     @property
     def ready(self) -> bool:
         """Whether a call begun now would be sent at once, to an instance that says that it serves."""
-        return self._health.serving and self._channel.get_state() is _READY
+        return self._health.serving and self.connected
+
+    async def attempt(self, exchange: Exchange) -> None:
+        """Makes the call over this connection, once, or over another one to the same address where this is full.
+
+        Raises:
+            MeshError: It failed; gRPC's own error is its cause.
+        """
+        if len(self._under_way) < STREAMS:
+            await super().attempt(exchange)
+            return
+        channel = self._roomiest()
+        try:
+            await Attempts.attempt(channel, exchange)
+        finally:
+            if not channel._under_way and channel is not self:
+                asyncio.get_running_loop().call_later(SPARE_S, self._close_if_idle, channel, channel._made)
 
     async def ping(self, timeout: float) -> bool:
         """Whether the instance gives any answer within `timeout` seconds."""
@@ -153,13 +200,29 @@ class GrpcLink(Attempts):
 
         May be called again meanwhile: the grace that ends first holds.
         """
+        self._closing = True
         self._keeping.cancel()
         await asyncio.gather(self._keeping, return_exceptions=True)
-        ends = [asyncio.ensure_future(call.code()) for call in self._under_way if not call.done()]
-        if ends and grace > 0:
-            await asyncio.wait(ends, timeout=grace)
-        await self._channel.close()
-        await asyncio.gather(*ends, return_exceptions=True)
+        await asyncio.gather(*(channel.end(grace) for channel in (self, *self._more)))
+
+    def _roomiest(self) -> Attempts:
+        """The channel with the fewest calls, among those that are connected; opens one more where all are full."""
+        connected = [self, *(channel for channel in self._more if channel.connected)]
+        best = min(connected, key=lambda channel: len(channel._under_way))
+        opening = len(connected) - 1 < len(self._more)
+        if len(best._under_way) >= STREAMS and not opening and len(self._more) < MORE and not self._closing:
+            another = Attempts(self._open())
+            another._channel.get_state(try_to_connect=True)
+            self._more.append(another)
+        return best
+
+    def _close_if_idle(self, channel: Attempts, made: int) -> None:
+        """Closes a further channel that has carried no call since."""
+        if channel._made == made and channel in self._more and not self._closing:
+            self._more.remove(channel)
+            ending = asyncio.create_task(channel.end(0), name=f"meshkit close {self._name}")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def _keep_connected(self) -> None:
         while (state := self._channel.get_state(try_to_connect=True)) is not _SHUTDOWN:

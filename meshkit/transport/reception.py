@@ -7,7 +7,8 @@ a call before its message was read, whatever the method's arity.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import grpc
@@ -72,10 +73,11 @@ class Reception:
     async def _serve(
         self, method: Method, handler: Handler, context: Context, send: Callable[[Any], Awaitable[None]]
     ) -> None:
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         self.tasks.add(task)
-        self.newest = asyncio.get_running_loop().time()
+        self.newest = loop.time()
         try:
             exchange = self._exchange(method, context, send)
             await handler(exchange)
@@ -116,17 +118,17 @@ def _reader(context: Context) -> Callable[[], Awaitable[Any]]:
     return receive
 
 
-def _single_valued(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+def _single_valued(pairs: Collection[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
     """The metadata by key. A key of ours that comes twice is refused; of others the last value counts.
 
     Raises:
         InvalidArgument: A key of the mesh comes twice.
     """
-    headers: dict[str, str | bytes] = {}
-    for key, value in pairs:
-        if key in headers and key in metadata.REQUEST_KEYS:
-            raise InvalidArgument(f"the metadata key {key} comes twice", reason="METADATA_DUPLICATE")
-        headers[key] = value
+    headers = dict(pairs)
+    if len(headers) < len(pairs):
+        for key, values in Counter(key for key, _ in pairs).items():
+            if values > 1 and key in metadata.REQUEST_KEYS:
+                raise InvalidArgument(f"the metadata key {key} comes twice", reason="METADATA_DUPLICATE")
     return headers
 
 

@@ -13,8 +13,8 @@ from tests.transport.peer import Peer, instance_at
 async def serve() -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
     peers: list[Peer] = []
 
-    async def start(health: Any = None) -> Peer:
-        peers.append(Peer(health))
+    async def start(health: Any = None, **how: Any) -> Peer:
+        peers.append(Peer(health, **how))
         await peers[-1].start()
         return peers[-1]
 

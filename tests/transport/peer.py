@@ -45,8 +45,12 @@ class Scripted(health_pb2_grpc.HealthServicer):
 class Peer:
     """A plain gRPC server with one slow method and a health service, or none."""
 
-    def __init__(self, health: Any, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, health: Any, host: str = "127.0.0.1", port: int = 0, *, streams: int | None = None
+    ) -> None:
         self.health = health
+        self.streams = streams
+        self.under_way = 0
         self.release = asyncio.Event()
         self.begun = asyncio.Event()
         self.host = host
@@ -57,13 +61,16 @@ class Peer:
         return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
-        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        limit = [] if self.streams is None else [("grpc.max_concurrent_streams", self.streams)]
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *limit])
         if self.health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
 
         async def slow(request: bytes, context: Any) -> bytes:
             self.begun.set()
+            self.under_way += 1
             await self.release.wait()
+            self.under_way -= 1
             return request
 
         handlers = {"Slow": grpc.unary_unary_rpc_method_handler(slow)}

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+import pytest
 
 from meshkit.testing import LocalMesh
 from tests.serving.probe import Probe, ProbeClient, Text
@@ -76,3 +77,45 @@ async def test_a_mesh_that_closes_does_not_wait_for_streams_on_instances_that_le
             await eventually(lambda: not pool.endpoints and bool(pool._leaving))
             await asyncio.wait_for(mesh.close(), 10)
             assert not pool._leaving
+
+
+async def test_more_connections_are_opened_before_the_servers_limit_queues_calls(
+    serve: Any, dial: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshkit.transport.link.STREAMS", 3)
+    monkeypatch.setattr("meshkit.transport.link.SPARE_S", 0.01)
+    peer = await serve(streams=5)
+    link = dial(peer)
+    await eventually(lambda: link.ready)
+    calls = [call_over(link) for _ in range(4)]
+    await eventually(lambda: len(link._more) == 1 and link._more[0].connected)
+    calls += [call_over(link) for _ in range(3)]
+    await eventually(lambda: peer.under_way == 7)
+    assert len(link._under_way) <= 5
+    peer.release.set()
+    await asyncio.wait_for(asyncio.gather(*(calling for calling, _ in calls)), 10)
+    await eventually(lambda: not link._more and not link._ending)
+    calling, replies = call_over(link)
+    await asyncio.wait_for(calling, 10)
+    assert replies == [b"asked"]
+
+
+async def test_there_are_no_more_connections_than_allowed(
+    serve: Any, dial: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshkit.transport.link.STREAMS", 1)
+    monkeypatch.setattr("meshkit.transport.link.MORE", 2)
+    peer = await serve()
+    link = dial(peer)
+    await eventually(lambda: link.ready)
+    calls = []
+    for _ in range(8):
+        calls.append(call_over(link))
+        await eventually(
+            lambda: peer.under_way == len(calls) and all(channel.connected for channel in link._more)
+        )
+    assert len(link._more) == 2
+    peer.release.set()
+    await asyncio.wait_for(asyncio.gather(*(calling for calling, _ in calls)), 10)
+    await asyncio.wait_for(link.close(1), 10)
+    assert all(channel._channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN for channel in link._more)
