@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
 from meshkit.config.problems import Wrong
 from meshkit.config.redaction import quote
-from meshkit.config.release import RELEASE, UNBUILT_POLICIES
 
 
 class Choice(StrEnum):
@@ -53,6 +52,9 @@ class LbPolicy(Choice):
     """How the next endpoint is picked."""
 
     ROUND_ROBIN = "round_robin"
+    LEAST_REQUEST = "least_request"
+    PEAK_EWMA = "peak_ewma"
+    TENANT_SHARD = "tenant_shard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +136,6 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def refuse_unbuilt_policy(value: object) -> object:
-    """Says of a policy of a later release that it is one."""
-    if isinstance(value, str) and value.strip().lower() in UNBUILT_POLICIES:
-        raise Wrong(
-            f"the policy {value.strip().lower()} is not in this release ({RELEASE})", "use round_robin"
-        )
-    return value
-
-
 ServiceName = Annotated[str, AfterValidator(SERVICE_NAME.check)]
 OptionalServiceName = Annotated[str, AfterValidator(SERVICE_NAME.check_or_empty)]
 Version = Annotated[str, AfterValidator(VERSION.check)]
@@ -153,4 +146,3 @@ OptionalZone = Annotated[str, AfterValidator(ZONE.check_or_empty)]
 OptionalShardKey = Annotated[str, AfterValidator(SHARD_KEY.check_or_empty)]
 Host = Annotated[str, AfterValidator(check_host)]
 OptionalAddress = Annotated[str, AfterValidator(check_address_or_empty)]
-Policy = Annotated[LbPolicy, BeforeValidator(refuse_unbuilt_policy)]

@@ -42,6 +42,3 @@ UNBUILT: dict[str, Unbuilt] = {
     "METRICS_PORT": Unbuilt("the Prometheus page", _NO),
 }
 """Settings by name, as in the environment."""
-
-UNBUILT_POLICIES = frozenset({"least_request", "peak_ewma", "tenant_shard"})
-"""Balancing policies of later releases."""

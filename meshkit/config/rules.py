@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from meshkit.config.grammar import Environment, RequestProof, is_loopback
+from meshkit.config.grammar import Environment, LbPolicy, RequestProof, is_loopback
 from meshkit.config.problems import Problem, Wrong
 from meshkit.config.redis_url import RedisUrl, is_redis_url
 from meshkit.config.registry_url import is_shared
@@ -23,6 +23,12 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
     if config.token_ttl_s > config.token_max_ttl_s:
         what = f"{config.token_ttl_s} s is above CU_TOKEN_MAX_TTL_S ({config.token_max_ttl_s} s)"
         problems.append(Problem("CU_TOKEN_TTL_S", what, "no verifier would accept such a token: lower it"))
+    policies = (config.lb_policy, *config.lb_policies.values())
+    if config.lb_subset_size and LbPolicy.TENANT_SHARD in policies:
+        what = "callers that each know a part of the instances do not agree on a tenant's place"
+        problems.append(
+            Problem("CU_LB_SUBSET_SIZE", what, "unset it, or use another policy than tenant_shard")
+        )
     if config.env is Environment.LOCAL and (missing := missing_secret(config)):
         problems.append(missing)
     return problems
@@ -75,7 +81,7 @@ def _check_redis(config: SharedConfig) -> list[Problem]:
         problems.append(Problem("CU_REGISTRY_URL", what, "set REDIS_URL, or use dns:// or static://"))
     if redis and not config.sealing_keys:
         what = "production seals what it writes into Redis, and there is no key"
-        mend = "set it, or REDIS_SECRET_KEY_FILE, to kid:key; make a key with `openssl rand -base64 32 | tr +/ -_`"
+        mend = "set it, or REDIS_SECRET_KEY_FILE, to kid:key; make a key with `openssl rand -base64 32 | tr '/+' '_-'`"
         problems.append(Problem("REDIS_SECRET_KEY", what, mend))
     return problems
 

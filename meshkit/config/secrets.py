@@ -26,7 +26,7 @@ PLAIN = frozenset({"", "false", "0", "no", "off"})
 """What `REDIS_SECRET_KEY` is, in lower case, where records are not sealed."""
 
 _BASE64URL_OF_32_BYTES = re.compile("[A-Za-z0-9_-]{43}=?")
-_MAKE_SEALING_KEY = "make one with `openssl rand -base64 32 | tr +/ -_`"
+_MAKE_SEALING_KEY = "make one with `openssl rand -base64 32 | tr '/+' '_-'`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,8 @@ class SharedConfig(BaseModel):
         default=1000,
         ge=1,
         le=1_000_000,
-        description="Calls served at once; more are refused with RESOURCE_EXHAUSTED.",
+        description="Unary calls served at once, and as many open streams beside them; more are refused with "
+        "RESOURCE_EXHAUSTED.",
     )
     redis_url: Secret = Field(
         default=Secret(""),
@@ -164,12 +165,26 @@ class SharedConfig(BaseModel):
         le=3600,
         description="Seconds after its last renewal that a lease ends; renewed every third of it.",
     )
-    lb_policy: grammar.Policy = Field(
-        default=LbPolicy.ROUND_ROBIN, description="How the next endpoint of a service is picked."
+    lb_policy: LbPolicy = Field(
+        default=LbPolicy.PEAK_EWMA, description="How the next endpoint of a service is picked."
     )
-    lb_policies: Mapping[grammar.ServiceName, grammar.Policy] = Field(
+    lb_policies: Mapping[grammar.ServiceName, LbPolicy] = Field(
         default_factory=dict,
-        description="Policies of single services: `brain=round_robin,router=round_robin`.",
+        description="Policies of single services: `brain=tenant_shard,router=least_request`.",
+    )
+    lb_slow_start_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="Seconds in which a newcomer comes to its full share of calls; 0: at once. Where all are new it "
+        "makes no difference.",
+    )
+    lb_subset_size: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Instances of a service that this program connects to, chosen so that callers spread over all; "
+        "0: all of them. Not with `tenant_shard`, which needs all.",
     )
     project_id: grammar.ProjectId = Field(
         default="local", description="The project that this program belongs to."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -79,8 +80,17 @@ def _from_reply(error: BaseException, where: str) -> RedisTrouble:
         hint = ": does it speak TLS?" if where.startswith("rediss") else ""
         return _passing("REDIS_UNREACHABLE", f"{where} does not answer in time{hint}")
     if isinstance(error, exceptions.ConnectionError | exceptions.RedisClusterException | OSError):
-        return _passing("REDIS_UNREACHABLE", f"{where} cannot be reached: {_first_line(text)}")
+        return _passing("REDIS_UNREACHABLE", f"{where} cannot be reached: {_system_error(error)}")
     return _passing("REDIS_FAILED", f"{where} failed: {_first_line(text)}")
+
+
+def _system_error(error: BaseException) -> str:
+    """What the operating system says, where it is its error: the client library wraps that up with the address."""
+    numbers = (cause.errno for cause in _causes(error) if isinstance(cause, OSError) and cause.errno)
+    number = next(numbers, None)
+    return (
+        os.strerror(number).lower() if number and number > 0 else _first_line(str(error)).rstrip(".").lower()
+    )
 
 
 def _lacks_rights(text: str) -> bool:

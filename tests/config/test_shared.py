@@ -34,7 +34,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (config.default_timeout_s, config.lease_ttl_s) == (5, 10)
     assert (config.token_ttl_s, config.token_max_ttl_s, config.clock_skew_s) == (300, 3600, 30)
     assert (config.drain_grace_s, config.drain_propagation_s, config.stream_max_age_s) == (20, 1, 3600)
-    assert config.lb_policy is LbPolicy.ROUND_ROBIN
+    assert config.lb_policy is LbPolicy.PEAK_EWMA
     assert config.request_proof is RequestProof.REQUIRED
     assert config.log_level is LogLevel.INFO
     assert config.log_json is False
@@ -95,7 +95,7 @@ def test_collections_are_read_from_text() -> None:
     assert config.brain_roots == (Path("/a"), Path("/b"))
     assert config.brain_limits == {"acme": 3, "umbrella": 4}
     assert config.lb_policy_for("brain") is LbPolicy.ROUND_ROBIN
-    assert config.lb_policy_for("router") is LbPolicy.ROUND_ROBIN
+    assert config.lb_policy_for("router") is LbPolicy.PEAK_EWMA
 
 
 @pytest.mark.parametrize(
@@ -217,11 +217,21 @@ def test_a_wrong_registry_url_is_told_without_its_credentials(scheme: str) -> No
     assert "canary" not in message
 
 
-@pytest.mark.parametrize("policy", ["peak_ewma", "least_request", "tenant_shard"])
-def test_policies_of_later_releases_are_refused(policy: str) -> None:
-    message = f"the policy {policy} is not in this release (0.1); use round_robin"
-    assert message in problems(lb_policy=policy)["CU_LB_POLICY"]
-    assert message in problems(lb_policies=f"brain={policy.upper()}")["CU_LB_POLICIES"]
+@pytest.mark.parametrize("policy", list(LbPolicy))
+def test_policies_are_known_by_name_in_any_case(policy: LbPolicy) -> None:
+    config = SharedConfig(lb_policy=policy.value.upper(), lb_policies=f"brain={policy.value}")
+    assert config.lb_policy is config.lb_policy_for("brain") is policy
+
+
+def test_an_unknown_policy_is_told_with_those_there_are() -> None:
+    message = problems(lb_policy="fastest")["CU_LB_POLICY"]
+    assert "round_robin, least_request, peak_ewma or tenant_shard" in message
+    assert "round_robin" in problems(lb_policies="brain=fastest")["CU_LB_POLICIES"]
+
+
+def test_tenant_shard_needs_all_instances() -> None:
+    for policies in ({"lb_policy": "tenant_shard"}, {"lb_policies": "brain=tenant_shard"}):
+        assert "do not agree" in problems(lb_subset_size=20, **policies)["CU_LB_SUBSET_SIZE"]
 
 
 def test_a_misspelt_argument_is_refused_with_the_right_one() -> None:
