@@ -209,7 +209,7 @@ def fault(cls: type[Any] | None, function: Any, what: str, mend: str) -> TypeErr
         place = subject.__qualname__
         try:
             file, line = inspect.getsourcefile(subject), inspect.getsourcelines(subject)[1]
-        except (OSError, TypeError):
+        except (OSError, TypeError, SystemError):
             file, line = subject.__module__, 0
     return TypeError(f"{place} ({file}:{line}): {what}. {mend[0].upper()}{mend[1:]}.")
 

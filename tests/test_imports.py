@@ -13,13 +13,14 @@ ROOT = Path(__file__).parent.parent
 FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config", "latency"}
 MIDDLE = {"discovery", "balancing", "resilience", "security", "telemetry"}
 ON_REDIS = {"discovery", "security"}
+BELOW_MIDDLE = {"errors", "instance", "metadata", "config", "call", "pipeline"}
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in FOUNDATION},
     "call": {"errors"},
     "pipeline": {"call", "errors", "_gen"},
     "redis": {"errors", "config"},
-    **{room: {"errors", "instance", "metadata", "config", "latency", "call", "pipeline"} for room in MIDDLE - ON_REDIS},
-    **{room: {"errors", "instance", "metadata", "config", "call", "pipeline", "redis"} for room in ON_REDIS},
+    **{room: BELOW_MIDDLE | {"latency"} for room in MIDDLE - ON_REDIS},
+    **{room: BELOW_MIDDLE | {"redis"} for room in ON_REDIS},
     "transport": {"errors", "instance", "limits", "metadata", "client", "call", "pipeline"},
     "declaration": {"pipeline"},
     "binding": {"call", "declaration", "instance", "naming", "pipeline", "security"},
