@@ -28,6 +28,9 @@ CONNECT_S = 2.0
 REPLY_S = 2.0
 """Seconds that a server has to accept a connection, and to answer."""
 
+SEARCH_S = 1.0
+"""Seconds that each Sentinel or node of a Cluster has besides, to be reached and to say where the master is."""
+
 MAX_COMMANDS = 16
 """Commands under way at once; more wait for their turn."""
 
@@ -63,6 +66,8 @@ class Database:
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
+        searched = 0 if url.kind is RedisKind.SINGLE else len(url.nodes)
+        self._patience = CONNECT_S + REPLY_S + searched * SEARCH_S
         self._turns = asyncio.Semaphore(MAX_COMMANDS)
         self._rotation = itertools.count()
         self._checked = False
@@ -77,8 +82,9 @@ class Database:
         """
         async with self._turns:
             try:
-                client = await self._connected()
-                return await client.execute_command(*command)
+                async with asyncio.timeout(self._patience):
+                    client = await self._connected()
+                    return await client.execute_command(*command)
             except _FAILURES as error:
                 raise explain(error, str(self.url)) from error
 
@@ -131,10 +137,11 @@ class Database:
             RedisTrouble: It cannot be had.
         """
         try:
-            await self._connected()
-            host, port = await self._address()
-            connection = _connection(self.url, host, port)
-            await connection.connect()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._patience):
+                await self._connected()
+                host, port = await self._address()
+                connection = _connection(self.url, host, port)
+                await connection.connect()  # type: ignore[no-untyped-call]
         except _FAILURES as error:
             raise explain(error, str(self.url)) from error
         return connection
@@ -167,8 +174,9 @@ class Database:
             )
         if self.url.kind is RedisKind.SENTINEL:
             credentials = options if self.url.sentinel_auth else _without_credentials(options)
+            patience = {"socket_connect_timeout": SEARCH_S, "socket_timeout": SEARCH_S}
             self._sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
-                list(self.url.nodes), sentinel_kwargs={**credentials, "ssl": self.url.tls}
+                list(self.url.nodes), sentinel_kwargs={**credentials, **patience, "ssl": self.url.tls}
             )
             return self._sentinel.master_for(
                 self.url.master, db=self.url.database, ssl=self.url.tls, **options
@@ -214,12 +222,12 @@ class Database:
 
 
 def _options(url: RedisUrl) -> dict[str, Any]:
-    """What each connection is opened with. Retries are ours, and so is the choice of what to tell the server."""
+    """What each connection is opened with. Retries, time limits, and what to tell the server of us are ours."""
     options: dict[str, Any] = {
         "username": url.username or None,
         "password": url.password or None,
         "socket_connect_timeout": CONNECT_S,
-        "socket_timeout": REPLY_S,
+        "socket_timeout": None,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 1 if url.kind is RedisKind.CLUSTER else 0),
         "protocol": 2,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions
 
 from meshkit.redis.backoff import Backoff
+from meshkit.redis.database import REPLY_S
+from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble, explain
 
 if TYPE_CHECKING:
@@ -165,8 +167,7 @@ class Subscriptions:
     async def _hang_up(self) -> None:
         running, self._running = self._running, None
         if running is not None:
-            running.cancel()
-            await asyncio.wait([running])
+            await end(running)
 
     async def _run(self) -> None:
         backoff = Backoff()
@@ -198,7 +199,9 @@ class Subscriptions:
         reply = await connection.read_response(timeout=IDLE_S)
         if reply is None:
             await connection.send_command("PING", check_health=False)
-            reply = await connection.read_response()
+            reply = await connection.read_response(timeout=REPLY_S)
+        if reply is None:
+            raise exceptions.TimeoutError("no sign of life")
         return reply
 
     def _handle(self, reply: Any, backoff: Backoff) -> None:

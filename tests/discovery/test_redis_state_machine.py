@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -294,4 +294,12 @@ def _server() -> Iterator[None]:
 
 
 TestRedis = RedisMachine.TestCase
-TestRedis.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
+TestRedis.settings = settings(
+    max_examples=20,
+    stateful_step_count=15,
+    deadline=None,
+    phases=(
+        Phase.reuse,
+        Phase.generate,
+    ),  # in real time, to shrink what failed would take longer than to read it
+)

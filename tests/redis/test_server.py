@@ -76,6 +76,13 @@ async def test_a_password_and_a_folder_may_have_any_characters(tmp_path: Path) -
         assert await get(server.url, "a") == "1"
 
 
+async def test_it_may_have_no_password(tmp_path: Path) -> None:
+    async with LocalServer(tmp_path, password="") as server:
+        assert "@" not in server.url
+        await put(server.url, "a", "1")
+        assert await get(server.url, "a") == "1"
+
+
 async def test_killed_and_restarted_it_has_its_port_and_its_data(server: LocalServer) -> None:
     await put(server.url, "a", "1")
     url, pid = server.url, server.pid

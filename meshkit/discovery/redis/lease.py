@@ -14,6 +14,7 @@ from meshkit.discovery.redis.rows import RowWriter
 from meshkit.errors import AlreadyExists, FailedPrecondition
 from meshkit.instance import Instance, State
 from meshkit.redis.backoff import Backoff
+from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class RedisLease:
             return
         self._released = True
         if self._holding is not None:
-            self._holding.cancel()
-            await asyncio.wait([self._holding])
+            await end(self._holding)
         self._registry.forget(self)
         try:
             async with self._turn:

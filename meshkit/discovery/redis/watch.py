@@ -17,6 +17,7 @@ from meshkit.discovery.registry import Snapshot
 from meshkit.instance import Instance
 from meshkit.redis.backoff import Backoff
 from meshkit.redis.subscriptions import Feed, Interrupted
+from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ class Watch:
     async def close(self) -> None:
         """Ends it, and all who follow it."""
         self.latest.close()
-        self._following.cancel()
-        await asyncio.wait([self._following])
+        await end(self._following)
 
     async def _follow(self) -> None:
         feed = await self._registry.subscriptions.follow(self._keys.events)

@@ -20,6 +20,7 @@ from meshkit.redis.backoff import Backoff
 from meshkit.redis.database import Database
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.subscriptions import Feed, Interrupted, Subscriptions
+from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble
 from meshkit.security.keys import ChainedRing, KeyRing, KeyRow
 from meshkit.security.projects.known import MAX_ROWS, KnownRows
@@ -135,8 +136,7 @@ class ProjectStore:
         """Ends to follow it; what is known stays known."""
         following, self._following = self._following, None
         if following is not None:
-            following.cancel()
-            await asyncio.wait([following])
+            await end(following)
         await self._subscriptions.close()
         await self._database.close()
 
