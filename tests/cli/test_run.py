@@ -93,3 +93,23 @@ def test_modules_of_the_working_folder_are_found(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beside.py").write_text("from main import Greeter\n")
     assert load_service("beside:Greeter").definition.name == "greeter"
+
+
+FROZEN = """
+import gc
+from main import Greeter, pb
+from meshkit import Call, rpc
+
+class Hello(Greeter, contract=pb.DESCRIPTOR.services_by_name["GreeterService"], name="greeter"):
+    @rpc(permission="greeter:greet")
+    async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
+        return pb.GreetResponse(text=str(gc.get_freeze_count()))
+"""
+
+
+def test_what_is_there_at_the_start_is_not_walked_over_by_the_garbage_collector(shell) -> None:
+    (shell.folder / "frozen.py").write_text(FROZEN)
+    with shell.serving("frozen:Hello", GRPC_PORT="0"):
+        done = shell("call", "greeter/Greet", '{"name": "Ada"}', "--compact")
+    assert done.code == 0, done.err
+    assert int(json.loads(done.out)["text"]) > 10_000
