@@ -1,10 +1,11 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults test-soak clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick test-soak clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
 FOR_TEST := .venv/.for-test
+FOR_BENCH := .venv/.for-bench
 SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
@@ -16,6 +17,10 @@ help:
 	@echo "make bench            the overhead of the mesh beside bare grpc.aio"
 	@echo "make bench-discovery  how fast changes reach the watchers, and what the registry costs"
 	@echo "make bench-faults     calls while Redis is stopped, emptied, paused, failed over"
+	@echo "make bench-failover   calls while replicas are killed, stopped, restarted, cut off, beside Envoy and others"
+	@echo "make bench-tail       latencies beside a slow server, failures beside a failing one, for each policy"
+	@echo "make bench-shard      how well tenants stay where they are"
+	@echo "make bench-pick       what a pick costs"
 	@echo "make test-soak        minutes of load: no growth in tasks, descriptors, memory"
 
 $(FOR_DEMO): $(SETUP)
@@ -25,6 +30,10 @@ $(FOR_DEMO): $(SETUP)
 $(FOR_TEST): $(SETUP)
 	@scripts/bootstrap all dev redis-server
 	@touch $@ $(FOR_DEMO)
+
+$(FOR_BENCH): $(SETUP)
+	@scripts/bootstrap all bench redis-server nginx
+	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 demo: $(FOR_DEMO)
 	@$(PY) -m meshkit demo
@@ -62,6 +71,9 @@ bench-discovery: $(FOR_TEST)
 
 bench-faults: $(FOR_TEST)
 	$(PY) benchmarks/registry_faults.py
+
+bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
 
 test-soak: $(FOR_TEST)
 	$(PY) -m pytest -m soak -s

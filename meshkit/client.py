@@ -25,6 +25,10 @@ class CallOptions(TypedDict, total=False):
         tenant: The tenant on whose behalf the call is made.
         timeout: Seconds until the call ends with `DeadlineExceeded`.
         criticality: How late the call is shed by an overloaded instance.
+        policy: Name of the balancing policy that chooses the instance, instead of the client's.
+        first_message_timeout: Seconds that an instance has for the first message of a stream of replies, instead of the
+            client's; by default as long as `idle_timeout`, and without that, as long as the deadline.
+        idle_timeout: Seconds that a stream of replies may pause, or take to its end, instead of the client's.
         metadata: Additional request metadata; keys are lower-case ASCII.
         trailers: A mapping that the reply's trailing metadata is put into; `x-cu-instance` in it says who answered.
     """
@@ -32,6 +36,9 @@ class CallOptions(TypedDict, total=False):
     tenant: str
     timeout: float
     criticality: Literal["critical", "default", "sheddable"]
+    policy: str
+    first_message_timeout: float
+    idle_timeout: float
     metadata: Mapping[str, str | bytes]
     trailers: MutableMapping[str, str]
 

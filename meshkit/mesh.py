@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
+from secrets import token_hex
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from meshkit.balancing import POLICIES
-from meshkit.balancing.attempting import attempt, balanced
-from meshkit.balancing.endpoint import Link
+from meshkit.balancing.endpoint import Dial, Link
+from meshkit.balancing.policy import Policy
 from meshkit.balancing.pool import EndpointPool
 from meshkit.call import Criticality, scoped
+from meshkit.calling import Choices, Policies, hedged, methods_of, onion
 from meshkit.client import Client
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
-from meshkit.pipeline import Handler, compose
-from meshkit.resilience.retry import Budget, retrying
+from meshkit.resilience.retry import Budget
+from meshkit.resilience.timeouts import Patience
 from meshkit.security.assembly import realm_of, tokens_of
 from meshkit.security.rights import PERMISSION
-from meshkit.security.signing import signing
 from meshkit.transport.caller import Caller, MeshInvoker
-from meshkit.transport.channel import MeshChannel
+from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.link import GrpcLink
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class Mesh:
         self.tokens = tokens_of(config, name)
         self._realm = realm_of(config)
         self.budget = Budget()
+        self.dial: Dial = self._dial
         self._pools: dict[str, EndpointPool] = {}
+        self._policies: dict[str, Policies] = {}
         self._closed = False
 
     @classmethod
@@ -86,30 +88,73 @@ class Mesh:
         if self._owns_registry:
             await self.registry.close()
 
-    def channel(self, service: str, *, permissions: Sequence[str] = ("*",)) -> MeshChannel:
+    def channel(
+        self,
+        service: str,
+        *,
+        permissions: Sequence[str] = ("*",),
+        policy: str | Policy = "",
+        hedge: Collection[str] = (),
+        first_message_timeout: float | None = None,
+        idle_timeout: float | None = None,
+    ) -> MeshChannel:
         """A channel to all instances of a service: a `grpc.aio.Channel`, so any generated stub works on it.
 
         Args:
             service: Name of the service.
             permissions: Rights that calls claim; fewer than all make a stolen token worth less.
+            policy: How the instance of a call is picked; see `client`.
+            hedge: Methods to hedge, each as `/package.Service/Method`; see `client`.
+            first_message_timeout: Seconds for the first message of a stream of replies; see `client`.
+            idle_timeout: Seconds that a stream of replies may pause; see `client`.
 
         Raises:
-            ValueError: The service's name is none.
+            ValueError: The service's name is none, or what is asked for cannot be had.
         """
-        return MeshChannel(self._caller(service, permissions), self.pool(service))
+        patience = Patience(first_message_timeout, idle_timeout)
+        choices = Choices(policy, hedged(hedge, described), patience)
+        return MeshChannel(self._caller(service, permissions, choices), self.pool(service))
 
-    def client(self, client: type[C], *, service: str = "", permissions: Sequence[str] = ("*",)) -> C:
+    def client(
+        self,
+        client: type[C],
+        *,
+        service: str = "",
+        permissions: Sequence[str] = ("*",),
+        policy: str | Policy = "",
+        hedge: Collection[str] = (),
+        first_message_timeout: float | None = None,
+        idle_timeout: float | None = None,
+    ) -> C:
         """A typed client, of a class made by `meshkit gen`.
 
         Args:
             client: The class.
             service: Name of the service; by default what its contract is called without `Service`, in kebab case.
             permissions: Rights that calls claim.
+            policy: How the instance of a call is picked: by the name of a policy, which then is one with that of all
+                clients of this mesh that name it, or by an object of one's own with the methods `pick` and `done`
+                (`meshkit.balancing.policy.Policy`). By default as the settings say.
+            hedge: Methods, by their names in the client or in the proto, whose calls are made once more on another
+                instance when they take longer than 95 of 100 do. The first reply counts, the other call is cancelled.
+                They must be idempotent by their contract, and take one request.
+            first_message_timeout: Seconds that an attempt has for the first message of a stream of replies, or for its
+                end. Then it fails with `DeadlineExceeded`, reason `FIRST_MESSAGE_TIMEOUT`, and is made again elsewhere
+                where the method is idempotent. By default as long as `idle_timeout`; without that as long as the call
+                may take, for only a caller knows how long its service may think, or have nothing to say.
+            idle_timeout: Seconds that a stream of replies may pause between messages, or before its end. Then the call
+                fails with `DeadlineExceeded`, reason `IDLE_TIMEOUT`. By default there is no limit.
+
+        Raises:
+            ValueError: The service's name is none, or what is asked for cannot be had.
         """
         contract = getattr(client, "contract", None)
         if contract is None:
             raise TypeError(f"{client!r} is no client class made by `meshkit gen`")
-        return client(MeshInvoker(self._caller(service or service_name(contract.name), permissions)))
+        patience = Patience(first_message_timeout, idle_timeout)
+        known = methods_of(contract) if hedge else {}
+        choices = Choices(policy, hedged(hedge, known.get, known), patience)
+        return client(MeshInvoker(self._caller(service or service_name(contract.name), permissions, choices)))
 
     def scope(
         self, *, tenant: str = "", criticality: Criticality | None = None, as_self: bool | None = None
@@ -146,14 +191,18 @@ class Mesh:
                 raise RuntimeError("the mesh is closed")
             if not SERVICE_NAME.fullmatch(service):
                 raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
+            policies = self._policies[service] = Policies(self.config.lb_policy_for(service).value)
             found = EndpointPool(
                 service,
                 watch=self.registry.watch,
-                dial=self._dial,
-                policy=POLICIES[self.config.lb_policy_for(service).value](),
+                dial=self.dial,
+                policy=policies.usual,
                 registry=str(self.registry),
                 patience=self.config.default_timeout_s,
                 zone=self.config.zone,
+                slow_start=self.config.lb_slow_start_s,
+                subset_size=self.config.lb_subset_size,
+                caller=self.config.shard_key or token_hex(8),
                 refresh=self.registry.refresh if isinstance(self.registry, Refreshing) else None,
             )
             found.start()
@@ -168,21 +217,18 @@ class Mesh:
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
         return GrpcLink(instance, on_change, max_message_bytes=self.config.max_message_bytes)
 
-    def _caller(self, service: str, permissions: Sequence[str]) -> Caller:
+    def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
         if isinstance(permissions, str):
             raise TypeError(f"permissions={permissions!r}: give a list of permissions")
         for permission in permissions:
             if not PERMISSION.fullmatch(permission):
                 raise ValueError(f"permission {permission!r} is none: write service:verb, service:* or *")
+        pool = self.pool(service)
         return Caller(
             service,
-            self._handler(self.pool(service)),
+            onion(pool, self._policies[service], self.tokens, self.budget, choices),
             tenant=self.config.tenant,
             timeout=self.config.default_timeout_s,
             permissions=tuple(permissions),
             realm=self._realm,
         )
-
-    def _handler(self, pool: EndpointPool) -> Handler:
-        """The onion on the way out."""
-        return compose((retrying(self.budget), balanced(pool), signing(self.tokens)), attempt)

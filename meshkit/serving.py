@@ -178,6 +178,8 @@ def processing(next: Handler) -> Handler:
     """
 
     async def processed(exchange: Exchange) -> None:
+        if exchange.call.deadline.passed:  # while the message was waited for, or the event loop
+            raise DeadlineExceeded("the deadline passed before work began")
         serving(exchange.call)
         try:
             await next(exchange)

@@ -166,14 +166,12 @@ class Outliers:
     def _suspect(self, endpoint: Endpoint, now: float) -> None:
         """Shuts the gate of an endpoint that has left a call unanswered for far longer than such calls take.
 
-        One that has answered anything since then is merely slow with this one. Calls that may be repeated are taken
+        One that has answered anything meanwhile is merely slow with this one. Calls that may be repeated are taken
         from it, if there is anybody else: a process that was stopped keeps its connection and says nothing.
         """
         oldest = next(iter(endpoint.flights.values()))
-        if endpoint.answered_at > oldest.started:
-            return
         usual = self.latencies(oldest.exchange.method.path).quantile(0.99)
-        age = now - oldest.started
+        age = now - max(oldest.started, endpoint.answered_at)
         if usual is None or age < max(OVERDUE_S, OVERDUE_TIMES * usual):
             return
         endpoint.gate.shut(f"no answer for {age:.1f} s, where 99 of 100 calls take {usual:.3f} s")

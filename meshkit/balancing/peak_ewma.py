@@ -115,12 +115,12 @@ class PeakEwma:
         return max(PENALTY_S, average, min(pushback, MAX_PENALTY_S))
 
     def _seed(self, endpoint: Endpoint, candidates: Candidates, now: float) -> tuple[float, float]:
-        others = [
-            known[0]
-            for each in candidates
-            if (known := self._known.get(each.instance.instance_id)) is not None
-        ]
-        return self._remember(endpoint.instance.instance_id, median(others) if others else UNKNOWN_S, now)
+        usual = candidates.notes.get(self)
+        if usual is None:
+            others = (self._known.get(each.instance.instance_id) for each in candidates)
+            averages = [known[0] for known in others if known is not None]
+            usual = candidates.notes[self] = median(averages) if averages else UNKNOWN_S
+        return self._remember(endpoint.instance.instance_id, usual, now)
 
     def _remember(self, instance_id: str, average: float, now: float) -> tuple[float, float]:
         if len(self._known) >= MAX_KNOWN and instance_id not in self._known:

@@ -15,6 +15,9 @@ from meshkit.errors import MeshError
 BOUND = 1.25
 """How many times its fair share of the calls under way an endpoint may have before a tenant's next choice is taken."""
 
+LEAST = 4
+"""Calls under way that an endpoint may always have: while few are, a share of them says nothing of being busy."""
+
 MAX_TENANTS = 4096
 """Tenants whose order of preference is remembered."""
 
@@ -25,7 +28,7 @@ class TenantShard:
     Each tenant prefers endpoints in the order of a hash of its name with the endpoint's shard key, which every caller
     works out alike and which moves no other tenant when an endpoint comes or goes (Thaler, Ravishankar, "Using
     Name-Based Mappings to Increase Hit Rates", 1998). It gets the first one that has less than its bounded share of the
-    calls under way (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018).
+    calls under way (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018), or hardly any.
 
     Args:
         bound: How many times its fair share of the calls under way an endpoint may have.
@@ -40,12 +43,11 @@ class TenantShard:
     def pick(self, candidates: Candidates, call: Call) -> Endpoint:
         """The first endpoint in the tenant's order of preference that is not too busy."""
         order = self._order(candidates, call.tenant)
-        under_way = candidates.load.in_flight + 1
-        if order[0].in_flight == 0:
+        if order[0].in_flight < LEAST:
             return order[0]
-        share = self._bound * under_way / candidates.weight
+        share = self._bound * (candidates.load.in_flight + 1) / candidates.weight
         for endpoint in order:
-            if endpoint.in_flight < math.ceil(share * endpoint.weight):
+            if endpoint.in_flight < max(LEAST, math.ceil(share * endpoint.weight)):
                 return endpoint
         return order[0]
 
@@ -59,19 +61,21 @@ class TenantShard:
             order = orders[tenant] = preference(tenant, candidates)
             if len(orders) > MAX_TENANTS:
                 orders.popitem(last=False)
+        else:
+            orders.move_to_end(tenant)
         return order
 
 
 def preference(tenant: str, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
     """The endpoints in the order in which a tenant prefers them: by falling `score`."""
-    return sorted(
-        endpoints,
-        key=lambda endpoint: (
-            score(tenant, endpoint.instance.shard_key or endpoint.instance.address),
-            endpoint.instance.instance_id,
-        ),
-        reverse=True,
-    )
+    prepared = blake2b(f"{tenant}\0".encode(), digest_size=8)
+
+    def rank(endpoint: Endpoint) -> tuple[bytes, str]:
+        hashed = prepared.copy()
+        hashed.update((endpoint.instance.shard_key or endpoint.instance.address).encode())
+        return hashed.digest(), endpoint.instance.instance_id
+
+    return sorted(endpoints, key=rank, reverse=True)
 
 
 def score(tenant: str, shard_key: str) -> int:

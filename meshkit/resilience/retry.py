@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from meshkit.errors import MeshError, ResourceExhausted, Unavailable
-from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
+from meshkit.pipeline import Exchange, Handler, Method, Middleware
+from meshkit.resilience.timeouts import FIRST_MESSAGE_TIMEOUT
 
 Clock = Callable[[], float]
 
@@ -36,8 +38,11 @@ class Budget:
         window: float = 10.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        if share < 0 or per_second < 0 or not window > 0 or share + per_second == 0:
-            raise ValueError("a retry budget needs a share or a rate above 0, and a window above 0 seconds")
+        if not (share >= 0 and per_second >= 0 and window > 0 and 0 < share + per_second < math.inf):
+            raise ValueError(
+                "a retry budget needs a share or a rate above 0, and a window above 0 seconds; to have no retries, "
+                "allow one attempt"
+            )
         self._share = share
         self._reserve = per_second * window
         self._width = window / self.SLOTS
@@ -96,15 +101,20 @@ def may_retry(exchange: Exchange, error: MeshError) -> bool:
     It can do none where it is certain that no handler saw the call, or where the method is idempotent and the failure
     is one that another instance, or the same one later, may not have. Never after the first reply.
     """
-    if exchange.first_reply is not None or (error.pushback is not None and error.pushback < 0):
+    return exchange.first_reply is None and harmless(exchange.method, error) and exchange.rewind()
+
+
+def harmless(method: Method, error: MeshError) -> bool:
+    """Whether the method may run once more after this failure, and that may help."""
+    if error.pushback is not None and error.pushback < 0:
         return False
     if isinstance(error, Unavailable):
-        harmless = error.unprocessed or exchange.method.idempotent
-    elif isinstance(error, ResourceExhausted):
-        harmless = error.unprocessed or (exchange.method.idempotent and error.pushback is not None)
-    else:
-        return False
-    return harmless and exchange.rewind()
+        return error.unprocessed or method.idempotent
+    if isinstance(error, ResourceExhausted):
+        return error.unprocessed or (method.idempotent and error.pushback is not None)
+    if error.reason == FIRST_MESSAGE_TIMEOUT and isinstance(error, DeadlineExceeded):
+        return method.idempotent and not error.unprocessed
+    return False
 
 
 def retrying(
@@ -121,7 +131,14 @@ def retrying(
         attempts: Attempts at most, the first included.
         backoff: How long to wait in between, where the server does not say.
         sleep: Waits for seconds.
+
+    Raises:
+        ValueError: There is to be no attempt at all.
     """
+    if attempts < 1:
+        raise ValueError(
+            f"attempts={attempts}: a call is made once at least; 1 means that it is not tried again"
+        )
 
     def wrap(next: Handler) -> Handler:
         async def retried(exchange: Exchange) -> None:

@@ -13,9 +13,12 @@ from meshkit.config import SharedConfig
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.mesh import Mesh
 from meshkit.replica import Overrides, Replica
+from meshkit.testing.faults import Faults
+from meshkit.testing.targets import Known
 
 if TYPE_CHECKING:
     from meshkit.service import CUService
+    from meshkit.testing.clock import Clock
 
 
 class LocalMesh:
@@ -34,6 +37,8 @@ class LocalMesh:
         settings: Settings of all services and of the mesh, by field name.
         configs: Settings of single services, by class, as a mapping by field name.
         tenant: The tenant of calls that name none.
+        seed: Of the randomness of its faults.
+        clock: What the delays of its faults are measured by, so that no test waits for them; see `Clock`.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class LocalMesh:
         settings: Mapping[str, Any] | None = None,
         configs: Mapping[type[Any], Mapping[str, Any]] | None = None,
         tenant: str = "local",
+        seed: int = 0,
+        clock: Clock | None = None,
     ) -> None:
         self._services = services
         self._replicas = replicas
@@ -54,6 +61,9 @@ class LocalMesh:
         self._state: tempfile.TemporaryDirectory[str] | None = None
         self._mesh: Mesh | None = None
         self._running: dict[str, Replica] = {}
+        self._seed = seed
+        self._clock = clock
+        self._faults: Faults | None = None
         self.registry = MemoryRegistry()
 
     async def __aenter__(self) -> Mesh:
@@ -63,6 +73,8 @@ class LocalMesh:
                 *(self.start(kind) for kind in self._services for _ in range(self._count(kind)))
             )
             self._mesh = Mesh(self._config(SharedConfig, {}), self.registry)
+            if self._faults is not None:
+                self._faults.attach(self._mesh)
         except BaseException:
             await self._stop()
             raise
@@ -78,6 +90,16 @@ class LocalMesh:
         """Ids of the instances that run."""
         return list(self._running)
 
+    @property
+    def faults(self) -> Faults:
+        """Makes faults for all calls within this mesh: those of the test, and those of the services to each other."""
+        if self._faults is None:
+            meshes = [replica.mesh for replica in self._running.values()]
+            if self._mesh is not None:
+                meshes.append(self._mesh)
+            self._faults = Faults(*meshes, seed=self._seed, clock=self._clock, known=self._known)
+        return self._faults
+
     def service(self, instance_id: str) -> CUService:
         """The service object of an instance, to look inside."""
         return self._running[instance_id].service
@@ -90,6 +112,8 @@ class LocalMesh:
         """
         config = self._config(kind.config_class(), {"grpc_port": 0, **self._configs.get(kind, {})})
         replica = Replica(kind, config, self.registry, overrides=self._overrides)
+        if self._faults is not None:
+            self._faults.attach(replica.mesh)
         await replica.start()
         self._running[replica.instance_id] = replica
         return replica.instance_id
@@ -107,6 +131,22 @@ class LocalMesh:
     def _count(self, kind: type[CUService]) -> int:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(kind, 1)
 
+    def _known(self) -> dict[str, Known]:
+        """The services that run, or will once the mesh is entered."""
+        kinds: dict[str, type[CUService]] = {self._name(kind): kind for kind in self._services}
+        instances: dict[str, list[str]] = {name: [] for name in kinds}
+        for instance_id, replica in self._running.items():
+            kinds[replica.name] = replica.kind
+            instances.setdefault(replica.name, []).append(instance_id)
+        return {
+            name: Known((kind.definition.contract.full_name,), instances[name])
+            for name, kind in kinds.items()
+        }
+
+    def _name(self, kind: type[CUService]) -> str:
+        settings = {**self._settings, **self._configs.get(kind, {})}
+        return settings.get("service_name") or kind.definition.name
+
     def _config(self, kind: type[SharedConfig], values: Mapping[str, Any]) -> SharedConfig:
         assert self._state is not None
         given = {"project_secret": self._secret, "state_dir": self._state.name, **self._settings, **values}
@@ -118,5 +158,8 @@ class LocalMesh:
         await asyncio.gather(*(replica.drain() for replica in self._running.values()))
         self._running.clear()
         await self.registry.close()
+        if self._faults is not None:
+            self._faults.close()
+            self._faults = None
         if self._state is not None:
             self._state.cleanup()

@@ -12,7 +12,7 @@ import grpc
 from grpc.aio import EOF, AioRpcError
 
 from meshkit import metadata
-from meshkit.errors import Cancelled, MeshError, ResourceExhausted, Unavailable
+from meshkit.errors import Cancelled, DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 from meshkit.instance import Instance
 from meshkit.pipeline import END, Exchange, Method
 from meshkit.transport.health_watch import HealthWatch
@@ -21,6 +21,9 @@ from meshkit.transport.status import code_of, error_from, text_of, trailers_of
 
 _TOO_LARGE = "larger than max"
 """What gRPC's own refusal of a message says; for wording only."""
+
+_WRITE_FAILED = "Internal error from Core"
+"""What gRPC says on this side when it cannot write to a call that is over."""
 
 STREAMS = 90
 """Calls that one connection carries at once before another one is opened: a little under the usual limit of servers."""
@@ -80,8 +83,10 @@ class Attempts:
             trailers = await call.trailing_metadata()
         except AioRpcError as error:
             failure = error_from(error.code(), error.details(), error.trailing_metadata())
-            if isinstance(failure, Cancelled) and failure.instance is None:
-                failure = _cut_off()
+            if failure.instance is None and (
+                isinstance(failure, Cancelled) or failure.message == _WRITE_FAILED
+            ):
+                failure = _cut_off(exchange)
                 failure.instance = exchange.endpoint.instance.instance_id
                 raise failure from None
             if (
@@ -139,8 +144,13 @@ class Attempts:
             sending.add_done_callback(_seen)
 
 
-def _cut_off() -> MeshError:
-    """What a server's bare CANCELLED means, which nobody asked for: it stopped. It may have begun the call."""
+def _cut_off(exchange: Exchange) -> MeshError:
+    """What a server's bare CANCELLED means, which nobody asked for: it stopped. It may have begun the call.
+
+    So does a request that could not be written, of which gRPC says no more than that; or the deadline has passed.
+    """
+    if exchange.call.deadline.passed:
+        return DeadlineExceeded("the deadline passed while requests were sent")
     return Unavailable("the instance stopped before it had answered", reason="CUT_OFF")
 
 
@@ -254,15 +264,19 @@ async def _deliver(exchange: Exchange, reply: bytes) -> None:
 
 async def _send_requests(exchange: Exchange, call: Any) -> None:
     """Sends the caller's messages. A failure of the caller's own iterator ends the call with that failure."""
-    try:
-        while (message := await exchange.receive()) is not END:
+    while True:
+        try:
+            message = await exchange.receive()
+        except Exception:
+            call.cancel()
+            raise
+        try:
+            if message is END:
+                await call.done_writing()
+                return
             await call.write(message)
-        await call.done_writing()
-    except (AioRpcError, asyncio.InvalidStateError):
-        return  # the call is over; its status says why
-    except Exception:
-        call.cancel()
-        raise
+        except Exception:  # gRPC's, of whatever kind: the call is over, and its status says why
+            return
 
 
 def _seen(task: asyncio.Task[None]) -> None:

@@ -30,7 +30,7 @@ def server_options(max_message_bytes: int) -> Options:
         ("grpc.so_reuseport", 0),
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),

@@ -257,9 +257,11 @@ class Hanging:
 
 
 async def hanging(pool: EndpointPool, instance_id: str, method: Method = READ) -> Hanging:
+    flights = pool.endpoints[instance_id].flights
+    before = len(flights)
     call = Hanging(pool, method, *({"probe-1", "probe-2", "probe-3"} - {instance_id}))
     async with asyncio.timeout(5):
-        while not pool.endpoints[instance_id].flights:
+        while len(flights) == before:
             await asyncio.sleep(0)
     return call
 
@@ -309,6 +311,21 @@ async def test_one_slow_call_among_others_that_are_answered_is_no_reason(
     assert pool.endpoints["probe-1"].gate.open
     call.answer()
     await call.task
+
+
+async def test_a_call_that_began_before_the_last_answer_hides_nothing(
+    pool: EndpointPool, caller: Caller, clock: Clock
+) -> None:
+    await caller.who(30)
+    early = await hanging(pool, "probe-1")
+    clock.turn(0.01)
+    await caller(READ, "probe-2", "probe-3")
+    late = await hanging(pool, "probe-1")
+    clock.turn(0.6)
+    await looked(pool)
+    for call in (early, late):
+        with pytest.raises(Unavailable):
+            await call.task
 
 
 async def test_a_method_of_which_nothing_is_known_is_given_its_time(

@@ -293,6 +293,22 @@ def test_a_replica_with_too_much_passes_tenants_on() -> None:
     assert picked[order[0]] == max(picked.values())
 
 
+def test_a_tenant_keeps_its_replica_while_hardly_anything_is_under_way() -> None:
+    load, endpoints = Load(), shards(10)
+    candidates = Candidates(endpoints, load)
+    picked = []
+    for _ in range(4):
+        picked.append(TenantShard().pick(candidates, a_call("acme")))
+        picked[-1].in_flight += 1
+        load.in_flight += 1
+    assert set(picked) == {preference("acme", endpoints)[0]}
+
+
+def test_the_order_is_that_of_the_scores() -> None:
+    scores = [score("acme", each.instance.shard_key) for each in preference("acme", shards(20))]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_the_score_needs_no_more_than_the_tenant_and_the_shard() -> None:
     assert len({score("a", "b"), score("ab", ""), score("", "ab"), score("b", "a")}) == 4
 

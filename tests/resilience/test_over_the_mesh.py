@@ -8,51 +8,16 @@ from typing import Any
 import grpc
 import pytest
 
-from meshkit import Mesh, ResourceExhausted, Unavailable
+from meshkit import ResourceExhausted, Unavailable
 from meshkit.replica import Replica
 from meshkit.testing import LocalMesh
+from tests.resilience.fleet import Fleet
 from tests.serving.probe import Probe, ProbeClient, Text
 
 
 async def gather_values(replies: Any, into: list[str]) -> None:
     async for reply in replies:
         into.append(reply.value)
-
-
-class Fleet:
-    """Some probes and a client of theirs."""
-
-    def __init__(self, local: LocalMesh, mesh: Mesh) -> None:
-        self.local, self.mesh = local, mesh
-        self.client: Any = mesh.client(ProbeClient)
-        self.ids = list(local.instances)
-        self.probes: list[Any] = [local.service(each) for each in self.ids]
-        self.replicas: list[Replica] = [local._running[each] for each in self.ids]
-
-    async def connected(self) -> None:
-        pool = self.mesh.pool("probe")
-        async with asyncio.timeout(10):
-            while sum(endpoint.usable for endpoint in pool.endpoints.values()) < len(self.local.instances):
-                await pool.changed()
-
-    def behave(self, **how: Any) -> None:
-        for probe in self.probes:
-            probe.behave.update(how)
-
-    def begun(self, method: str) -> int:
-        return sum(probe.begun[method] for probe in self.probes)
-
-    def executions(self) -> Counter[str]:
-        return sum((probe.values for probe in self.probes), Counter())
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    local = LocalMesh(Probe, replicas=2, settings={"drain_propagation_s": 0.1})
-    async with local as mesh:
-        made = Fleet(local, mesh)
-        await made.connected()
-        yield made
 
 
 def refusing(kind: type, *, times: int, pushback: float | None = None) -> Any:

@@ -192,11 +192,37 @@ def test_a_budget_comes_back_when_its_window_has_passed() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"share": -1.0}, {"per_second": -1.0}, {"window": 0.0}, {"share": 0.0, "per_second": 0.0}],
+    [
+        {"share": -1.0},
+        {"per_second": -1.0},
+        {"window": 0.0},
+        {"share": 0.0, "per_second": 0.0},
+        {"share": float("nan")},
+        {"per_second": float("inf")},
+    ],
 )
 def test_a_budget_that_allows_nothing_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="to have no retries, allow one attempt"):
         Budget(**wrong)
+
+
+async def test_one_attempt_is_no_retry_and_none_is_refused() -> None:
+    script = Script(failure("UNAVAILABLE", unprocessed=True))
+    with pytest.raises(Unavailable):
+        await retrying(Budget(), attempts=1)(script)(exchange(idempotent=True))
+    assert script.attempts == 1
+    with pytest.raises(ValueError, match="attempts=0: a call is made once at least"):
+        retrying(Budget(), attempts=0)
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_first_message_that_did_not_come_is_asked_of_another_instance(idempotent: bool) -> None:
+    late = BY_CODE["DEADLINE_EXCEEDED"]("late", reason="FIRST_MESSAGE_TIMEOUT")
+    assert may_retry(exchange(idempotent=idempotent), late) is idempotent
+    late.unprocessed = True
+    assert not may_retry(exchange(idempotent=idempotent), late), "there is no instance"
+    idle = BY_CODE["DEADLINE_EXCEEDED"]("idle", reason="IDLE_TIMEOUT")
+    assert not may_retry(exchange(idempotent=idempotent), idle)
 
 
 async def test_admission_counts_calls_under_way_and_turns_the_rest_away_unprocessed() -> None:

@@ -1,0 +1,66 @@
+"""A stream of requests that breaks off is not taken for one that has ended: its service would act on a part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from meshkit import Call, MeshError
+from meshkit.testing import LocalMesh
+from tests.resilience.fleet import Fleet
+from tests.resilience.relay import Relay
+from tests.resilience.test_at_most_once import free_port
+from tests.serving.probe import Probe, Text
+
+WHOLE = 10
+"""Messages of a whole stream."""
+
+
+async def requests(rng: random.Random) -> AsyncIterator[Text]:
+    for number in range(WHOLE):
+        yield Text(value=str(number))
+        await asyncio.sleep(rng.choice((0.0, 0.001)))
+
+
+async def out_of_time(fleet: Fleet, relay: Relay, rng: random.Random) -> None:
+    await fleet.client.collect(requests(rng), timeout=rng.uniform(0.004, 0.02))
+
+
+async def given_up(fleet: Fleet, relay: Relay, rng: random.Random) -> None:
+    await asyncio.wait_for(fleet.client.collect(requests(rng)), rng.uniform(0.004, 0.02))
+
+
+async def cut(fleet: Fleet, relay: Relay, rng: random.Random) -> None:
+    call = asyncio.ensure_future(fleet.client.collect(requests(rng), timeout=10))
+    await asyncio.wait({call}, timeout=rng.uniform(0.004, 0.02))
+    relay.cut()
+    await call
+
+
+@pytest.mark.parametrize("how", [out_of_time, given_up, cut])
+async def test_a_stream_of_requests_that_breaks_off_has_not_ended(how: Any) -> None:
+    rng, port = random.Random(11), free_port()
+    relay = Relay(port)
+    local = LocalMesh(Probe, configs={Probe: {"grpc_port": port, "grpc_advertise": await relay.start()}})
+    async with local as mesh:
+        fleet = Fleet(local, mesh)
+        await fleet.connected()
+        taken: list[int] = []
+
+        async def collect(messages: AsyncIterator[Text], call: Call) -> Text:
+            taken.append(len([message async for message in messages]))
+            return Text()
+
+        fleet.behave(Collect=collect)
+        broken = 0
+        for _ in range(40):
+            calls = [how(fleet, relay, rng) for _ in range(4)]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            broken += sum(isinstance(each, (MeshError, TimeoutError)) for each in outcomes)
+        assert broken > 10, "some broke off"
+        assert [count for count in taken if count != WHOLE] == []
+    await relay.close()
