@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick test-soak clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick test-soak test-lowest clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-tail       latencies beside a slow server, failures beside a failing one, for each policy"
 	@echo "make bench-shard      how well tenants stay where they are"
 	@echo "make bench-pick       what a pick costs"
+	@echo "make test-lowest      the tests with the lowest version of each dependency that is allowed"
 	@echo "make test-soak        minutes of load: no growth in tasks, descriptors, memory"
 
 $(FOR_DEMO): $(SETUP)
@@ -78,5 +79,9 @@ bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 test-soak: $(FOR_TEST)
 	$(PY) -m pytest -m soak -s
 
+test-lowest: $(FOR_TEST)
+	scripts/lowest
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,7 +1,7 @@
 """Replicas as processes of one machine: started, started again when they die, scaled, drained.
 
 A replica holds the other end of its standard input, and drains when that is closed: so none outlives the supervisor,
-however it ends.
+however it ends. It writes its log file by itself; the supervisor keeps that within a size.
 The supervisor knows processes only. Whether a replica serves is for the registry to say.
 """
 
@@ -13,17 +13,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 import structlog
+
+from meshkit.rotation import MAX_BYTES, outgrown, rotate
 
 log = structlog.get_logger("meshkit.supervisor")
 
 
 EXIT_CONFIG = 78
 """Exit code of a process whose configuration is wrong: it would be no better the next time."""
+
+LOOK_AT_LOGS_S = 1.0
+"""Seconds between two looks at the sizes of log files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,25 +222,41 @@ class Supervisor:
         logs: Folder for log files; made if missing.
         restarts: When processes that died are started again.
         grace: Seconds that a process has to drain.
+        log_bytes: Size past which a log file is moved to `<name>.log.1`, over what was there.
 
     Attributes:
         children: The replicas of each service by number, without those that are leaving.
         grace: Seconds that a process has to drain.
     """
 
-    def __init__(self, logs: Path, *, restarts: Restarts = Restarts(), grace: float = 30.0) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        *,
+        restarts: Restarts = Restarts(),
+        grace: float = 30.0,
+        log_bytes: int = MAX_BYTES,
+    ) -> None:
         self.children: dict[str, list[Child]] = {}
         self.grace = grace
         self._going: dict[Child, asyncio.Task[None]] = {}
         self._logs = logs
         self._restarts = restarts
+        self._log_bytes = log_bytes
+        self._unbounded: set[Path] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Supervisor:
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._looking = asyncio.create_task(self._look_at_logs(), name="meshkit logs of replicas")
         return self
 
     async def __aexit__(self, *failure: Any) -> None:
-        await self.stop()
+        try:
+            await self.stop()
+        finally:
+            if self._looking is not None:
+                self._looking.cancel()
 
     async def scale(self, program: Program, replicas: int) -> None:
         """Brings a service to that many replicas, and returns when those that are too many have left.
@@ -290,6 +311,24 @@ class Supervisor:
         """Asks those that drain once more, which cuts their drain short."""
         for child in self._going:
             child.signal(signal.SIGTERM)
+
+    async def _look_at_logs(self) -> None:
+        while True:
+            for child in [*chain.from_iterable(self.children.values()), *self._going]:
+                await self._bound(child.log)
+            await asyncio.sleep(LOOK_AT_LOGS_S)
+
+    async def _bound(self, path: Path) -> None:
+        """Rotates a log that is too large. One that cannot be is told of once, and tried again at each look."""
+        try:
+            if outgrown(path, self._log_bytes):
+                await asyncio.to_thread(rotate, path, self._log_bytes)
+        except OSError as error:
+            if path not in self._unbounded:
+                log.warning("the log cannot be kept within its size", log=str(path), reason=str(error))
+            self._unbounded.add(path)
+        else:
+            self._unbounded.discard(path)
 
     def _dismiss(self, child: Child) -> None:
         going = asyncio.create_task(child.leave(self.grace), name=f"meshkit child {child.name} leaves")

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config", "latency"}
+FOUNDATION = {"errors", "instance", "limits", "metadata", "naming", "client", "config", "latency", "rotation"}
 MIDDLE = {"discovery", "balancing", "resilience", "security", "telemetry"}
 ON_REDIS = {"discovery", "security"}
 BELOW_MIDDLE = {"errors", "instance", "metadata", "config", "call", "pipeline"}
@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "binding": {"call", "declaration", "instance", "naming", "pipeline", "security"},
     "service": {"binding", "declaration", "pipeline", "config", "runtime"},
     "protocol": {"_gen"},
-    "supervisor": {"errors", "config"},
+    "supervisor": {"errors", "config", "rotation"},
 }
 """What each room may import of meshkit; rooms that are not here (mesh, serving, replica, runtime) wire the others."""
 
