@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
+import structlog
 import typer
 
 
@@ -15,8 +17,17 @@ def demo(
 ) -> None:
     """Starts the mesh on this machine, harvests a feed, ingests documents, answers questions, kills replicas.
 
-    Exit code 0 only if every step did what it should.
+    Exit code 0 only if every step did what it should, 130 if it was interrupted.
     """
     from reference_services.demo.scenario import play
 
-    raise typer.Exit(asyncio.run(play(keep=keep)))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("ERROR"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )  # the report tells of replicas that die
+
+    try:
+        code = asyncio.run(play(keep=keep))
+    except asyncio.CancelledError:  # by SIGTERM; Ctrl-C comes out as what follows by itself
+        raise KeyboardInterrupt from None
+    raise typer.Exit(code)

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,19 +41,30 @@ class Machine:
         mesh: The way to its services.
         supervisor: Its processes.
         folder: Its state.
+        killed: Names of the processes that were killed.
+        names: The process's name by its instance id, of all instances that `remember` has met.
     """
 
     mesh: Mesh
     supervisor: Supervisor
     folder: Path
+    killed: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
     def child_of(self, service: str, shard_key: str) -> Child:
         """The process with that name."""
         return next(child for child in self.supervisor.children[service] if child.name == shard_key)
 
+    async def remember(self) -> None:
+        """Notes which process each instance is: the registry forgets those that die."""
+        for service in REPLICAS:
+            for one in await self.mesh.instances(service):
+                self.names[one.instance_id] = one.shard_key
+
     def kill(self, child: Child) -> None:
         """Ends a process as a crash does."""
         child.signal(signal.SIGKILL)
+        self.killed.append(child.name)
 
     async def freeze(self, child: Child, seconds: float) -> None:
         """Stops a process for a while."""
@@ -107,4 +118,5 @@ async def machine(folder: Path, feeds: Path) -> AsyncGenerator[Machine, None]:
             await supervisor.scale(Program.serving(TARGETS[service], service, environment, folder), replicas)
         for service, replicas in REPLICAS.items():
             await started.serving(service, replicas)
+        await started.remember()
         yield started

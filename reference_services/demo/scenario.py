@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import sqlite3
 import tempfile
 import time
@@ -33,11 +34,14 @@ from reference_services.demo.room import lacking, spent
 FEED = Path(harvester.__file__).parent / "data" / "products.csv"
 SOURCE = "demo-shop"
 FROZEN_SECONDS = 5.0
+KILL_AFTER_SECONDS = 1.5
+"""Seconds for which a worker stands still before another one is killed. The work of that one is taken over 4 s after
+its death at the earliest, so the harvest cannot be over before the first one goes on, however fast the machine is."""
 HARVEST_SECONDS = 60.0
 WHOLE_SECONDS = 90.0
 
 QUESTIONS = (
-    "In which order does a service drain?",
+    "When is an outlier gate shut?",
     "Which pruning shears are there?",
     "Write to ada@example.com, call +49 30 901820, my card is 4111 1111 1111 1111. How long is a token valid?",
 )
@@ -52,15 +56,17 @@ class Harvest:
         seconds: How long it took.
         executors: Replicas that took part in it, by what each did.
         killed: What was done to which process.
-        begun: When it was begun, on the clock of `time.perf_counter`, as the next three.
+        begun: When it was begun, on the clock of `time.perf_counter`, as the next four.
         ended: When it had ended.
-        broken: When replicas were killed and stopped.
+        frozen: When a replica was stopped.
+        broken: When others were killed.
         mended: When the one that was stopped went on.
     """
 
     workflow_id: str = ""
     begun: float = 0.0
     ended: float = 0.0
+    frozen: float = 0.0
     broken: float = 0.0
     mended: float = 0.0
     executors: Counter[str] = field(default_factory=Counter)
@@ -75,7 +81,11 @@ async def play(*, keep: bool) -> int:
 
     Returns:
         The exit code: 0 only if every step did what it should.
+
+    Raises:
+        CancelledError: It was interrupted; SIGTERM does that too. Everything that it started has ended.
     """
+    _end_on_sigterm()
     report = Report()
     start = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="meshkit-demo-"))
@@ -83,20 +93,34 @@ async def play(*, keep: bool) -> int:
         if lack := lacking(folder):
             raise NotAsWanted(lack)
         await _play(folder, report)
+    except asyncio.CancelledError:
+        report.say("interrupted: all processes have ended")
+        _leave(folder, report, keep=keep)
+        raise
     except (NotAsWanted, MeshError, TimeoutError, OSError, sqlite3.Error, ConfigError) as error:
         report.check(
             False, "the demo broke off", str(error) or f"the harvest did not end within {HARVEST_SECONDS:g} s"
         )
     if report.failed and (cause := spent(folder)):
         report.say(f"the cause: {cause}")
-    if keep or report.failed:
-        report.say(f"state and logs are in {folder}")
-    else:
-        shutil.rmtree(folder)
+    _leave(folder, report, keep=keep or report.failed > 0)
     seconds = time.monotonic() - start
     report.check(seconds <= WHOLE_SECONDS, "time", f"{seconds:.0f} s, of {WHOLE_SECONDS:.0f} at most")
     report.end()
     return 1 if report.failed else 0
+
+
+def _end_on_sigterm() -> None:
+    playing = asyncio.current_task()
+    assert playing is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)
+
+
+def _leave(folder: Path, report: Report, *, keep: bool) -> None:
+    if keep:
+        report.say(f"state and logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
 
 
 async def _play(folder: Path, report: Report) -> None:
@@ -112,9 +136,11 @@ async def _play(folder: Path, report: Report) -> None:
             harvest = await _harvest(running, report)
         _judge_reads(tally, harvest, report)
         _judge_freeze(harvest, report)
+        _judge_processes(running, report)
         await _judge_harvest(running, harvest, report)
         await _ask(running, report)
-        report.summary(tally, harvest.executors)
+        await running.remember()
+        report.summary(tally, harvest.executors, running.names)
 
 
 async def _ingest(running: Machine, report: Report) -> None:
@@ -149,7 +175,7 @@ async def _harvest(running: Machine, report: Report) -> Harvest:
                     if trouble is None and seen.total and seen.done * 4 >= seen.total:
                         trouble = asyncio.create_task(_make_trouble(running, seen.executor, harvest, report))
             except MeshError as error:  # the replica that answered was killed: another one answers
-                report.say(f"  the watch broke ({error.reason}) and is opened anew")
+                report.event(f"the watch broke ({error.reason}) and is opened anew")
     harvest.ended = time.perf_counter()
     if trouble is not None:
         await trouble
@@ -168,15 +194,19 @@ async def _make_trouble(running: Machine, executor: str, harvest: Harvest, repor
     leader = running.child_of("worker", instances[executor].shard_key)
     other = next(child for child in running.supervisor.children["worker"] if child is not leader)
     victim = running.supervisor.children["brain"][0]
-    harvest.broken = time.perf_counter()
-    for child in (victim, leader):
-        report.say(f"  kill -9 {child.pid} ({child.name})")
-        running.kill(child)
-        harvest.killed.append(f"{child.name} killed")
-    report.say(f"  SIGSTOP {other.pid} ({other.name}) for {FROZEN_SECONDS:g} s")
-    harvest.killed.append(f"{other.name} frozen for {FROZEN_SECONDS:g} s")
-    await running.freeze(other, FROZEN_SECONDS)
+    async with asyncio.TaskGroup() as together:
+        harvest.frozen = time.perf_counter()
+        report.event(f"SIGSTOP {other.pid} ({other.name}) for {FROZEN_SECONDS:g} s")
+        together.create_task(running.freeze(other, FROZEN_SECONDS))
+        await asyncio.sleep(KILL_AFTER_SECONDS)
+        harvest.broken = time.perf_counter()
+        for child in (victim, leader):
+            report.event(f"kill -9 {child.pid} ({child.name})")
+            running.kill(child)
+            harvest.killed.append(f"{child.name} killed")
     harvest.mended = time.perf_counter()
+    harvest.killed.append(f"{other.name} frozen for {FROZEN_SECONDS:g} s")
+    report.event(f"SIGCONT {other.pid} ({other.name})")
 
 
 def _judge_reads(tally: Tally, harvest: Harvest, report: Report) -> None:
@@ -194,13 +224,24 @@ def _judge_reads(tally: Tally, harvest: Harvest, report: Report) -> None:
 def _judge_freeze(harvest: Harvest, report: Report) -> None:
     """The stopped worker stood still, and went on, while there was work for it."""
     first, last, whole = (
-        moment - harvest.begun for moment in (harvest.broken, harvest.mended, harvest.ended)
+        moment - harvest.begun for moment in (harvest.frozen, harvest.mended, harvest.ended)
     )
     inside = 0 < first < last < whole
     text = f"from {first:.1f} s to {last:.1f} s of {whole:.1f} s"
     if not inside:
         text += ": the harvest was over before the worker went on"
     report.check(inside, "frozen within the harvest", text)
+
+
+def _judge_processes(running: Machine, report: Report) -> None:
+    """Those that were killed run again, and no other has died."""
+    children = [child for service in running.supervisor.children.values() for child in service]
+    again = {child.name: child.starts for child in children if child.starts != 1}
+    down = [child.name for child in children if child.pid is None]
+    text = "started again: " + ", ".join(f"{name} ({starts - 1}x)" for name, starts in again.items())
+    if down:
+        text += f"; not running: {', '.join(down)}"
+    report.check(not down and again == dict.fromkeys(running.killed, 2), "processes", text)
 
 
 async def _judge_harvest(running: Machine, harvest: Harvest, report: Report) -> None:
@@ -244,6 +285,11 @@ async def _ask(running: Machine, report: Report) -> None:
             f"by {reply.answered_by}, {len(reply.citations)} citations",
         )
         if question == QUESTIONS[-1]:
-            kinds = Counter(zero.PiiKind.Name(entity.kind) for entity in masked.entities)
+            kinds = {zero.PiiKind.Name(entity.kind) for entity in masked.entities}
             secret = [part for part in ("ada@example.com", "901820", "4111") if part in masked.text]
-            report.check(not secret and len(kinds) == 3, "masked", ", ".join(sorted(kinds)))
+            report.check(not secret and len(kinds) == 3, "masked", ", ".join(map(_readable, sorted(kinds))))
+
+
+def _readable(kind: str) -> str:
+    """`PII_KIND_PAYMENT_CARD` as people write it."""
+    return kind.removeprefix("PII_KIND_").replace("_", " ").lower()

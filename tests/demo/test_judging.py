@@ -1,12 +1,20 @@
 """The demo says so where it did not show what it is to show."""
 
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from meshkit import Program, Restarts, Supervisor
+from reference_services.demo.machine import Machine
 from reference_services.demo.reads import PER_SECOND, Tally
 from reference_services.demo.report import Report
-from reference_services.demo.scenario import Harvest, _judge_freeze, _judge_reads
+from reference_services.demo.scenario import Harvest, _judge_freeze, _judge_processes, _judge_reads
 
-HARVEST = Harvest(begun=100.0, broken=102.0, mended=107.0, ended=110.0)
+HARVEST = Harvest(begun=100.0, frozen=102.0, broken=102.0, mended=107.0, ended=110.0)
 
 
 def tally(*moments: float) -> Tally:
@@ -62,7 +70,7 @@ def test_one_failed_read_fails_it(capsys: pytest.CaptureFixture[str]) -> None:
     ("harvest", "failed"),
     [
         (HARVEST, 0),
-        (Harvest(begun=100.0, broken=102.0, mended=107.0, ended=106.0), 1),
+        (Harvest(begun=100.0, frozen=102.0, mended=107.0, ended=106.0), 1),
         (Harvest(begun=100.0, ended=106.0), 1),
     ],
 )
@@ -73,3 +81,48 @@ def test_a_freeze_counts_within_the_harvest_only(
     _judge_freeze(harvest, report)
     assert report.failed == failed
     assert ("the harvest was over" in " ".join(capsys.readouterr().out.split())) is bool(failed)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "killed", "said"),
+    [
+        (Restarts(first=0.01), ["echo-1"], "✓ processes: started again: echo-1 (1x)"),
+        (Restarts(first=0.01), [], "✗ processes: started again: echo-1 (1x)"),
+        (Restarts(enabled=False), ["echo-1"], "not running: echo-1"),
+    ],
+)
+async def test_exactly_the_killed_processes_were_started_again(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    restarts: Restarts,
+    killed: list[str],
+    said: str,
+) -> None:
+    nothing: Any = None
+    waiting = Program("echo", (sys.executable, "-c", "input()"), {"PATH": os.defpath})
+    async with Supervisor(tmp_path, restarts=restarts) as supervisor:
+        await supervisor.scale(waiting, 2)
+        running, report = Machine(nothing, supervisor, tmp_path), Report()
+        first, second = supervisor.children["echo"]
+        async with asyncio.timeout(30):
+            while first.pid is None or second.pid is None:
+                await asyncio.sleep(0.01)
+            running.kill(first)
+            while first.pid is None if first.starts == 2 else not first.ended:
+                await asyncio.sleep(0.01)
+        running.killed[:] = killed
+        _judge_processes(running, report)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown
+    assert report.failed == ("✗" in shown)
+    assert ("✓" in shown) is (said[0] == "✓")
+
+
+def test_further_lines_of_a_step_begin_where_its_first_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    Report().check(False, "the demo broke off", "for a reason that takes more than one line to tell")
+    first, *further = capsys.readouterr().out.splitlines()
+    assert first == "✗ the demo broke off: for a reason that"
+    assert further == ["  takes more than one line to tell"]
