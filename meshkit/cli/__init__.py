@@ -56,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = _verb_of(words)
-    if verb is not None:
-        from meshkit.config import quiet_grpc
-
-        quiet_grpc()
     try:
+        if verb is not None:
+            from meshkit.config import quiet_grpc
+
+            quiet_grpc()
         _app(verb)(args=words, prog_name="meshkit")
     except Failure as failure:
         _end(str(failure), failure.code)

@@ -57,6 +57,17 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
 
 
+def test_ctrl_c_ends_it_quietly_while_it_still_loads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("meshkit.config.quiet_grpc", interrupted)
+    assert run("services") == 130
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", cli.VERBS)
 def test_every_verb_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, "--help") == 0
