@@ -75,6 +75,11 @@ def _import(module: str) -> ModuleType:
             ) from None
         where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in _own_frames(error)[-1:])
         raise _wrong(f"{module} imports {absent}, which is not installed or not found{where}") from None
+    except SystemExit as error:
+        raise _wrong(
+            f"{module} ends the process when it is imported (exit code {error.code}): put what it runs by itself "
+            'under `if __name__ == "__main__":`'
+        ) from None
     except Exception as error:
         if isinstance(error, TypeError) and _is_binding_fault(error):
             raise _wrong(str(error)) from None

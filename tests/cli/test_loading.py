@@ -16,6 +16,7 @@ MODULES = {
     "chained": 'try:\n    {}["a"]\nexcept KeyError as error:\n    raise ValueError("no a") from error\n',
     "outer": "import deep\n",
     "deep": "import json\nimport no_such_package\n",
+    "leaving": "import sys\nsys.exit(3)\n",
     "deeper": "import syntactic\n",
 }
 
@@ -62,6 +63,13 @@ def test_what_an_error_came_from_is_shown_as_well(folder: Path) -> None:
     text = str(refused("chained"))
     assert "KeyError: 'a'\n\nThe above exception was the direct cause" in text
     assert f'File "{folder}/chained.py", line 2' in text
+
+
+def test_a_module_that_runs_by_itself_is_told_how_not_to(folder: Path) -> None:
+    failure = refused("leaving")
+    assert failure.code == ExitCode.USAGE
+    assert str(failure).startswith("leaving ends the process when it is imported (exit code 3)")
+    assert '__name__ == "__main__"' in str(failure)
 
 
 def test_a_module_that_is_missing_is_named_with_who_wants_it(folder: Path) -> None:
