@@ -101,16 +101,31 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
     Raises:
         Failure: A word makes no sense.
     """
-    from meshkit.cli.loading import load_service
     from meshkit.cli.scaling import no_such_service
 
     counts = counts_of(word for word in [*scale, *words] if "=" in word)
     named = [word for word in words if "=" not in word]
-    targets = {load_service(target).definition.name: target for target in named} if named else dict(REFERENCE)
+    targets = _named(named) if named else dict(REFERENCE)
     for name in counts:
         if name not in targets:
             raise Failure(no_such_service(name, targets), code=ExitCode.USAGE)
     return Plan(targets, dict.fromkeys(targets, 1) | counts)
+
+
+def _named(words: Sequence[str]) -> dict[str, str]:
+    from meshkit.cli.loading import load_service
+
+    targets: dict[str, str] = {}
+    for target in words:
+        name = load_service(target).definition.name
+        if name in targets:
+            raise Failure(
+                f"{targets[name]} and {target} are both called {name}: write NAME=COUNT for more replicas, or give "
+                "one of the classes another name=",
+                code=ExitCode.USAGE,
+            )
+        targets[name] = target
+    return targets
 
 
 async def _up(plan: Plan, *, restart: bool, redis: bool) -> None:

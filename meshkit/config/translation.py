@@ -54,9 +54,8 @@ def _problem(config_class: type[SharedConfig], detail: ErrorDetails) -> Problem:
         return Problem(field, f"{config_class.__name__} has no such setting", _suggest(field, config_class))
     setting = config_class.env_name(field) if info else config_class.__name__
     if detail["type"] == "missing":
-        return Problem(
-            setting, "it is not set, and has no default", f"set it: {info.description if info else ''}"
-        )
+        meaning = f"set it: {info.description}" if info and info.description else "set it"
+        return Problem(setting, "it is not set, and has no default", meaning)
     secret = info is not None and is_secret_type(info.annotation)
     value = "the value" if secret else quote(detail["input"])
     return Problem(setting, *_explain(detail, value, allowed(info) if info else ""))

@@ -44,6 +44,10 @@ def test_it_runs_replicas_starts_dead_ones_again_and_drains(state: Path) -> None
         (("brain=1000",), "a number from 0 to 256"),
         (("brain=1", "--scale", "brain=2"), "brain is given twice"),
         (("nowhere:Nothing",), "nowhere"),
+        (
+            ("main:Greeter", "main:Greeter"),
+            "main:Greeter and main:Greeter are both called greeter: write NAME=COUNT",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_a_reason(
