@@ -188,7 +188,7 @@ async def test_a_stream_that_stays_silent_is_given_up(fleet: Fleet, eventually: 
 async def test_another_instance_may_be_less_silent(fleet: Fleet) -> None:
     fleet.probes[0].behave["List"] = silent
     for _ in range(4):
-        assert await taken(fleet.client.list(Text(value="x"), first_message_timeout=0.2)) == [
+        assert await taken(fleet.client.list(Text(value="x"), first_message_timeout=0.5)) == [
             "x0",
             "x1",
             "x2",
@@ -197,12 +197,15 @@ async def test_another_instance_may_be_less_silent(fleet: Fleet) -> None:
 
 async def test_a_stream_that_pauses_is_given_up(fleet: Fleet, eventually: Eventually) -> None:
     fleet.behave(Follow=pausing, List=pausing, Talk=pausing)
-    client: Any = fleet.mesh.client(ProbeClient, idle_timeout=0.05)
+    client: Any = fleet.mesh.client(ProbeClient, first_message_timeout=30, idle_timeout=0.05)
     assert await taken(client.list(Text())) == ["one", "IDLE_TIMEOUT"]
     assert await taken(client.talk([Text()])) == ["one", "IDLE_TIMEOUT"]
-    assert await taken(fleet.client.follow(Text(), idle_timeout=0.05)) == ["one", "IDLE_TIMEOUT"]
+    assert await taken(fleet.client.follow(Text(), first_message_timeout=30, idle_timeout=0.05)) == [
+        "one",
+        "IDLE_TIMEOUT",
+    ]
     assert fleet.begun("List") == 1, "nothing is tried again after the first reply"
-    stub: Any = ProbeStub(fleet.mesh.channel("probe", idle_timeout=0.05))
+    stub: Any = ProbeStub(fleet.mesh.channel("probe", first_message_timeout=30, idle_timeout=0.05))
     call = stub.List(Text())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         assert [reply async for reply in call]

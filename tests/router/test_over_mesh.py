@@ -105,7 +105,7 @@ async def test_an_llm_gets_placeholders_and_its_stream_is_unmasked() -> None:
 async def test_without_zero_nothing_is_passed_on() -> None:
     async with LocalMesh(Router, Brain, tenant="acme", settings={"default_timeout_s": 1.0}) as mesh:
         with pytest.raises(Unavailable) as raised:
-            await mesh.client(RouterClient).execute_agent(pb.ExecuteAgentRequest(input="x"), timeout=1.0)
+            await mesh.client(RouterClient).execute_agent(pb.ExecuteAgentRequest(input="x"), timeout=6)
         assert "zero" in raised.value.message
         traces = await mesh.client(BrainClient).list_traces(brain.ListTracesRequest())
         assert all("x" not in trace.input for trace in traces.traces)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -163,9 +163,9 @@ async def test_a_token_for_the_subject_serves_no_other_actor(echo: str) -> None:
     assert outcome.reason == "SUBJECT_TOKEN_SIGNATURE"
 
 
-@pytest.mark.parametrize("sent", [ABSENT, SUBJECT.token()])
-async def test_a_subject_that_was_stripped_or_changed_is_noticed(echo: str, sent: Any) -> None:
-    outcome = await forwarded(echo, SUBJECT.token(), sent={"x-cu-subject": sent})
+@pytest.mark.parametrize("make", [lambda: ABSENT, SUBJECT.token], ids=["stripped", "changed"])
+async def test_a_subject_that_was_stripped_or_changed_is_noticed(echo: str, make: Callable[[], Any]) -> None:
+    outcome = await forwarded(echo, SUBJECT.token(), sent={"x-cu-subject": make()})
     assert (outcome.code, outcome.reason) == ("UNAUTHENTICATED", "PROOF_MISMATCH")
 
 

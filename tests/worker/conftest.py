@@ -87,7 +87,7 @@ class Replicas:
             transport.close()
 
 
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 40) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 120) -> Any:
     """What the condition gives as soon as that is true."""
     async with asyncio.timeout(seconds):
         while not (found := await condition()):
