@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -73,6 +74,7 @@ class Runtime:
                 )
             except ConfigError as error:
                 problems.extend(problem for problem in error.problems if problem not in problems)
+        problems.extend(_port_clashes(found))
         if problems:
             raise ConfigError(problems)
         return found
@@ -176,6 +178,17 @@ class Runtime:
         if with_parent:
             loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
         await self.serve(stop, hurry)
+
+
+def _port_clashes(configs: dict[type[CUService], SharedConfig]) -> Iterator[Problem]:
+    """Says which services of the process want one port."""
+    owners: dict[int, type[CUService]] = {}
+    for kind, config in configs.items():
+        port = config.grpc_port
+        owner = owners.setdefault(port, kind) if port else kind
+        if owner is not kind:
+            what = f"{owner.definition.name} and {kind.definition.name} both want port {port}"
+            yield Problem("GRPC_PORT", what, f"give {kind.__name__} another port= (0 picks a free one)")
 
 
 def _freeze_heap() -> None:

@@ -18,7 +18,10 @@ QUIET_S = 0.1
 """Seconds without a new call after which a stopping server takes it that its callers have heard."""
 
 
-_MEND = "is in use, or not ours to take: set GRPC_PORT to another port (0 picks a free one), or end what listens there"
+_MEND = (
+    "is in use, or not ours to take: set GRPC_PORT to another port (0 picks a free one; where several services share "
+    "the process, give the class another port=), or end what listens there"
+)
 
 
 class PortTaken(Exception):

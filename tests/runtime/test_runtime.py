@@ -12,6 +12,7 @@ import pytest
 from main import Greeter
 
 from meshkit import Runtime, SharedConfig, State, resource
+from meshkit.config import ConfigError
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.transport.server import PortTaken
 from tests.serving.probe import CONTRACT, Probe
@@ -90,6 +91,19 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
         runtime = Runtime(Probe, configs={Probe: config(tmp_path, grpc_port=port)}, registry=MemoryRegistry())
         with pytest.raises(PortTaken, match=f"127.0.0.1:{port}"):
             await runtime.serve(asyncio.Event())
+
+
+def test_two_services_of_a_process_cannot_want_one_port(tmp_path: Path) -> None:
+    class Other(Greeter, contract=Greeter.definition.contract, name="other"):
+        pass
+
+    same = {Greeter: config(tmp_path, grpc_port=50999), Other: config(tmp_path, grpc_port=50999)}
+    with pytest.raises(
+        ConfigError, match=r"greeter and other both want port 50999; give Other another port="
+    ):
+        Runtime(Greeter, Other, configs=same).configure()
+    free = {Greeter: config(tmp_path, grpc_port=0), Other: config(tmp_path, grpc_port=0)}
+    assert Runtime(Greeter, Other, configs=free).configure() == free
 
 
 def test_the_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
