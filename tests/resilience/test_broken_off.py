@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -24,6 +25,14 @@ async def requests(rng: random.Random) -> AsyncIterator[Text]:
     for number in range(WHOLE):
         yield Text(value=str(number))
         await asyncio.sleep(rng.choice((0.0, 0.001)))
+
+
+@asynccontextmanager
+async def closed(relay: Relay) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await relay.close()
 
 
 Calls = Callable[..., Awaitable[object]]
@@ -50,7 +59,7 @@ async def test_a_stream_of_requests_that_breaks_off_has_not_ended(method: str, h
     rng, port = random.Random(11), free_port()
     relay = Relay(port)
     local = LocalMesh(Probe, configs={Probe: {"grpc_port": port, "grpc_advertise": await relay.start()}})
-    async with local as mesh:
+    async with closed(relay), local as mesh:
         fleet = Fleet(local, mesh)
         await fleet.connected()
         taken: list[int] = []
@@ -76,4 +85,3 @@ async def test_a_stream_of_requests_that_breaks_off_has_not_ended(method: str, h
             broken += sum(isinstance(each, (MeshError, TimeoutError)) for each in outcomes)
         assert broken > 10, "some broke off"
         assert [count for count in taken if count != WHOLE] == []
-    await relay.close()
