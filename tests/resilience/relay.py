@@ -27,6 +27,8 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     async def start(self) -> str:
         """Takes connections, at first or again; the address."""
@@ -47,8 +49,17 @@ class Relay:
             self._server.close()
         self.cut()
 
+    def hold(self) -> None:
+        """Keeps what comes, until it is released."""
+        self._passing.clear()
+
+    def release(self) -> None:
+        """Passes on what was held."""
+        self._passing.set()
+
     async def close(self) -> None:
         """Ends all."""
+        self.release()
         self.shut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -72,6 +83,7 @@ class Relay:
         """Passes bytes on until either side ends."""
         with contextlib.suppress(OSError):
             while data := await source.read(CHUNK):
+                await self._passing.wait()
                 sink.write(data)
                 await sink.drain()
         self._writers.discard(sink)

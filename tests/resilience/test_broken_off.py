@@ -13,8 +13,8 @@ import pytest
 from meshkit import Call, MeshError
 from meshkit.testing import LocalMesh
 from tests.resilience.fleet import Fleet
+from tests.resilience.ports import free_ports
 from tests.resilience.relay import Relay
-from tests.resilience.test_at_most_once import free_port
 from tests.serving.probe import Probe, Text
 
 WHOLE = 10
@@ -56,7 +56,7 @@ async def cut(call: Calls, relay: Relay, rng: random.Random) -> None:
 @pytest.mark.parametrize("how", [out_of_time, given_up, cut])
 @pytest.mark.parametrize("method", ["Collect", "Talk"], ids=["before a reply", "behind a reply"])
 async def test_a_stream_of_requests_that_breaks_off_has_not_ended(method: str, how: Any) -> None:
-    rng, port = random.Random(11), free_port()
+    rng, (port,) = random.Random(11), free_ports(1)
     relay = Relay(port)
     local = LocalMesh(Probe, configs={Probe: {"grpc_port": port, "grpc_advertise": await relay.start()}})
     async with closed(relay), local as mesh:
