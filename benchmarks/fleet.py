@@ -10,7 +10,6 @@ import json
 import platform
 import select
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,8 @@ from typing import Any
 from outcome import Outcome, Record
 from overhead import Process
 from peers import PEERS, Peer
+
+from tests.resilience.ports import free_ports
 
 START_S = 1.0
 """Seconds ahead of which all clients are told when to begin."""
@@ -76,15 +77,6 @@ def close(parts: Sequence[Part]) -> None:
         part.leave()
     for part in parts:
         part.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that are free, and stay so for as long as nobody else asks for one."""
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]
 
 
 @dataclass

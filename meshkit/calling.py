@@ -30,12 +30,14 @@ class Policies:
 
     Args:
         usual: Name of the one where nobody says another.
+        subset_size: How many of the instances are connected to; 0 for all.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is none of that name, or it needs all instances and is not given them.
     """
 
-    def __init__(self, usual: str) -> None:
+    def __init__(self, usual: str, subset_size: int = 0) -> None:
+        self._subset_size = subset_size
         self._made: dict[str, Policy] = {}
         self.usual = self.named(usual)
 
@@ -43,20 +45,20 @@ class Policies:
         """The policy of that name.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is none, or it needs all instances and is not given them.
         """
         found = self._made.get(name)
         if found is None:
             if name not in POLICIES:
                 raise ValueError(f"no balancing policy is called {name!r}; there are {_NAMES}")
-            found = self._made[name] = POLICIES[name]()
+            found = self._made[name] = self._fitting(name, POLICIES[name]())
         return found
 
     def chosen(self, policy: str | Policy) -> Policy:
         """What a client asks for, by name or as an object of its own; the usual one where it asks for nothing.
 
         Raises:
-            ValueError: There is none of that name.
+            ValueError: There is none of that name, or it needs all instances and is not given them.
             TypeError: It is no policy.
         """
         if isinstance(policy, str):
@@ -67,6 +69,16 @@ class Policies:
             raise TypeError(
                 f"policy={policy!r} is none: give a name, which is one of {_NAMES}, or an object with the methods "
                 "pick and done"
+            )
+        return self._fitting(type(policy).__name__, policy)
+
+    def _fitting(self, name: str, policy: Policy) -> Policy:
+        """The policy, if what callers are connected to is enough for it."""
+        if self._subset_size and getattr(policy, "whole_pool", False):
+            raise ValueError(
+                f"the balancing policy {name} chooses among all instances, and CU_LB_SUBSET_SIZE="
+                f"{self._subset_size} connects each caller to a part of them, so that callers would not agree: "
+                "unset it, or use another policy"
             )
         return policy
 
@@ -102,7 +114,7 @@ def onion(
         choices: What the client chooses.
 
     Raises:
-        ValueError: There is no such policy.
+        ValueError: There is no such policy, or it needs all instances and is not given them.
         TypeError: What is to be the policy is none.
     """
     return compose(layers(pool, policies, tokens, budget, choices), attempt)
@@ -149,7 +161,8 @@ def _of_call(policies: Policies, name: str) -> Policy:
     try:
         return policies.named(name)
     except ValueError as error:
-        raise InvalidArgument(str(error), reason="POLICY_UNKNOWN") from None
+        reason = "POLICY_UNFIT" if name in POLICIES else "POLICY_UNKNOWN"
+        raise InvalidArgument(str(error), reason=reason) from None
 
 
 def _elsewhere(pool: EndpointPool) -> Callable[[Exchange], bool]:

@@ -191,7 +191,9 @@ class Mesh:
                 raise RuntimeError("the mesh is closed")
             if not SERVICE_NAME.fullmatch(service):
                 raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
-            policies = self._policies[service] = Policies(self.config.lb_policy_for(service).value)
+            policies = self._policies[service] = Policies(
+                self.config.lb_policy_for(service).value, self.config.lb_subset_size
+            )
             found = EndpointPool(
                 service,
                 watch=self.registry.watch,

@@ -236,17 +236,15 @@ class EndpointPool:
                 return None
             try:
                 endpoint = selection.pick(policy, exchange.call, whole_pool=whole)
-                known = self.endpoints.get(endpoint.instance.instance_id) is endpoint
             except Exception as error:
                 log.error("a policy failed", target=self.service, exception=traceback.format_exc())
-                raise Internal(
-                    f"the balancing policy {type(policy).__name__} failed", reason="POLICY_FAILED"
+                raise _broken(
+                    policy, f"failed: it raised {type(error).__name__}; the log says more"
                 ) from error
-            if not known:
-                raise Internal(
-                    f"the balancing policy {type(policy).__name__} picked what is no candidate",
-                    reason="POLICY_FAILED",
-                )
+            if not isinstance(endpoint, Endpoint):
+                raise _broken(policy, f"picked {type(endpoint).__name__}, where it must return a candidate")
+            if self.endpoints.get(endpoint.instance.instance_id) is not endpoint:
+                raise _broken(policy, f"picked {endpoint.instance.instance_id}, which is no candidate")
             if endpoint.usable:
                 return endpoint
             self._selection = None
@@ -369,6 +367,10 @@ class EndpointPool:
 def _give_up(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_exception(TimeoutError())
+
+
+def _broken(policy: Policy, how: str) -> Internal:
+    return Internal(f"the balancing policy {type(policy).__name__} {how}", reason="POLICY_FAILED")
 
 
 def _told(policy: Policy, endpoint: Endpoint, seconds: float, error: MeshError | None) -> None:

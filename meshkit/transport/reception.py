@@ -16,16 +16,12 @@ from grpc.aio import EOF, ServicerContext
 
 from meshkit import metadata
 from meshkit.call import BLANK, Deadline, Trace
-from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError
+from meshkit.errors import Internal, InvalidArgument, MeshError
 from meshkit.pipeline import END, Exchange, Handler, Method
+from meshkit.transport.half_close import reading
 from meshkit.transport.status import code_of, text_of, trailers_of
 
 Context = ServicerContext[Any, Any]
-
-
-BREAK_OFF_S = 0.005
-"""Seconds for which the end of a stream of requests is not believed."""
-
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """What came with a call, as gRPC gives it."""
@@ -110,7 +106,7 @@ class _Served:
                 text(metadata.TRACEPARENT, ""), text(metadata.TRACESTATE, ""), text(metadata.BAGGAGE, "")
             ),
         )
-        receive = _reader(context, deadline) if method.streams_requests else _message(context)
+        receive = reading(context, deadline) if method.streams_requests else _message(context)
         return Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
 
     async def _abort(self, context: Context, error: MeshError) -> None:
@@ -152,25 +148,6 @@ def _message(context: Context) -> Callable[[], Awaitable[Any]]:
     async def receive() -> Any:
         message = await context.read()
         return END if message is EOF else message
-
-    return receive
-
-
-def _reader(context: Context, deadline: Deadline) -> Callable[[], Awaitable[Any]]:
-    """Reads a stream of messages, and takes none that broke off for one that ended.
-
-    gRPC tells the end of either alike, and of a call that was given up, or whose connection broke, tells that a moment
-    later, by cancelling the task.
-    """
-
-    async def receive() -> Any:
-        message = await context.read()
-        if message is not EOF:
-            return message
-        await asyncio.sleep(BREAK_OFF_S)
-        if deadline.passed:
-            raise DeadlineExceeded("the deadline passed before the stream of requests had ended")
-        return END
 
     return receive
 

@@ -414,8 +414,20 @@ class Foreign(RoundRobin):
         return Endpoint(one, FakeLink(one))
 
 
+class Empty(RoundRobin):
+    """A policy that forgets to return what it chose."""
+
+    def pick(self, *_: Any) -> Any:
+        return None
+
+
 @pytest.mark.parametrize(
-    ("policy", "why"), [(Failing, "Failing failed"), (Foreign, "Foreign picked what is no candidate")]
+    ("policy", "why"),
+    [
+        (Failing, "Failing failed: it raised KeyError"),
+        (Foreign, "Foreign picked probe-9, which is no candidate"),
+        (Empty, "Empty picked NoneType, where it must return a candidate"),
+    ],
 )
 async def test_a_policy_that_fails_is_named(pool: EndpointPool, policy: type[RoundRobin], why: str) -> None:
     with pytest.raises(Internal, match=why) as caught:

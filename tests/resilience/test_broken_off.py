@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from meshkit import Call, MeshError
 from meshkit.testing import LocalMesh
 from tests.resilience.fleet import Fleet
+from tests.resilience.ports import free_ports
 from tests.resilience.relay import Relay
-from tests.resilience.test_at_most_once import free_port
 from tests.serving.probe import Probe, Text
 
 WHOLE = 10
@@ -26,27 +27,39 @@ async def requests(rng: random.Random) -> AsyncIterator[Text]:
         await asyncio.sleep(rng.choice((0.0, 0.001)))
 
 
-async def out_of_time(fleet: Fleet, relay: Relay, rng: random.Random) -> None:
-    await fleet.client.collect(requests(rng), timeout=rng.uniform(0.004, 0.02))
+@asynccontextmanager
+async def closed(relay: Relay) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await relay.close()
 
 
-async def given_up(fleet: Fleet, relay: Relay, rng: random.Random) -> None:
-    await asyncio.wait_for(fleet.client.collect(requests(rng)), rng.uniform(0.004, 0.02))
+Calls = Callable[..., Awaitable[object]]
 
 
-async def cut(fleet: Fleet, relay: Relay, rng: random.Random) -> None:
-    call = asyncio.ensure_future(fleet.client.collect(requests(rng), timeout=10))
-    await asyncio.wait({call}, timeout=rng.uniform(0.004, 0.02))
+async def out_of_time(call: Calls, relay: Relay, rng: random.Random) -> None:
+    await call(requests(rng), timeout=rng.uniform(0.004, 0.02))
+
+
+async def given_up(call: Calls, relay: Relay, rng: random.Random) -> None:
+    await asyncio.wait_for(call(requests(rng)), rng.uniform(0.004, 0.02))
+
+
+async def cut(call: Calls, relay: Relay, rng: random.Random) -> None:
+    calling = asyncio.ensure_future(call(requests(rng), timeout=10))
+    await asyncio.wait({calling}, timeout=rng.uniform(0.004, 0.02))
     relay.cut()
-    await call
+    await calling
 
 
 @pytest.mark.parametrize("how", [out_of_time, given_up, cut])
-async def test_a_stream_of_requests_that_breaks_off_has_not_ended(how: Any) -> None:
-    rng, port = random.Random(11), free_port()
+@pytest.mark.parametrize("method", ["Collect", "Talk"], ids=["before a reply", "behind a reply"])
+async def test_a_stream_of_requests_that_breaks_off_has_not_ended(method: str, how: Any) -> None:
+    rng, (port,) = random.Random(11), free_ports(1)
     relay = Relay(port)
     local = LocalMesh(Probe, configs={Probe: {"grpc_port": port, "grpc_advertise": await relay.start()}})
-    async with local as mesh:
+    async with closed(relay), local as mesh:
         fleet = Fleet(local, mesh)
         await fleet.connected()
         taken: list[int] = []
@@ -55,12 +68,20 @@ async def test_a_stream_of_requests_that_breaks_off_has_not_ended(how: Any) -> N
             taken.append(len([message async for message in messages]))
             return Text()
 
-        fleet.behave(Collect=collect)
+        async def talk(messages: AsyncIterator[Text], call: Call) -> AsyncIterator[Text]:
+            yield Text()
+            await collect(messages, call)
+
+        async def talking(messages: AsyncIterator[Text], **how: Any) -> None:
+            async for _ in fleet.client.talk(messages, **how):
+                pass
+
+        fleet.behave(Collect=collect, Talk=talk)
+        call = fleet.client.collect if method == "Collect" else talking
         broken = 0
         for _ in range(40):
-            calls = [how(fleet, relay, rng) for _ in range(4)]
+            calls = [how(call, relay, rng) for _ in range(4)]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             broken += sum(isinstance(each, (MeshError, TimeoutError)) for each in outcomes)
         assert broken > 10, "some broke off"
         assert [count for count in taken if count != WHOLE] == []
-    await relay.close()

@@ -313,6 +313,24 @@ async def test_an_unknown_policy_is_refused_and_those_that_there_are_are_named(f
     assert fleet.begun("Read") == 0
 
 
+class Whole(LeastRecent):
+    whole_pool = True
+
+
+async def test_who_needs_all_instances_is_refused_beside_a_subset_and_nobody_else() -> None:
+    why = "chooses among all instances, and CU_LB_SUBSET_SIZE=1"
+    async with LocalMesh(Probe, settings={"lb_subset_size": 1}) as mesh:
+        with pytest.raises(ValueError, match=f"tenant_shard {why}"):
+            mesh.client(ProbeClient, policy="tenant_shard")
+        with pytest.raises(ValueError, match=f"Whole {why}"):
+            mesh.channel("probe", policy=Whole())
+        client: Any = mesh.client(ProbeClient, policy=LeastRecent())
+        with pytest.raises(InvalidArgument, match=f"tenant_shard {why}") as caught:
+            await client.read(Text(), tenant="acme", policy="tenant_shard")
+        assert caught.value.reason == "POLICY_UNFIT"
+        assert (await client.read(Text(value="x"), policy="round_robin")).value == "x"
+
+
 class Broken(LeastRecent):
     """Fails as it is told."""
 

@@ -78,7 +78,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return made
 
-    for name in ("_message", "_reader"):  # of a single request, and of a stream of them
+    for name in ("_message", "reading"):  # of a single request, and of a stream of them
         monkeypatch.setattr(reception, name, counted(getattr(reception, name)))
     return sizes
 

@@ -1,0 +1,67 @@
+"""Reading a stream of requests, so that one that broke off is never taken for one that its caller has ended.
+
+gRPC gives a reader the same sign for both. Of a call that was given up, whose time is over, or whose connection broke,
+it tells a moment later, by cancelling the task: too late for a handler that has acted on a part of its requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from grpc.aio import EOF, InternalError, ServicerContext, UsageError
+
+from meshkit.call import Deadline
+from meshkit.errors import Cancelled, DeadlineExceeded
+from meshkit.pipeline import END
+
+BREAK_OFF_S = 0.005
+"""Seconds for which an end that cannot be proven is not believed."""
+
+CANCEL_S = 1.0
+"""Seconds within which gRPC cancels the task of a call that is over; far more than it takes."""
+
+
+def reading(context: ServicerContext[Any, Any], deadline: Deadline) -> Callable[[], Awaitable[Any]]:
+    """What reads the requests of a call one by one, and gives `END` once the caller has ended them.
+
+    It raises `DeadlineExceeded` where the deadline has passed by then, and `Cancelled` where they broke off and gRPC
+    does not cancel the task.
+
+    Args:
+        context: The call.
+        deadline: When it must be over.
+    """
+
+    async def receive() -> Any:
+        message = await context.read()
+        if message is not EOF:
+            return message
+        ended = await _ended(context)
+        if deadline.passed:
+            raise DeadlineExceeded("the deadline passed before the stream of requests had ended")
+        if not ended:
+            await asyncio.sleep(CANCEL_S)
+            raise Cancelled("the stream of requests broke off")
+        return END
+
+    return receive
+
+
+async def _ended(context: ServicerContext[Any, Any]) -> bool:
+    """Whether a stream of requests that brings no more was ended by its caller.
+
+    The proof is that the call can still be answered. What breaks a call off closes it in both directions at once,
+    before a reader hears of it, and then headers cannot be sent; a caller that has merely ended its requests takes
+    them. Headers go out once: behind the first reply there is no such proof. Then the reader asks for one message
+    more, which comes back the way that the news of a break takes, behind it as a rule, and waits a little besides.
+    """
+    try:
+        await context.send_initial_metadata(())
+    except InternalError:
+        return False
+    except UsageError:
+        await context.read()
+        await asyncio.sleep(BREAK_OFF_S)
+    return True

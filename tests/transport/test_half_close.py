@@ -1,0 +1,97 @@
+"""When the end of a stream of requests is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from grpc.aio import EOF, InternalError, UsageError
+
+from meshkit import Call, Cancelled, DeadlineExceeded
+from meshkit.call import Deadline
+from meshkit.pipeline import END
+from meshkit.testing import LocalMesh
+from meshkit.transport import half_close
+from meshkit.transport.half_close import reading
+from tests.serving.probe import Probe, ProbeClient, Text
+
+
+class Scripted:
+    """A call whose requests end, and whose headers can be sent or not."""
+
+    def __init__(self, refusal: Exception | None = None) -> None:
+        self.refusal = refusal
+        self.reads = 0
+        self.headers = 0
+
+    async def read(self) -> Any:
+        self.reads += 1
+        return b"only" if self.reads == 1 else EOF
+
+    async def send_initial_metadata(self, pairs: Any) -> None:
+        self.headers += 1
+        if self.refusal is not None:
+            raise self.refusal
+
+
+def reader(context: Scripted, deadline: Deadline | None = None) -> Any:
+    return reading(context, deadline or Deadline())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    made: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        made.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return made
+
+
+async def test_an_end_is_believed_at_once_where_the_call_can_still_be_answered(pauses: list[float]) -> None:
+    context = Scripted()
+    receive = reader(context)
+    assert [await receive(), context.headers] == [b"only", 0], "nothing is asked while requests come"
+    assert [await receive(), context.headers, pauses] == [END, 1, []]
+
+
+async def test_requests_of_a_call_that_cannot_be_answered_have_broken_off(pauses: list[float]) -> None:
+    receive = reader(Scripted(InternalError("the call is over")))
+    await receive()
+    with pytest.raises(Cancelled, match="broke off"):
+        await receive()
+    assert pauses == [half_close.CANCEL_S], "gRPC is given the time to say so itself"
+
+
+async def test_behind_a_reply_an_end_is_waited_for(pauses: list[float]) -> None:
+    context = Scripted(UsageError("the headers are sent"))
+    receive = reader(context)
+    await receive()
+    assert [await receive(), context.reads, pauses] == [END, 3, [half_close.BREAK_OFF_S]]
+
+
+@pytest.mark.parametrize("refusal", [None, InternalError(""), UsageError("")], ids=repr)
+async def test_past_the_deadline_no_end_is_believed(refusal: Exception | None, pauses: list[float]) -> None:
+    receive = reader(Scripted(refusal), Deadline.after(-1))
+    await receive()
+    with pytest.raises(DeadlineExceeded, match="before the stream of requests had ended"):
+        await receive()
+
+
+async def test_over_a_connection_an_end_is_proven_and_costs_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_close, "BREAK_OFF_S", 3600.0)
+    local = LocalMesh(Probe)
+    async with local as mesh:
+        probe: Any = local.service(local.instances[0])
+
+        async def at_once(messages: AsyncIterator[Text], call: Call) -> AsyncIterator[Text]:
+            yield Text(value="".join([message.value async for message in messages]))
+
+        probe.behave["Talk"] = at_once
+        client: Any = mesh.client(ProbeClient)
+        both = [Text(value="a"), Text(value="b")]
+        assert (await client.collect(both, timeout=60)).value == "a,b"
+        assert [reply.value async for reply in client.talk(both, timeout=60)] == ["ab"]
