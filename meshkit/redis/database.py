@@ -194,9 +194,8 @@ class Database:
 
     async def _check(self, client: Any) -> None:
         """Refuses a server of another kind than the URL says, or older than the scripts need."""
-        target = {"target_nodes": redis.asyncio.RedisCluster.RANDOM} if self._is_cluster else {}
         try:
-            hello = await client.execute_command("HELLO", **target)
+            hello = await client.execute_command("HELLO", **await self._any_node(client))
         except exceptions.NoPermissionError:
             return  # the scripts will show whether it is too old
         except exceptions.ResponseError as error:
@@ -219,9 +218,12 @@ class Database:
             nodes = [(str(node.host), int(node.port)) for node in self._client.get_primaries()] or nodes
         return nodes[next(self._rotation) % len(nodes)]
 
-    @property
-    def _is_cluster(self) -> bool:
-        return self.url.kind is RedisKind.CLUSTER
+    async def _any_node(self, client: Any) -> dict[str, Any]:
+        """Whom to ask what every node of a Cluster can answer; once the client knows the nodes it wants one named."""
+        if self.url.kind is not RedisKind.CLUSTER:
+            return {}
+        await client.initialize()
+        return {"target_nodes": client.get_random_node()}
 
 
 def _options(url: RedisUrl) -> dict[str, Any]:
