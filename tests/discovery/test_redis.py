@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,13 +16,13 @@ from meshkit.config.secrets import SealingKey
 from meshkit.discovery.redis import RedisRegistry
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.lease import RedisLease
-from meshkit.discovery.redis.rows import RowWriter
+from meshkit.discovery.redis.rows import MAX_AGE_S, REWRITE_S, RowWriter
 from meshkit.errors import AlreadyExists, Unavailable
 from meshkit.instance import RECORD_VERSION, Instance, State
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer
 from tests.redis.certificates import Certificates
-from tests.redis.servers import acl_server, cluster, sentinels, tls_server
+from tests.redis.servers import acl_server, ask, cluster, sentinels, tls_server
 
 Follow = Callable[..., Any]
 Eventually = Callable[..., Awaitable[None]]
@@ -174,12 +175,13 @@ async def test_a_pause_longer_than_a_lease_takes_nobody_out(
     leases = [await owners.register(an_instance(name)) for name in "abc"]
     follower = follow(watching)
     await follower.until_ids("a", "b", "c")
+    before = len(follower.seen)
     server.pause()
     await follower.until(lambda seen: seen.stale_since is not None)
     server.resume()
     await follower.until(lambda seen: seen.stale_since is None)
     await eventually(lambda: all(lease.trouble is None for lease in leases))
-    assert all(len(seen.instances) == 3 for seen in follower.seen if seen.instances)
+    assert all(len(seen.instances) == 3 for seen in follower.seen[before:])
     assert set(await rows(owners)) == {b"brain-a", b"brain-b", b"brain-c"}
 
 
@@ -253,13 +255,17 @@ async def test_a_row_that_somebody_deletes_is_written_again(
     await owners.register(an_instance("a"))
     follower = follow(watching)
     await follower.until_ids("a")
+    before = len(follower.seen)
     for key in KEYS.all:
         await raw(owners, "DEL", key)
         async with asyncio.timeout(10):
-            while not await raw(owners, "EXISTS", KEYS.leases) or not await rows(owners):
+            while await raw(owners, "EXISTS", *KEYS.all) < len(KEYS.all):
                 await asyncio.sleep(0.01)
+        lease = await owners.register(an_instance("b"))
+        await follower.until_ids("a", "b")
+        await lease.release()
         await follower.until_ids("a")
-    assert all(seen.instances for seen in follower.seen if seen is not follower.seen[0])
+    assert all("brain-a" in seen.instances for seen in follower.seen[before:])
 
 
 async def test_a_row_without_a_lease_gets_one_and_then_ends(
@@ -392,6 +398,13 @@ async def test_a_row_that_does_not_open_is_not_used(
     assert len(logged) == 1
     assert "'brain-a' of brain" in logged[0]
     assert why in logged[0]
+    assert "`meshkit registry inspect` shows it, and unless its owner mends it, HDEL" in logged[0]
+    (shown,) = follower.last.refused.items()
+    assert shown[0] == "brain-a"
+    assert f"is ignored: {shown[1]};" in logged[0]
+    await raw(registry, "HDEL", KEYS.instances, "brain-a")
+    await raw(registry, "CLIENT", "KILL", "TYPE", "pubsub")  # so that it reads again
+    await follower.until(lambda seen: not seen.refused and seen.stale_since is None)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +467,87 @@ async def test_an_older_record_that_somebody_puts_back_is_refused(
     assert all(seen.instances["brain-a"].state is State.DRAINING for seen in follower.seen)
 
 
+async def put_back(registry: RedisRegistry, row: bytes) -> None:
+    """Writes a row and a lease that ends in an hour into the place of brain-a, and says so to those who watch."""
+    epoch, _, count = (await raw(registry, "GET", KEYS.revision)).decode().partition(":")
+    at = f"{epoch}:{int(count) + 1}"
+    seconds, _ = await raw(registry, "TIME")
+    await raw(registry, "ZADD", KEYS.leases, (int(seconds) + 3600) * 1000, "brain-a")
+    await raw(registry, "HSET", KEYS.instances, "brain-a", row)
+    await raw(registry, "SET", KEYS.revision, at)
+    await raw(registry, "PUBLISH", KEYS.events, f"{at} put brain-a ".encode() + row)
+
+
+async def test_the_last_row_of_one_that_was_released_is_refused_when_somebody_puts_it_back(
+    server: LocalServer, open_at: Open, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    owners, watching = open_at(server.url, NEW), open_at(server.url, NEW)
+    await owners.register(an_instance("b"))
+    lease = await owners.register(an_instance("a"))
+    follower = follow(watching)
+    await follower.until_ids("a", "b")
+    last = (await rows(owners))[b"brain-a"]
+    await lease.release()
+    await follower.until_ids("b")
+    before = len(follower.seen)
+    await put_back(owners, last)
+    await follower.until(lambda seen: "brain-a" in seen.refused)
+    await raw(owners, "CLIENT", "KILL", "TYPE", "pubsub")  # so that all is read again
+    await follower.until(lambda seen: seen.stale_since is not None)
+    await follower.until(lambda seen: seen.stale_since is None)
+    assert follower.last.refused == {"brain-a": "its owner has released it: somebody put it back"}
+    assert all(set(seen.instances) == {"brain-b"} for seen in follower.seen[before:])
+    assert caplog.text.count("its owner has released it") == 1
+
+
+async def test_a_new_watcher_takes_no_sealed_row_that_is_too_old(
+    server: LocalServer, open_at: Open, follow: Follow
+) -> None:
+    long_ago = open_at(server.url, NEW, clock=lambda: time.time() - MAX_AGE_S - 60)
+    await long_ago.register(an_instance("a"))
+    await open_at(server.url, NEW).register(an_instance("b"))
+    follower = follow(open_at(server.url, NEW))
+    await follower.until_ids("b")
+    assert "it was sealed too long ago" in follower.last.refused["brain-a"]
+
+
+async def test_nobody_can_keep_a_dead_owner_by_its_lease_alone(
+    server: LocalServer, open_at: Open, follow: Follow
+) -> None:
+    passed = 0.0
+    owners = open_at(server.url, NEW, clock=lambda: time.time() + passed)
+    watching = open_at(server.url, NEW, clock=lambda: time.time() + passed)
+    dying = await owners.register(an_instance("a"))
+    await owners.register(an_instance("b"))
+    follower = follow(watching)
+    await follower.until_ids("a", "b")
+    crash(dying)
+    await put_back(owners, (await rows(owners))[b"brain-a"])
+    passed = MAX_AGE_S + 1
+    await follower.until_ids("b")
+    assert "it was sealed too long ago" in follower.last.refused["brain-a"]
+
+
+async def test_an_owner_writes_its_row_anew_now_and_then_and_nobody_is_told_of_that(
+    server: LocalServer, open_at: Open, follow: Follow
+) -> None:
+    passed = 0.0
+    owners = open_at(server.url, NEW, clock=lambda: time.time() + passed)
+    lease = await owners.register(an_instance("a"))
+    follower = follow(open_at(server.url, NEW))
+    await follower.until_ids("a")
+    first = (await rows(owners))[b"brain-a"]
+    revision = await raw(owners, "GET", KEYS.revision)
+    passed = REWRITE_S
+    async with asyncio.timeout(10):
+        while (await rows(owners))[b"brain-a"] == first:
+            await asyncio.sleep(0.01)
+    assert await raw(owners, "GET", KEYS.revision) != revision
+    await lease.update(weight=2)
+    await follower.until(lambda seen: seen.instances["brain-a"].weight == 2)
+    assert len(follower.seen) == 2
+
+
 async def test_an_owner_mends_a_row_that_was_spoilt(
     server: LocalServer, open_at: Open, follow: Follow
 ) -> None:
@@ -461,10 +555,9 @@ async def test_an_owner_mends_a_row_that_was_spoilt(
     await owners.register(an_instance("a"))
     follower = follow(owners)
     await follower.until_ids("a")
-    good = (await rows(owners))[b"brain-a"]
     await raw(owners, "HSET", KEYS.instances, "brain-a", "garbage")
     async with asyncio.timeout(10):
-        while (await rows(owners))[b"brain-a"] != good:
+        while not (await rows(owners))[b"brain-a"].startswith(b"v1.new."):
             await asyncio.sleep(0.01)
     assert set(follower.last.instances) == {"brain-a"}
 
@@ -599,12 +692,16 @@ async def test_a_fail_over_takes_nobody_out(
         leases = [await owners.register(an_instance(name)) for name in "ab"]
         follower = follow(watching)
         await follower.until_ids("a", "b")
-        await redis.kill_master()
-        await follower.until(lambda seen: seen.stale_since is None)
+        before = len(follower.seen)
+        new = await redis.kill_master()
+        leases.append(await owners.register(an_instance("c")))
         await eventually(lambda: all(lease.trouble is None for lease in leases))
+        await follower.until_ids("a", "b", "c")
+        await follower.until(lambda seen: seen.stale_since is None)
+        assert all({"brain-a", "brain-b"} <= set(seen.instances) for seen in follower.seen[before:])
+        assert set(await ask(new, "HKEYS", KEYS.instances)) == {"brain-a", "brain-b", "brain-c"}
         await leases[0].release()
-        await follower.until_ids("b")
-        assert all(seen.instances for seen in follower.seen)
+        await follower.until_ids("b", "c")
 
 
 async def test_a_cluster_that_loses_a_master_takes_nobody_out(
@@ -615,12 +712,13 @@ async def test_a_cluster_that_loses_a_master_takes_nobody_out(
         leases = [await owners.register(an_instance(name)) for name in "ab"]
         follower = follow(watching)
         await follower.until_ids("a", "b")
+        before = len(follower.seen)
         assert await owners.services() == ["brain"]
         assert set(await owners.leases("brain")) == {"brain-a", "brain-b"}
         await redis.kill_owner(KEYS.leases)
         await leases[0].update(weight=5)
         await follower.until(lambda seen: seen.instances["brain-a"].weight == 5)
         await eventually(lambda: all(lease.trouble is None for lease in leases))
+        assert all({"brain-a", "brain-b"} == set(seen.instances) for seen in follower.seen[before:])
         await leases[0].release()
         await follower.until_ids("b")
-        assert all(seen.instances for seen in follower.seen)
