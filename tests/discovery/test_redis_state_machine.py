@@ -295,7 +295,7 @@ def _server() -> Iterator[None]:
 
 TestRedis = RedisMachine.TestCase
 TestRedis.settings = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=15,
     deadline=None,
     phases=(
