@@ -1,6 +1,7 @@
 """What the registry in Redis survives, on a real server: see test_contract.py for what every registry does."""
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from meshkit.config import Environment, SharedConfig
 from meshkit.config.redis_url import RedisUrl
 from meshkit.config.secrets import SealingKey
-from meshkit.discovery.redis import RedisRegistry
+from meshkit.discovery import registry_of
+from meshkit.discovery.redis import RedisRegistry, scripts
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.lease import RedisLease
 from meshkit.discovery.redis.rows import MAX_AGE_S, REWRITE_S, RowWriter
@@ -22,7 +25,7 @@ from meshkit.instance import RECORD_VERSION, Instance, State
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer
 from tests.redis.certificates import Certificates
-from tests.redis.servers import acl_server, ask, cluster, sentinels, tls_server
+from tests.redis.servers import PASSWORD, acl_server, ask, client_of, cluster, sentinels, smallest, tls_server
 
 Follow = Callable[..., Any]
 Eventually = Callable[..., Awaitable[None]]
@@ -295,6 +298,35 @@ async def test_an_event_that_was_missed_is_noticed(
     epoch, _, count = (await raw(owners, "GET", KEYS.revision)).decode().partition(":")
     await raw(owners, "SET", KEYS.revision, f"{epoch}:{int(count) + 1}")
     await follower.until_ids("a", "b")
+
+
+async def test_a_burst_of_events_leaves_others_their_turn(
+    server: LocalServer, open_at: Open, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshkit.redis.turns.SLICE_S", -1.0)  # each event is a slice
+    watching = open_at(server.url, ttl=60.0)
+    follower = follow(watching)
+    await follower.until_ids()
+    names = [f"{number}" for number in range(500)]
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(len(watching._watches["brain"]._view._known))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    async with client_of(server) as client, client.pipeline(transaction=False) as pipeline:
+        for number, name in enumerate(names):
+            row = sealed(instance=an_instance(name, port=1 + number))
+            arguments = [KEYS.events, 60_000, f"brain-{name}", row, "1"]
+            pipeline.eval(scripts.REGISTER.source, len(KEYS.all), *KEYS.all, *arguments)  # type: ignore[arg-type]
+        await pipeline.execute()
+    await follower.until(lambda snapshot: len(snapshot.instances) == len(names))
+    looking.cancel()
+    most = max(after - before for before, after in itertools.pairwise(seen))
+    assert most <= 2, f"{most} events were applied in one turn of the event loop"
+    assert len(follower.seen) < len(names), "what comes in a burst is published together"
 
 
 async def test_a_watcher_that_is_cut_off_reads_again(
@@ -722,3 +754,60 @@ async def test_a_cluster_that_loses_a_master_takes_nobody_out(
         assert all({"brain-a", "brain-b"} == set(seen.instances) for seen in follower.seen[before:])
         await leases[0].release()
         await follower.until_ids("b")
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+async def test_sentinels_and_clusters_over_tls(
+    kind: str, tmp_path: Path, open_at: Open, follow: Follow
+) -> None:
+    certificates = Certificates.make(tmp_path / "certificates")
+    stranger = Certificates.make(tmp_path / "stranger")
+    async with smallest(kind, tmp_path / "redis", certificates) as (url, _):
+        assert url.startswith(f"rediss+{kind}://")
+        registry = open_at(url, NEW, strict=True)
+        await registry.register(an_instance("a"))
+        await follow(registry).until_ids("a")
+        for wrong, reason in (
+            (url.replace(str(certificates.ca), str(stranger.ca)), "REDIS_UNTRUSTED"),
+            (url.replace("://:", "://:x"), "REDIS_CREDENTIALS"),
+        ):
+            with pytest.raises(Unavailable) as caught:
+                await open_at(wrong, NEW, strict=True).register(an_instance("b"))
+            assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+async def test_a_lenient_start_goes_on_until_the_password_is_right(
+    kind: str, tmp_path: Path, open_at: Open, follow: Follow
+) -> None:
+    async with smallest(kind, tmp_path / "redis") as (url, redis):
+        wrong = open_at(url.replace("://:", "://:x"), NEW)
+        lease = await wrong.register(an_instance("a"))
+        assert lease.trouble is not None
+        assert (lease.trouble.reason, lease.trouble.heals) == ("REDIS_CREDENTIALS", False)
+        await ask(redis, "ACL", "SETUSER", "default", f">x{PASSWORD}")
+        await follow(open_at(url, NEW)).until_ids("a")
+        assert lease.trouble is None
+
+
+async def test_a_master_that_no_sentinel_knows_ends_a_strict_start(tmp_path: Path, open_at: Open) -> None:
+    async with smallest("sentinel", tmp_path / "redis") as (url, _):
+        with pytest.raises(Unavailable, match="watches no master of that name") as caught:
+            await open_at(url.replace("/mymaster/", "/nobody/"), strict=True).register(an_instance())
+        assert caught.value.reason == "REDIS_MASTER_UNKNOWN"
+
+
+@pytest.mark.parametrize("env", list(Environment))
+async def test_production_is_strict_and_local_is_not(
+    env: Environment, server: LocalServer, tmp_path: Path
+) -> None:
+    url = f"redis://:not-the-password@127.0.0.1:{server.port}/0"
+    settings = SharedConfig.load({"CU_STATE_DIR": str(tmp_path), "REDIS_URL": url})
+    registry = registry_of(settings.model_copy(update={"env": env}))
+    try:
+        if env is Environment.PRODUCTION:
+            with pytest.raises(Unavailable, match="refuses the user or the password"):
+                await registry.register(an_instance())
+        else:
+            assert (await registry.register(an_instance())).instance == an_instance()
+    finally:
+        await registry.close()

@@ -373,3 +373,23 @@ async def _whole(node: LocalServer, count: int) -> bool:
     facts = str(await ask(node, "CLUSTER", "INFO"))
     slots = await ask(node, "CLUSTER", "SLOTS")
     return "cluster_state:ok" in facts and sum(len(row) - 2 for row in slots) == count
+
+
+# Any of them
+
+
+@asynccontextmanager
+async def smallest(
+    kind: str, folder: Path, certificates: Certificates | None = None
+) -> AsyncIterator[tuple[str, LocalServer]]:
+    """The smallest set-up of a kind (`single`, `sentinel`, `cluster`): its URL, and the server that has the data."""
+    if kind == "sentinel":
+        async with sentinels(folder, replicas=0, watchers=1, certificates=certificates) as group:
+            yield group.url, group.data[0]
+    elif kind == "cluster":
+        async with cluster(folder, masters=1, replicas=0, certificates=certificates) as nodes:
+            yield nodes.url, nodes.nodes[0]
+    else:
+        one = tls_server(folder, certificates) if certificates else LocalServer(folder, password=PASSWORD)
+        async with one as server:
+            yield server.url, server

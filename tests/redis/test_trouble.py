@@ -13,27 +13,10 @@ from meshkit.redis.database import MAX_COMMANDS, Database
 from meshkit.redis.server import HOST, LocalServer
 from meshkit.redis.trouble import RedisTrouble
 from tests.redis.certificates import Certificates
-from tests.redis.servers import MASTER, PASSWORD, ask, cluster, sentinels, tls_server
+from tests.redis.servers import MASTER, PASSWORD, ask, cluster, sentinels, smallest
 
 KINDS = ("single", "sentinel", "cluster")
 ENCODED = quote(PASSWORD, safe="")
-
-
-@asynccontextmanager
-async def servers(
-    kind: str, folder: Path, certificates: Certificates | None = None
-) -> AsyncIterator[tuple[str, LocalServer]]:
-    """The smallest of its kind that runs: its URL, and the server that has the data."""
-    if kind == "sentinel":
-        async with sentinels(folder, replicas=0, watchers=1, certificates=certificates) as group:
-            yield group.url, group.data[0]
-    elif kind == "cluster":
-        async with cluster(folder, masters=1, replicas=0, certificates=certificates) as nodes:
-            yield nodes.url, nodes.nodes[0]
-    else:
-        one = tls_server(folder, certificates) if certificates else LocalServer(folder, password=PASSWORD)
-        async with one as server:
-            yield server.url, server
 
 
 async def trouble_at(url: str, *command: str) -> RedisTrouble:
@@ -54,7 +37,7 @@ async def trouble_at(url: str, *command: str) -> RedisTrouble:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_wrong_credentials_and_missing_rights_are_named(kind: str, tmp_path: Path) -> None:
-    async with servers(kind, tmp_path) as (url, server):
+    async with smallest(kind, tmp_path) as (url, server):
         wrong = await trouble_at(url.replace(ENCODED, "wrong"))
         assert (wrong.reason, wrong.heals) == ("REDIS_CREDENTIALS", False)
         assert "refuses the user or the password: mend them in the URL" in str(wrong)
@@ -71,7 +54,7 @@ async def test_wrong_credentials_and_missing_rights_are_named(kind: str, tmp_pat
 async def test_a_certificate_that_is_not_trusted_is_named(kind: str, tmp_path: Path) -> None:
     certificates = Certificates.make(tmp_path / "certificates")
     stranger = Certificates.make(tmp_path / "stranger")
-    async with servers(kind, tmp_path / "redis", certificates) as (url, _):
+    async with smallest(kind, tmp_path / "redis", certificates) as (url, _):
         database = Database(RedisUrl.parse(url))
         assert await database.execute("SET", "contextunity:a", "1")
         await database.close()
@@ -193,7 +176,7 @@ async def test_a_server_that_is_too_old_is_named(form: str, hello: bytes, versio
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_two_hundred_commands_at_once_take_turns(kind: str, tmp_path: Path) -> None:
-    async with servers(kind, tmp_path) as (url, server):
+    async with smallest(kind, tmp_path) as (url, server):
         before = int((await ask(server, "INFO", "stats"))["total_connections_received"])
         database = Database(RedisUrl.parse(url))
         replies = await asyncio.gather(
