@@ -179,7 +179,7 @@ class Database:
             credentials = options if self.url.sentinel_auth else _without_credentials(options)
             patience = {"socket_connect_timeout": SEARCH_S, "socket_timeout": SEARCH_S}
             self._sentinels = Sentinels(self.url.nodes, {**credentials, **patience, "ssl": self.url.tls})
-            return self._sentinels.master_for(  # type: ignore[no-untyped-call]
+            return self._sentinels.master_for(
                 self.url.master, db=self.url.database, ssl=self.url.tls, **options
             )
         host, port = self.url.nodes[0]

@@ -39,13 +39,13 @@ class Sentinels(redis.asyncio.Sentinel):
         answered = down = False
         for place, sentinel in enumerate(self.sentinels):
             try:
-                masters = await sentinel.sentinel_masters()  # type: ignore[no-untyped-call]
+                masters = await sentinel.sentinel_masters()
             except (exceptions.RedisError, OSError, TimeoutError) as failure:
                 failures.append(failure)
                 continue
             answered = True
-            state = masters.get(service_name)
-            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+            state = masters.get(service_name) if isinstance(masters, dict) else None
+            if state and self.check_master_state(state, service_name):
                 self.sentinels.insert(0, self.sentinels.pop(place))
                 return str(state["ip"]), int(state["port"])
             down = down or bool(state)

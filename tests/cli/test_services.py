@@ -144,7 +144,9 @@ def test_a_service_without_instances_has_a_row() -> None:
 
 
 def test_records_that_nobody_dials_are_shown_with_the_reason() -> None:
-    refused = {f"greeter-{number:02}": "it is not JSON" for number in range(12)} | {"g" * 90: "it is cut short"}
+    refused = {f"greeter-{number:02}": "it is not JSON" for number in range(12)} | {
+        "g" * 90: "it is cut short"
+    }
     unusable = Snapshot("greeter", {"a": instance("a")}, refused=refused)
     for text in (text_of(unusable), "\n".join(lines(seen(unusable), "greeter"))):
         assert "greeter: the record greeter-00 is not used: it is not JSON\n" in text

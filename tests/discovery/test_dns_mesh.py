@@ -78,9 +78,7 @@ def names() -> Names:
 
 @pytest.fixture
 async def mesh(tmp_path: Path, port: int, names: Names) -> AsyncIterator[Mesh]:
-    registry = DnsRegistry(
-        {"greeter": Name("greeter.test", port)}, resolve=names.resolve, sleep=names.sleep
-    )
+    registry = DnsRegistry({"greeter": Name("greeter.test", port)}, resolve=names.resolve, sleep=names.sleep)
     config = SharedConfig.load({"CU_STATE_DIR": str(tmp_path), "CU_REGISTRY_URL": str(registry)})
     async with Mesh(config, registry) as made:
         yield made

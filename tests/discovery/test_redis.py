@@ -22,9 +22,11 @@ from meshkit.discovery.redis.lease import RedisLease
 from meshkit.discovery.redis.rows import MAX_AGE_S, REWRITE_S, RowWriter
 from meshkit.errors import AlreadyExists, Unavailable
 from meshkit.instance import RECORD_VERSION, Instance, State
+from meshkit.redis.database import Script
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer
 from meshkit.redis.subscriptions import Feed
+from meshkit.redis.trouble import RedisTrouble
 from tests.redis.certificates import Certificates
 from tests.redis.servers import PASSWORD, acl_server, ask, client_of, cluster, sentinels, smallest, tls_server
 
@@ -391,6 +393,26 @@ async def test_an_id_of_another_process_is_refused(server: LocalServer, open_at:
     with pytest.raises(AlreadyExists, match="brain-a is registered already"):
         await other.register(an_instance("a", port=2))
     await other.register(an_instance("b"))
+
+
+async def test_a_registration_whose_reply_is_lost_is_no_other_process(
+    server: LocalServer, open_at: Open, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = open_at(server.url, NEW)
+    run, lost = registry.run, [scripts.REGISTER]
+
+    async def unheard(script: Script, keys: Keys, *arguments: str | bytes) -> Any:
+        reply = await run(script, keys, *arguments)
+        if lost and script is lost.pop():
+            raise RedisTrouble("no reply", reason="REDIS_UNREACHABLE", heals=True)
+        return reply
+
+    monkeypatch.setattr(registry, "run", unheard)
+    lease = await registry.register(an_instance())
+    assert lease.trouble is not None
+    await lease.update(weight=2)
+    assert lease.trouble is None
+    await follow(registry).until(lambda seen: seen.instances["brain-a"].weight == 2)
 
 
 async def test_two_meshes_in_one_redis_do_not_notice_each_other(
@@ -781,6 +803,7 @@ async def test_a_cluster_that_loses_a_master_takes_nobody_out(
         assert all({"brain-a", "brain-b"} == set(seen.instances) for seen in follower.seen[before:])
         await leases[0].release()
         await follower.until_ids("b")
+
 
 @pytest.mark.parametrize("kind", ["sentinel", "cluster"])
 async def test_sentinels_and_clusters_over_tls(

@@ -326,9 +326,7 @@ async def cluster(
         hosts = ",".join(f"{HOST}:{node.port}" for node in nodes)
         scheme = "rediss" if certificates else "redis"
         options = [_trust(certificates)] if certificates else []
-        yield Cluster(
-            nodes, f"{scheme}+cluster://:{quote(PASSWORD, safe='')}@{hosts}" + _query(options)
-        )
+        yield Cluster(nodes, f"{scheme}+cluster://:{quote(PASSWORD, safe='')}@{hosts}" + _query(options))
 
 
 def _cluster_lines(bus: int) -> list[str]:

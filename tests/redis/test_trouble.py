@@ -1,7 +1,7 @@
 """What is wrong is told, whatever stands between: one server, Sentinels, a Cluster, and each of them over TLS."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -133,10 +133,23 @@ async def old_server(hello: bytes) -> AsyncIterator[int]:
             case ["HELLO", *_]:
                 return hello
             case ["SENTINEL", *_]:
-                state = ("name", MASTER, "ip", HOST, "port", port, "flags", "master", "num-other-sentinels", 0)
+                state = (
+                    "name",
+                    MASTER,
+                    "ip",
+                    HOST,
+                    "port",
+                    port,
+                    "flags",
+                    "master",
+                    "num-other-sentinels",
+                    0,
+                )
                 return b"*1\r\n" + bulk(*state)
             case ["CLUSTER SLOTS"] | ["CLUSTER", "SLOTS"]:
-                return b"*1\r\n*3\r\n:0\r\n:16383\r\n" + f"*2\r\n${len(HOST)}\r\n{HOST}\r\n:{port}\r\n".encode()
+                return (
+                    b"*1\r\n*3\r\n:0\r\n:16383\r\n" + f"*2\r\n${len(HOST)}\r\n{HOST}\r\n:{port}\r\n".encode()
+                )
             case ["COMMAND", *_]:
                 return b"*0\r\n"
         return b"+OK\r\n"
