@@ -158,11 +158,12 @@ class Watch:
         found: dict[str, Instance | None] = {}
         async for page in self._registry.database.hash_pages(self._keys.instances, PAGE):
             await self._open(page, found)
-        now = self._registry.monotonic()
+        turns, now = Turns(), self._registry.monotonic()
         usable = {name: instance for name, instance in found.items() if instance is not None}
         self._view.read(usable, now=now, anew=anew)
         self._view.give_up(now)
         self._reader.keep(self._view, found)
+        await turns.share()
         self._next_reading = now + self._registry.lease_ttl * REREAD_LEASES * self._registry.uniform(0.8, 1.2)
         self._stale_since = None
         self._publish()
