@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from meshkit.config import Environment, SharedConfig
 from meshkit.config.redis_url import RedisUrl
@@ -693,6 +695,36 @@ async def test_the_documented_rights_are_enough(tmp_path: Path, open_at: Open, f
         await follower.until_ids("a")
         await lease.release()
         await follower.until_ids()
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+async def test_the_documented_rights_are_enough_with_several_servers(
+    kind: str, tmp_path: Path, open_at: Open, follow: Follow
+) -> None:
+    besides = documented_rights_besides(kind)
+    async with smallest(kind, tmp_path / "redis") as (url, redis):
+        rules = f"{documented_acl()} {besides if kind == 'cluster' else ''}".split()
+        await ask(redis, "ACL", "SETUSER", "meshkit", "on", ">p", *rules)
+        options = ""
+        if kind == "sentinel":
+            options = "?sentinel_auth=true"
+            async with Redis(port=RedisUrl.parse(url).nodes[0][1]) as client:
+                await client.execute_command(  # type: ignore[no-untyped-call]
+                    "ACL", "SETUSER", "meshkit", "on", ">p", "-@all", *besides.split()
+                )
+        url = f"redis+{kind}://meshkit:p@{url.rpartition('@')[2]}{options}"
+        registry = open_at(url, NEW, strict=True)
+        await registry.register(an_instance("a"))
+        follower = follow(registry)
+        await follower.until_ids("a")
+        assert set(await registry.leases("brain")) == {"brain-a"}
+        assert await registry.services() == ["brain"]
+
+
+def documented_rights_besides(kind: str) -> str:
+    text = " ".join((ROOT / "docs" / "redis.md").read_text().split())
+    name = "a Cluster needs " if kind == "cluster" else "the Sentinels' needs "
+    return " ".join(re.findall(r"`(\+[a-z|]+)`", text.partition(name)[2].partition(";")[0].partition(".")[0]))
 
 
 @pytest.mark.parametrize("missing", ["+zadd", "+evalsha", "+publish", "~contextunity:*", "&contextunity:*"])
