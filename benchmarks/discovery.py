@@ -2,6 +2,7 @@
 
     python benchmarks/discovery.py            # about 3 minutes
     python benchmarks/discovery.py --quick    # under a minute, to see that it works
+    python benchmarks/discovery.py --strict   # exits with 1 when a target is missed
 
 Beside it, in the same run and on the same Redis, the naive way: a key per instance with EXPIRE, and `KEYS` and a `GET`
 of each key, polled each second. 20 clients watch, in one process, each over connections of its own; owners, callers and
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from discovery_costs import show_costs
 from discovery_lab import FULL, QUICK, SIDES, WATCHERS, Lab, Plan, seen, some_time, watching
+from discovery_targets import Target, of_changes, of_costs, show_targets
 from overhead import print_table
 from stage import participants
 
@@ -100,8 +102,9 @@ async def time_kills(lab: Lab, side: str) -> list[float]:
     return found
 
 
-async def show_changes(lab: Lab) -> None:
-    rows = []
+async def show_changes(lab: Lab) -> list[Target]:
+    """Prints how fast changes are seen; returns what is judged of that."""
+    rows, targets = [], []
     for side in SIDES:
         await lab.flush()
         changes = await time_changes(lab, side)
@@ -115,14 +118,19 @@ async def show_changes(lab: Lab) -> None:
         rows.append(
             (side, f"kill -9 -> callback, lease {lab.plan.lease_ttl:g} s", *spread(kills), str(len(kills)))
         )
+        if side == "meshkit":
+            targets = of_changes(changes, kills, lab.plan.lease_ttl)
     print(f"\nUntil a change is seen, in ms; {WATCHERS} clients watch\n")
     print_table(("registry", "change", "p50", "p99", "worst", "of"), sorted(rows, key=lambda row: row[1]))
     print(
         "First call: of 200 a second to all replicas in turn, so the next one for the newcomer is up to 20 ms away."
     )
+    return targets
 
 
-async def run(plan: Plan, only: str | None) -> None:
+async def run(plan: Plan, only: str | None) -> bool:
+    """Measures and prints; returns whether every target was met."""
+    targets: list[Target] = []
     with tempfile.TemporaryDirectory(prefix="meshkit-bench-") as folder:
         async with LocalServer(Path(folder) / "redis") as server:
             lab = Lab(plan, Path(folder), server)
@@ -133,20 +141,23 @@ async def run(plan: Plan, only: str | None) -> None:
                 f"{os.cpu_count()} cores; load before: {os.getloadavg()[0]:.2f}"
             )
             if only != "costs":
-                await show_changes(lab)
+                targets += await show_changes(lab)
             if only != "changes":
-                await show_costs(lab)
+                targets += of_costs(await show_costs(lab))
+    return show_targets(targets)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="Discovery in Redis, beside the naive way.")
     parser.add_argument("--quick", action="store_true", help="few of everything, to see that it works")
     parser.add_argument("--only", choices=("changes", "costs"), help="one half of it")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
     arguments = parser.parse_args()
     start = time.monotonic()
-    asyncio.run(run(QUICK if arguments.quick else FULL, arguments.only))
+    met = asyncio.run(run(QUICK if arguments.quick else FULL, arguments.only))
     print(f"\n{time.monotonic() - start:.0f} s")
+    return 1 if arguments.strict and not met else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,8 @@ class Cost:
         instance: Traffic per instance.
         watcher: Traffic per watcher.
         watchers: How many watched when that was measured.
+        burst_block: Seconds of the longest turn of a watcher's event loop while all instances registered.
+        burst_busy: The same in processor time and without garbage collection.
     """
 
     instances: int
@@ -95,6 +98,8 @@ class Cost:
     instance: Traffic
     watcher: Traffic
     watchers: int
+    burst_block: float
+    burst_busy: float
 
 
 async def traffic(lab: Lab, seconds: float) -> Traffic:
@@ -157,9 +162,12 @@ async def measure_cost(lab: Lab, side: str, instances: int) -> Cost:
         "net": 1,
     }
     renewing: dict[str, Any] = {"lease_ttl": plan.window, "prefix": "brain-live", "count": live, "net": 2}
-    async with participants(
-        lab.part("owners", side, abandon=True, **filling), lab.part("owners", side, abandon=True, **renewing)
-    ):
+    async with AsyncExitStack() as registered:
+        async with participants(lab.part("watchers", side, lease_ttl=600.0, count=1, turns=True)) as (early,):
+            await watching(early, 1)
+            owners = (lab.part("owners", side, abandon=True, **each) for each in (filling, renewing))
+            await registered.enter_async_context(participants(*owners))
+            burst = await early.ask("turns")
         alone = await traffic(lab, plan.window)
         renewal = await renewal_cost(lab, side)
         async with participants(lab.part("watchers", side, lease_ttl=plan.window, count=watchers)) as (
@@ -180,10 +188,13 @@ async def measure_cost(lab: Lab, side: str, instances: int) -> Cost:
         alone / live,
         (both - alone) / watchers,
         watchers,
+        burst["block"],
+        burst["busy"],
     )
 
 
-async def show_costs(lab: Lab) -> None:
+async def show_costs(lab: Lab) -> list[Cost]:
+    """Prints what it costs, beside the naive way; returns our costs, by number of instances."""
     costs = {
         side: [await measure_cost(lab, side, instances) for instances in lab.plan.sizes] for side in SIDES
     }
@@ -204,6 +215,7 @@ async def show_costs(lab: Lab) -> None:
     print_table(TRAFFIC, [_traffic_row(side, cost) for side, cost in pairs])
     print("Commands: those that were sent; in Redis: with those that scripts run.")
     _show_ratios(costs["meshkit"], costs["naive"])
+    return costs["meshkit"]
 
 
 def _reading_row(side: str, cost: Cost) -> tuple[str, ...]:

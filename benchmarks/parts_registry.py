@@ -92,7 +92,10 @@ class Watcher:
 
 @asynccontextmanager
 async def watchers(options: Options) -> AsyncIterator[Part]:
-    """Watches with `count` clients. `times` tells when each saw an instance come or go, `read` times a full reading."""
+    """Watches with `count` clients. `times` tells when each saw an instance come or go, `read` times a full reading.
+
+    With the option `turns` it notes how long the event loop stood still, and the order of that name tells.
+    """
     service = options["service"]
     async with contextlib.AsyncExitStack() as stack:
         everyone: list[Watcher] = []
@@ -101,6 +104,9 @@ async def watchers(options: Options) -> AsyncIterator[Part]:
             stack.push_async_callback(everyone[-1].registry.close)
         for watcher in everyone:
             await stack.enter_async_context(running(watcher.follow()))
+        turns = Turns()
+        if options.get("turns"):
+            await stack.enter_async_context(running(turns.watch()))
 
         async def obey(order: dict[str, Any]) -> Answer:
             match order["order"]:
@@ -108,6 +114,8 @@ async def watchers(options: Options) -> AsyncIterator[Part]:
                     return await _read(options, service, order["instances"])
                 case "ready":
                     return {"ready": sum(watcher.read_at is not None for watcher in everyone)}
+                case "turns":
+                    return {"block": turns.longest, "busy": turns.own}
                 case "times":
                     name, side = order["name"], order["side"]
                     times = [getattr(watcher, side).get(name) for watcher in everyone]

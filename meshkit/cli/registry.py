@@ -13,6 +13,7 @@ import typer
 from meshkit.cli.finding import settings
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
+from meshkit.cli.sight import clipped
 from meshkit.cli.tables import show, table_of
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _tell(report: dict[str, Any]) -> None:
 def _cells(row: Row) -> list[str]:
     return [
         row.service,
-        row.instance_id if len(row.instance_id) <= 60 else f"{row.instance_id[:59]}…",
+        clipped(row.instance_id),
         row.kid or "plain",
         "none" if row.lease_left is None else f"{row.lease_left:.1f} s",
         row.instance.state.value if row.instance else "",

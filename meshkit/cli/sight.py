@@ -27,6 +27,9 @@ _SILENT = {"zone": "", "version": "0.0.0", "weight": "1"}
 _EXPENDABLE = ("weight", "up since", "version", "zone", "lease")
 """Columns that a narrow terminal does without, the first of them first."""
 
+_MOST_UNUSED = 10
+"""Records of a service that are told as not used, at the most."""
+
 _STYLES = {State.SERVING: "green", State.STARTING: "yellow", State.DRAINING: "yellow"}
 
 
@@ -78,7 +81,9 @@ def drawn(seen: Sight) -> RenderableType:
         [[row[place] for place in shown] for row in rows],
         expendable=_EXPENDABLE,
     )
-    return Group(Text(doubt(seen), style="red"), table) if seen.stale else table
+    above = [Text(doubt(seen), style="red")] if seen.stale else []
+    below = [Text(line, style="yellow") for name in sorted(seen.snapshots) for line in unused(seen, name)]
+    return Group(*above, table, *below)
 
 
 def doubt(seen: Sight) -> str:
@@ -86,6 +91,22 @@ def doubt(seen: Sight) -> str:
     since = age(seen.at - min(seen.stale.values()))
     of = "" if len(seen.stale) == len(seen.snapshots) else f" of {', '.join(sorted(seen.stale))}"
     return f"registry {seen.registry} cannot be read since {since}; what follows{of} is its last known state"
+
+
+def unused(seen: Sight, service: str) -> list[str]:
+    """Says which records of a service nobody dials, and why: the first few, and how many there are besides."""
+    refused = seen.snapshots[service].refused
+    told = [
+        f"{service}: the record {clipped(name)} is not used: {why}"
+        for name, why in sorted(refused.items())[:_MOST_UNUSED]
+    ]
+    more = len(refused) - len(told)
+    return [*told, f"{service}: {more} more records are not used"] if more else told
+
+
+def clipped(instance_id: str) -> str:
+    """An instance id that may be anything, in one line of bearable length."""
+    return instance_id if len(instance_id) <= 60 and instance_id.isprintable() else f"{instance_id[:59]!r}…"
 
 
 def lines(seen: Sight, service: str) -> list[str]:
@@ -99,7 +120,8 @@ def lines(seen: Sight, service: str) -> list[str]:
     count = len(snapshot.instances)
     stale = f", stale since {_clock(snapshot.stale_since)}" if snapshot.stale_since is not None else ""
     heading = f"{_local(seen.at):%H:%M:%S} {service}: {count} instance{'' if count == 1 else 's'}{stale}"
-    return [heading, *(f"  {'  '.join(filter(None, _words(seen, each)))}" for each in by_age(snapshot))]
+    instances = (f"  {'  '.join(filter(None, _words(seen, each)))}" for each in by_age(snapshot))
+    return [heading, *instances, *(f"  {line}" for line in unused(seen, service))]
 
 
 def as_object(seen: Sight) -> dict[str, object]:
@@ -111,6 +133,7 @@ def as_object(seen: Sight) -> dict[str, object]:
                 "service": name,
                 "stale_since": iso(snapshot.stale_since),
                 "instances": [_fields(each, seen.lease_left(each)) for each in by_age(snapshot)],
+                "refused": dict(sorted(snapshot.refused.items())),
             }
             for name, snapshot in sorted(seen.snapshots.items())
         ],

@@ -55,7 +55,7 @@ class Latest:
                 newest = self._snapshot
                 if newest is not None and newest != shown:
                     shown = newest
-                    yield Snapshot(newest.service, dict(newest.instances), newest.stale_since)
+                    yield replace(newest, instances=dict(newest.instances))
                 else:
                     woken.clear()
                     await woken.wait()

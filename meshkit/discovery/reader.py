@@ -162,7 +162,7 @@ class Reader:
                 dead.add(instance_id)
         self._dead = frozenset(dead)
         self._rows = {name: row for name, row in self._rows.items() if name not in dead}
-        return Reading(self._epoch, live, self._dead, frozenset(unproven))
+        return Reading(self._epoch, live, self._dead, frozenset(unproven), dict(self._unusable))
 
     def _is_recent(self, instance_id: str) -> bool:
         since = folder.age(instance_id + folder.RECORD, self._descriptor, self._clock())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from meshkit.instance import Instance, State
@@ -18,11 +18,14 @@ class Snapshot:
         instances: Each live instance, by instance id.
         stale_since: Unix time in seconds since when the registry cannot be read and this is its last known
             state; None while it is fresh.
+        refused: Why a record that stands there is not used, by the instance in whose place it stands; nobody dials
+            those.
     """
 
     service: str
     instances: dict[str, Instance]
     stale_since: float | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Lease(Protocol):

@@ -5,6 +5,7 @@ Pure: looks go in, snapshots come out, time is a parameter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshkit.discovery.registry import Snapshot
@@ -19,6 +20,7 @@ class Reading:
         epoch: Another number means another folder of that name.
         live: Instances whose owner holds the lock.
         dead: Instances whose lock is free, though their record is there.
+        refused: Why a record is not used, by instance.
         unproven: Instances whose record is there and recent, and whose lock file is missing: somebody is
             deleting things, and their owners put them back if they live.
     """
@@ -27,6 +29,7 @@ class Reading:
     live: dict[str, Instance] = field(default_factory=dict)
     dead: frozenset[str] = frozenset()
     unproven: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class View:
         self._awaited: dict[str, float] = {}
         self._missed: frozenset[str] = frozenset()
         self._stale_since: float | None = None
+        self._refused: Mapping[str, str] = {}
         self._any = False
 
     @property
@@ -89,12 +93,15 @@ class View:
         else:
             self._any = True
             self._stale_since = None
-        return Snapshot(self._service, dict(self._known), self._stale_since) if self._any else None
+        if not self._any:
+            return None
+        return Snapshot(self._service, dict(self._known), self._stale_since, self._refused)
 
     def _read(self, reading: Reading, now: float) -> None:
         if self._epoch not in (None, reading.epoch):
             self._awaited = dict.fromkeys(self._known, now + self._grace)
         self._epoch = reading.epoch
+        self._refused = reading.refused
         self._any = True
         missed = frozenset(self._known).difference(reading.live, reading.dead, reading.unproven)
         self._awaited = {

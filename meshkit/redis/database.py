@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from meshkit.config.redis_url import RedisKind
-from meshkit.redis.trouble import RedisTrouble, explain, too_old
+from meshkit.redis.sentinels import Sentinels
+from meshkit.redis.trouble import RedisTrouble, another_kind, explain, too_old
 
 if TYPE_CHECKING:
     from meshkit.config.redis_url import RedisUrl
@@ -34,6 +36,7 @@ SEARCH_S = 1.0
 MAX_COMMANDS = 16
 """Commands under way at once; more wait for their turn."""
 
+_VERSION = re.compile(r"([0-9]+)\.([0-9]+)[0-9.]*")
 _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError)
 """What the client library raises; what else it may raise is a bug, and passes."""
 
@@ -71,7 +74,7 @@ class Database:
         self._turns = asyncio.Semaphore(MAX_COMMANDS)
         self._rotation = itertools.count()
         self._checked = False
-        self._sentinel: redis.asyncio.Sentinel | None = None
+        self._sentinels: Sentinels | None = None
         self._client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None
 
     async def execute(self, *command: str | bytes | int | float) -> Any:
@@ -149,8 +152,8 @@ class Database:
     async def close(self) -> None:
         """Ends all its connections."""
         client, self._client = self._client, None
-        sentinel, self._sentinel = self._sentinel, None
-        for each in (client, sentinel):
+        sentinels, self._sentinels = self._sentinels, None
+        for each in (client, sentinels):
             if each is not None:
                 await each.aclose()
 
@@ -175,10 +178,8 @@ class Database:
         if self.url.kind is RedisKind.SENTINEL:
             credentials = options if self.url.sentinel_auth else _without_credentials(options)
             patience = {"socket_connect_timeout": SEARCH_S, "socket_timeout": SEARCH_S}
-            self._sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
-                list(self.url.nodes), sentinel_kwargs={**credentials, **patience, "ssl": self.url.tls}
-            )
-            return self._sentinel.master_for(
+            self._sentinels = Sentinels(self.url.nodes, {**credentials, **patience, "ssl": self.url.tls})
+            return self._sentinels.master_for(
                 self.url.master, db=self.url.database, ssl=self.url.tls, **options
             )
         host, port = self.url.nodes[0]
@@ -192,33 +193,37 @@ class Database:
         )
 
     async def _check(self, client: Any) -> None:
-        """Refuses a server that is older than the scripts need."""
-        target = {"target_nodes": redis.asyncio.RedisCluster.RANDOM} if self._is_cluster else {}
+        """Refuses a server of another kind than the URL says, or older than the scripts need."""
         try:
-            hello = await client.execute_command("HELLO", **target)
+            hello = await client.execute_command("HELLO", **await self._any_node(client))
         except exceptions.NoPermissionError:
             return  # the scripts will show whether it is too old
         except exceptions.ResponseError as error:
             if "unknown command" in str(error).lower():
                 raise too_old("5 or older", ".".join(map(str, MINIMUM)), str(self.url)) from error
             raise
-        version = _version(hello)
-        if version and tuple(map(int, version.split(".")[:2])) < MINIMUM:
-            raise too_old(version, ".".join(map(str, MINIMUM)), str(self.url))
+        facts = _facts(hello)
+        if self.url.kind is RedisKind.SINGLE and facts.get("mode") == RedisKind.SENTINEL:
+            raise another_kind(RedisKind.SENTINEL, str(self.url))
+        version = _VERSION.match(facts.get("version", ""))
+        if version and (int(version[1]), int(version[2])) < MINIMUM:
+            raise too_old(version[0], ".".join(map(str, MINIMUM)), str(self.url))
 
     async def _address(self) -> tuple[str, int]:
         """Where to open a connection of one's own."""
-        if self._sentinel is not None:
-            host, port = await self._sentinel.discover_master(self.url.master)
-            return str(host), int(port)
+        if self._sentinels is not None:
+            return await self._sentinels.discover_master(self.url.master)
         nodes = list(self.url.nodes)
         if isinstance(self._client, redis.asyncio.RedisCluster):
             nodes = [(str(node.host), int(node.port)) for node in self._client.get_primaries()] or nodes
         return nodes[next(self._rotation) % len(nodes)]
 
-    @property
-    def _is_cluster(self) -> bool:
-        return self.url.kind is RedisKind.CLUSTER
+    async def _any_node(self, client: Any) -> dict[str, Any]:
+        """Whom to ask what every node of a Cluster can answer; once the client knows the nodes it wants one named."""
+        if self.url.kind is not RedisKind.CLUSTER:
+            return {}
+        await client.initialize()
+        return {"target_nodes": client.get_random_node()}
 
 
 def _options(url: RedisUrl) -> dict[str, Any]:
@@ -255,14 +260,11 @@ def _connection(url: RedisUrl, host: str, port: int) -> redis.asyncio.Connection
     return kind(host=host, port=port, db=url.database, **_options(url))
 
 
-def _version(hello: Any) -> str:
-    """The version that a server's greeting tells; empty where it tells none."""
-    if isinstance(hello, dict):
-        fields = hello
-    elif isinstance(hello, list):
-        fields = dict(zip(hello[::2], hello[1::2], strict=False))
-    else:
-        return ""
-    version = fields.get(b"version", fields.get("version", b""))
-    text = version.decode() if isinstance(version, bytes) else str(version)
-    return text if all(part.isdecimal() for part in text.split(".")[:2]) else ""
+def _facts(hello: Any) -> dict[str, str]:
+    """What a server's greeting tells of it in words; empty where it tells nothing."""
+    pairs = hello.items() if isinstance(hello, dict) else zip(hello[::2], hello[1::2], strict=False)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -14,6 +14,7 @@ from meshkit.redis.backoff import Backoff
 from meshkit.redis.database import REPLY_S
 from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble, explain
+from meshkit.redis.turns import Turns
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -186,8 +187,10 @@ class Subscriptions:
         try:
             self._connection = connection
             await self._send("SUBSCRIBE", *self._feeds)
+            turns = Turns()
             while True:
                 self._handle(await self._read(connection), backoff)
+                await turns.share()
         except (exceptions.RedisError, OSError) as error:
             raise explain(error, str(self._database)) from error
         finally:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,6 +62,22 @@ async def test_what_cannot_be_used_is_listed_with_the_reason(
     assert 0 < good["lease_left_s"] <= 60
     assert (bad["instance_id"], bad["lease_left_s"], bad["record"]) == ("brain-bad", None, None)
     assert "not sealed" in bad["problem"]
+
+
+async def test_a_row_that_is_too_old_is_listed_as_such(shell, server: LocalServer) -> None:
+    sealer = Sealer(parse_sealing_keys(OLD))
+    long_ago = RedisRegistry(
+        RedisUrl.parse(server.url),
+        namespace="contextunity",
+        sealer=sealer,
+        lease_ttl=60.0,
+        clock=lambda: time.time() - 3600,
+    )
+    await long_ago.register(Instance(service="brain", instance_id="brain-a", address="10.0.0.1:1"))
+    done = shell("registry", "inspect", "brain-a", REDIS_URL=server.url, REDIS_SECRET_KEY=OLD)
+    assert done.code == ExitCode.FAILED
+    assert "sealed too long ago" in json.loads(done.out)["problem"]
+    await long_ago.close()
 
 
 async def test_a_row_is_inspected(shell, server: LocalServer, registry: RedisRegistry) -> None:

@@ -1,17 +1,23 @@
 """`meshkit scale`: a mesh that runs gets more replicas, or fewer, and says so."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from greeter.v1 import greeter_pb2 as pb
+from greeter.v1.greeter_client import GreeterClient
 
+from meshkit import Mesh
 from meshkit.cli.counts import counts_of
 from meshkit.cli.output import Failure
+from meshkit.config import SharedConfig
 from tests.cli.running import GREETER, Up, environment_of, meshkit, until, up
 
 
@@ -37,6 +43,37 @@ def test_replicas_come_and_the_last_ones_leave(mesh: Up) -> None:
     }
     assert mesh.replicas() == {}
     mesh.until("serving: greeter 0/0")
+
+
+async def test_no_call_fails_while_replicas_come_and_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    with up(state, "--redis", "main:Greeter", "greeter=3", CU_DRAIN_PROPAGATION_S="1") as running:
+        running.until("serving: greeter 3/3")
+        settings = {"CU_STATE_DIR": str(state), "REDIS_URL": (state / "redis" / "url").read_text().strip()}
+        async with Mesh(SharedConfig.load(settings)) as calling:
+            client, going, answered = calling.client(GreeterClient), True, Counter[str]()
+
+            async def call() -> None:
+                while going:
+                    trailers: dict[str, str] = {}
+                    await client.greet(pb.GreetRequest(name="Ada"), trailers=trailers, timeout=30)
+                    answered[trailers["x-cu-instance"]] += 1
+                    await asyncio.sleep(0.005)  # leaves the processor to those who are to be scaled
+
+            callers = [asyncio.create_task(call()) for _ in range(4)]
+            for count in (1, 2):
+                done = await asyncio.to_thread(meshkit, state, "scale", f"greeter={count}")
+                assert done.returncode == 0, done.stderr
+                answered.clear()
+                async with asyncio.timeout(60):
+                    while len(answered) < count:
+                        await asyncio.sleep(0.01)
+                assert not any(each.done() for each in callers), "a call failed"
+            going = False
+            await asyncio.gather(*callers)
+            assert set(answered) == set(calling.pool("greeter").endpoints)
 
 
 def test_without_waiting_it_says_what_is_under_way(mesh: Up) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 from rich.console import Console
 
 from meshkit.cli.finding import leases_of
@@ -138,8 +139,33 @@ async def test_a_registry_without_leases_shows_none() -> None:
 def test_a_service_without_instances_has_a_row() -> None:
     assert text_of(snapshot()).splitlines()[-1].split() == ["greeter", "no", "instance"]
     assert as_object(seen(snapshot()))["services"] == [
-        {"service": "greeter", "stale_since": None, "instances": []}
+        {"service": "greeter", "stale_since": None, "instances": [], "refused": {}}
     ]
+
+
+def test_records_that_nobody_dials_are_shown_with_the_reason() -> None:
+    refused = {f"greeter-{number:02}": "it is not JSON" for number in range(12)} | {
+        "g" * 90: "it is cut short"
+    }
+    unusable = Snapshot("greeter", {"a": instance("a")}, refused=refused)
+    for text in (text_of(unusable), "\n".join(lines(seen(unusable), "greeter"))):
+        assert "greeter: the record greeter-00 is not used: it is not JSON\n" in text
+        assert text.count("is not used") == 10
+        assert "greeter: 3 more records are not used" in text
+    assert "g" * 61 not in text_of(Snapshot("greeter", {}, refused={"g" * 90: "it is cut short"}))
+    shown = as_object(seen(unusable))["services"]
+    assert shown[0]["refused"] == refused  # type: ignore[index]
+
+
+async def test_a_record_in_redis_that_is_not_used_is_shown(shell, tmp_path: Path) -> None:
+    async with LocalServer(tmp_path / "redis") as server, Redis.from_url(server.url) as client:
+        await client.hset("contextunity:{greeter}:instances", "greeter-x", "garbage")  # type: ignore[misc]
+        await client.sadd("contextunity:services", "greeter")  # type: ignore[misc]
+        done = shell("services", REDIS_URL=server.url, COLUMNS="200")
+        assert done.code == 0
+        assert "greeter: the record greeter-x is not used: it is not JSON" in done.out
+        found = json.loads(shell("services", "--json", REDIS_URL=server.url).out)["services"]
+    assert found[0]["refused"] == {"greeter-x": "it is not JSON"}
 
 
 def test_what_may_be_out_of_date_says_so_above_it() -> None:

@@ -5,11 +5,19 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshkit.config.redis_url import RedisUrl
+from meshkit.config.secrets import SealingKey
+from meshkit.discovery.redis import RedisRegistry
 from meshkit.discovery.registry import Registry, Snapshot
+from meshkit.redis.sealing import Sealer
+from meshkit.redis.server import LocalServer
+from tests.discovery.brains import TTL
 
 PATIENCE_S = 10.0
 
@@ -117,3 +125,28 @@ def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
     yield start
     for one in owners:
         one.close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
+    async with LocalServer(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture
+async def open_at() -> AsyncIterator[Callable[..., RedisRegistry]]:
+    """Opens registries; they are closed when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        def open_(url: str, *keys: SealingKey, ttl: float = TTL, **options: Any) -> RedisRegistry:
+            made = RedisRegistry(
+                RedisUrl.parse(url),
+                namespace="contextunity",
+                sealer=Sealer(keys),
+                lease_ttl=ttl,
+                **options,
+            )
+            stack.push_async_callback(made.close)
+            return made
+
+        yield open_

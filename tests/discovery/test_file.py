@@ -335,6 +335,7 @@ async def test_garbage_is_skipped_counted_and_logged_once(
     await registry.register(an_instance("b"))
     await follower.until_ids("a", "b")
     assert registry.refused_records == 7
+    assert len(follower.last.refused) == 7
     assert len([line for line in caplog.messages if "is ignored" in line]) == 7
     assert "brain-future.json is ignored: its state 'dreaming' is not known here" in caplog.text
 

@@ -295,11 +295,9 @@ def _server() -> Iterator[None]:
 
 TestRedis = RedisMachine.TestCase
 TestRedis.settings = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=15,
     deadline=None,
-    phases=(
-        Phase.reuse,
-        Phase.generate,
-    ),  # in real time, to shrink what failed would take longer than to read it
+    derandomize=True,  # the same orders each time; to find new ones, take this out and raise max_examples
+    phases=(Phase.generate,),  # in real time, to shrink what failed would take longer than to read it
 )

@@ -63,19 +63,51 @@ def tls_server(folder: Path, certificates: Certificates, *, client_certificate: 
         client_certificate: Whether it wants one of its clients.
     """
     port = free_port()
-    lines = [
+    lines = _tls_lines(port, certificates, auth_clients=client_certificate)
+    options = _trust(certificates)
+    if client_certificate:
+        client = quote(str(certificates.client))
+        options += f"&ssl_certfile={client}&ssl_keyfile={client}"
+    return LocalServer(folder, port=port, config=lines, scheme="rediss", options=options)
+
+
+def _tls_lines(port: int, certificates: Certificates, *, auth_clients: bool = False) -> list[str]:
+    return [
         "port 0",
         f"tls-port {port}",
         f'tls-cert-file "{certificates.server}"',
         f'tls-key-file "{certificates.server}"',
         f'tls-ca-cert-file "{certificates.ca}"',
-        f"tls-auth-clients {'yes' if client_certificate else 'no'}",
+        f"tls-auth-clients {'yes' if auth_clients else 'no'}",
+        "tls-replication yes",
     ]
-    options = f"ssl_ca_certs={quote(str(certificates.ca))}"
-    if client_certificate:
-        client = quote(str(certificates.client))
-        options += f"&ssl_certfile={client}&ssl_keyfile={client}"
-    return LocalServer(folder, port=port, config=lines, scheme="rediss", options=options)
+
+
+def _trust(certificates: Certificates) -> str:
+    return f"ssl_ca_certs={quote(str(certificates.ca))}"
+
+
+def _node(
+    folder: Path,
+    certificates: Certificates | None,
+    *,
+    password: str,
+    config: Sequence[str],
+    arguments: Sequence[str] = (),
+) -> LocalServer:
+    """One of several servers, not started; over TLS where there are certificates."""
+    if certificates is None:
+        return LocalServer(folder, password=password, config=config, arguments=arguments)
+    port = free_port()
+    return LocalServer(
+        folder,
+        port=port,
+        password=password,
+        config=[*_tls_lines(port, certificates), *config],
+        arguments=arguments,
+        scheme="rediss",
+        options=_trust(certificates),
+    )
 
 
 # ACL
@@ -145,7 +177,12 @@ class Sentinels:
 
 @asynccontextmanager
 async def sentinels(
-    folder: Path, *, replicas: int = 2, watchers: int = 3, sentinel_password: bool = False
+    folder: Path,
+    *,
+    replicas: int = 2,
+    watchers: int = 3,
+    sentinel_password: bool = False,
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Sentinels]:
     """A master with replicas and Sentinels, once they all know each other.
 
@@ -154,19 +191,27 @@ async def sentinels(
         replicas: Number of replicas.
         watchers: Number of Sentinels; a majority of them decides.
         sentinel_password: Whether the Sentinels want the password too.
+        certificates: What all show and trust, where all is to be over TLS.
     """
     async with AsyncExitStack() as stack:
         lines = [f'masterauth "{PASSWORD}"', "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
-        data = [LocalServer(folder / "data-0", password=PASSWORD, config=lines)]
+        data = [_node(folder / "data-0", certificates, password=PASSWORD, config=lines)]
         await stack.enter_async_context(data[0])
         lines = [*lines, f"replicaof {HOST} {data[0].port}"]
         data += [
-            LocalServer(folder / f"data-{n + 1}", password=PASSWORD, config=lines) for n in range(replicas)
+            _node(folder / f"data-{n + 1}", certificates, password=PASSWORD, config=lines)
+            for n in range(replicas)
         ]
         password = PASSWORD if sentinel_password else ""
         lines = _sentinel_lines(data[0].port, watchers // 2 + 1, password)
         watching = [
-            LocalServer(folder / f"sentinel-{n}", password=password, config=lines, arguments=["--sentinel"])
+            _node(
+                folder / f"sentinel-{n}",
+                certificates,
+                password=password,
+                config=lines,
+                arguments=["--sentinel"],
+            )
             for n in range(watchers)
         ]
         for server in data[1:]:
@@ -178,9 +223,13 @@ async def sentinels(
         for server in watching:
             await until(partial(_knows, server, replicas, watchers - 1), "the Sentinels know each other")
         hosts = ",".join(f"{HOST}:{server.port}" for server in watching)
-        options = "?sentinel_auth=true" if sentinel_password else ""
+        options = ["sentinel_auth=true"] if sentinel_password else []
+        options += [_trust(certificates)] if certificates else []
+        scheme = "rediss" if certificates else "redis"
         yield Sentinels(
-            data, watching, f"redis+sentinel://:{quote(PASSWORD, safe='')}@{hosts}/{MASTER}/0{options}"
+            data,
+            watching,
+            f"{scheme}+sentinel://:{quote(PASSWORD, safe='')}@{hosts}/{MASTER}/0" + _query(options),
         )
 
 
@@ -203,8 +252,12 @@ async def _knows(sentinel: LocalServer, replicas: int, others: int) -> bool:
     fields = await ask(sentinel, "SENTINEL", "MASTER", MASTER)
     master = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
     counted = (int(master["num-slaves"]), int(master["num-other-sentinels"]))
-    replica_fields = await ask(sentinel, "SENTINEL", "REPLICAS", MASTER)
-    return counted == (replicas, others) and "master-link-status" in str(replica_fields)
+    replica_fields = str(await ask(sentinel, "SENTINEL", "REPLICAS", MASTER))
+    return counted == (replicas, others) and (not replicas or "master-link-status" in replica_fields)
+
+
+def _query(options: Sequence[str]) -> str:
+    return f"?{'&'.join(options)}" if options else ""
 
 
 # Cluster
@@ -245,20 +298,25 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, *, masters: int = 3, replicas: int = 1) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, *, masters: int = 3, replicas: int = 1, certificates: Certificates | None = None
+) -> AsyncIterator[Cluster]:
     """A Cluster, once all its slots are served and its replicas have their masters' data.
 
     Args:
         folder: A folder for the folders of its nodes.
         masters: Number of masters; 3 is the least of which a majority survives the loss of one.
         replicas: Number of replicas of each master.
+        certificates: What all show and trust, where all is to be over TLS.
     """
     async with AsyncExitStack() as stack:
+        tls = ["tls-cluster yes"] if certificates else []
         nodes: list[LocalServer] = []
         buses: list[int] = []
         for number in range(masters * (replicas + 1)):
             buses.append(free_port())
-            node = LocalServer(folder / f"node-{number}", password=PASSWORD, config=_cluster_lines(buses[-1]))
+            lines = [*_cluster_lines(buses[-1]), *tls]
+            node = _node(folder / f"node-{number}", certificates, password=PASSWORD, config=lines)
             nodes.append(await stack.enter_async_context(node))
         await _introduce(nodes, buses)
         await _share_slots(nodes[:masters])
@@ -266,7 +324,9 @@ async def cluster(folder: Path, *, masters: int = 3, replicas: int = 1) -> Async
         for node in nodes:
             await until(partial(_whole, node, len(nodes)), "every node sees a whole Cluster")
         hosts = ",".join(f"{HOST}:{node.port}" for node in nodes)
-        yield Cluster(nodes, f"redis+cluster://:{quote(PASSWORD, safe='')}@{hosts}")
+        scheme = "rediss" if certificates else "redis"
+        options = [_trust(certificates)] if certificates else []
+        yield Cluster(nodes, f"{scheme}+cluster://:{quote(PASSWORD, safe='')}@{hosts}" + _query(options))
 
 
 def _cluster_lines(bus: int) -> list[str]:
@@ -311,3 +371,23 @@ async def _whole(node: LocalServer, count: int) -> bool:
     facts = str(await ask(node, "CLUSTER", "INFO"))
     slots = await ask(node, "CLUSTER", "SLOTS")
     return "cluster_state:ok" in facts and sum(len(row) - 2 for row in slots) == count
+
+
+# Any of them
+
+
+@asynccontextmanager
+async def smallest(
+    kind: str, folder: Path, certificates: Certificates | None = None
+) -> AsyncIterator[tuple[str, LocalServer]]:
+    """The smallest set-up of a kind (`single`, `sentinel`, `cluster`): its URL, and the server that has the data."""
+    if kind == "sentinel":
+        async with sentinels(folder, replicas=0, watchers=1, certificates=certificates) as group:
+            yield group.url, group.data[0]
+    elif kind == "cluster":
+        async with cluster(folder, masters=1, replicas=0, certificates=certificates) as nodes:
+            yield nodes.url, nodes.nodes[0]
+    else:
+        one = tls_server(folder, certificates) if certificates else LocalServer(folder, password=PASSWORD)
+        async with one as server:
+            yield server.url, server

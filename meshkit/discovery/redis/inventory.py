@@ -10,6 +10,7 @@ from typing import Any
 from meshkit.discovery import record
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.registry import RedisRegistry
+from meshkit.discovery.redis.rows import max_age, read_row
 from meshkit.instance import Instance
 from meshkit.redis.sealing import SealRefused, sealed_with
 
@@ -67,7 +68,14 @@ def _row(
     kid, left = sealed_with(value), leases.get(instance_id)
     try:
         plain = registry.sealer.open(value, key=key, field=instance_id)
-        instance, written_at = record.load_dated(plain, service=service, instance_id=instance_id)
+        instance, written_at = read_row(
+            registry.sealer,
+            value,
+            key=key,
+            service=service,
+            instance_id=instance_id,
+            oldest=registry.clock() - max_age(registry.lease_ttl),
+        )
     except (SealRefused, record.RecordRefused) as refused:
         return Row(service, instance_id, kid, left, problem=str(refused))
     return Row(

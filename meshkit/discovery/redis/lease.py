@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from meshkit.discovery.record import revise
 from meshkit.discovery.redis import scripts
 from meshkit.discovery.redis.keys import Keys
-from meshkit.discovery.redis.rows import RowWriter
+from meshkit.discovery.redis.rows import REWRITE_S, RowWriter
 from meshkit.errors import AlreadyExists, FailedPrecondition
 from meshkit.instance import Instance, State
 from meshkit.redis.backoff import Backoff
@@ -37,10 +37,11 @@ class RedisLease:
         self._writer = RowWriter(registry.sealer, self._keys.instances, clock=registry.clock)
         self._row = self._writer.write(instance)
         self._stands = False
-        self._ever_stood = False
+        self._claims = True
         self._released = False
         self._trouble: RedisTrouble | None = None
         self._turn = asyncio.Lock()
+        self._rewrite_after = REWRITE_S * registry.uniform(0.8, 1.0)
         self._backoff = Backoff(most=min(2.0, registry.lease_ttl / 3))
         self._holding: asyncio.Task[None] | None = None
 
@@ -73,8 +74,7 @@ class RedisLease:
         if self._released:
             raise FailedPrecondition(f"{self._instance.instance_id} is released", reason="LEASE_RELEASED")
         self._instance = revise(self._instance, state=state, weight=weight)
-        self._row = self._writer.write(self._instance)
-        self._stands = False
+        self._write()
         await self._settle()
 
     async def release(self) -> None:
@@ -113,8 +113,10 @@ class RedisLease:
         """Renews the lease, or registers where it does not stand. Trouble is noted, not raised."""
         async with self._turn:
             try:
-                if self._stands:
+                if self._stands and self._writer.age < self._rewrite_after:
                     self._stands = await self._renew()
+                else:
+                    self._stands = False
                 if not self._stands:
                     await self._register()
             except RedisTrouble as trouble:
@@ -127,15 +129,27 @@ class RedisLease:
         return bool(await self._registry.run(scripts.RENEW, self._keys, self._instance.instance_id, digest))
 
     async def _register(self) -> None:
+        """Puts the row in. The first time the id must be free, unless that may have been us, unheard.
+
+        Each row is newer than the one before: watchers take one that comes again for somebody's copy.
+        """
         await self._registry.announce(self._instance.service)
+        if not self._claims or self._writer.age > REWRITE_S:
+            self._write()
         row = self._row
-        first = "0" if self._ever_stood else "1"
+        first = "1" if self._claims else "0"
         if not await self._registry.run(scripts.REGISTER, self._keys, self._instance.instance_id, row, first):
             raise AlreadyExists(
                 f"{self._instance.instance_id} is registered already", reason="INSTANCE_REGISTERED"
             )
-        self._ever_stood = True
+        self._claims = False
         self._stands = row is self._row
+
+    def _write(self) -> None:
+        """Writes the row anew; it is put in at the next opportunity."""
+        self._row = self._writer.write(self._instance)
+        self._claims = False
+        self._stands = False
 
     def _note(self, trouble: RedisTrouble | None) -> None:
         if trouble is not None and (self._trouble is None or self._trouble.reason != trouble.reason):

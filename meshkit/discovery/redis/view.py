@@ -29,10 +29,12 @@ class View:
         self._missing: dict[str, float] = {}
         self._displaced: frozenset[str] = frozenset()
 
-    def put(self, instance: Instance) -> None:
-        """Takes an instance in."""
+    def put(self, instance: Instance) -> bool:
+        """Takes an instance in; returns whether it says anything new."""
+        before = self._known.get(instance.instance_id)
         self._known[instance.instance_id] = instance
         self._missing.pop(instance.instance_id, None)
+        return before != instance
 
     def remove(self, instance_id: str) -> None:
         """Takes an instance out."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meshkit.discovery.latest import Latest
 from meshkit.discovery.redis import scripts
 from meshkit.discovery.redis.keys import Keys
-from meshkit.discovery.redis.rows import RowReader
+from meshkit.discovery.redis.rows import RowReader, max_age
 from meshkit.discovery.redis.view import View
 from meshkit.discovery.registry import Snapshot
 from meshkit.instance import Instance
@@ -19,6 +19,7 @@ from meshkit.redis.backoff import Backoff
 from meshkit.redis.subscriptions import Feed, Interrupted
 from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble
+from meshkit.redis.turns import Turns
 
 if TYPE_CHECKING:
     from meshkit.discovery.redis.registry import RedisRegistry
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 PAGE = 200
 """Rows that Redis is asked for at once."""
 
-SLICE_S = 0.005
-"""Seconds of opening rows after which others get a turn on the event loop."""
+BURST_S = 0.02
+"""Seconds for which events are applied one after the other before what they changed is published."""
 
 REREAD_LEASES = 6
 """Leases' times after which all is read again, though nothing seemed to be missed."""
 
 SETTLE_S = 1.0
-"""Seconds that an event may take to arrive after a sweep has told of its revision."""
+"""Seconds that the next event may take to arrive when a sweep has told of its revision."""
 
 _log = logging.getLogger("meshkit.discovery")
 
@@ -60,7 +61,13 @@ class Watch:
         self.watchers = 0
         self._registry = registry
         self._keys = Keys(registry.namespace, service)
-        self._reader = RowReader(registry.sealer, self._keys.instances, service)
+        self._reader = RowReader(
+            registry.sealer,
+            self._keys.instances,
+            service,
+            clock=registry.clock,
+            lifetime=max_age(registry.lease_ttl),
+        )
         self._view = View(grace=registry.lease_ttl)
         self._revision: tuple[str, int] = ("", 0)
         self._stale_since: float | None = None
@@ -112,17 +119,28 @@ class Watch:
     async def _keep_up(self, feed: Feed) -> None:
         """Applies events as they come, and sweeps, until one was missed."""
         while True:
-            now = self._registry.monotonic()
             due = min(self._next_sweep, self._next_reading, self._view.next_due())
-            message = await feed.next(due - now)
+            wait = due - self._registry.monotonic()
+            message = await feed.next(wait) if wait > 0 else None
             if message is None:
                 await self._look_after(feed)
-                continue
-            changed = self._apply(message)
-            while feed.pending() and (more := await feed.next(0)) is not None:
-                changed = self._apply(more) or changed
-            if changed:
-                self._publish()
+            else:
+                await self._apply_burst(feed, message)
+
+    async def _apply_burst(self, feed: Feed, message: bytes | None) -> None:
+        """Applies an event and those that wait behind it, in turns; what they changed is published once.
+
+        Raises:
+            _Gap: One was missed.
+        """
+        turns, until, changed = Turns(), time.perf_counter() + BURST_S, False
+        while message is not None:
+            changed = self._apply(message) or changed
+            await turns.share()
+            more = feed.pending() and time.perf_counter() < until
+            message = await feed.next(0) if more else None
+        if changed:
+            self._publish()
 
     async def _look_after(self, feed: Feed) -> None:
         """What is due without an event."""
@@ -137,27 +155,25 @@ class Watch:
     async def _read(self, *, anew: bool) -> None:
         """Reads the whole service. Events that arrive meanwhile wait in the feed."""
         self._revision = await self._ask()
-        found: dict[str, Instance] = {}
+        found: dict[str, Instance | None] = {}
         async for page in self._registry.database.hash_pages(self._keys.instances, PAGE):
             await self._open(page, found)
-        now = self._registry.monotonic()
-        self._view.read(found, now=now, anew=anew)
+        turns, now = Turns(), self._registry.monotonic()
+        usable = {name: instance for name, instance in found.items() if instance is not None}
+        self._view.read(usable, now=now, anew=anew)
         self._view.give_up(now)
-        self._reader.keep(self._view)
+        self._reader.keep(self._view, found)
+        await turns.share()
         self._next_reading = now + self._registry.lease_ttl * REREAD_LEASES * self._registry.uniform(0.8, 1.2)
         self._stale_since = None
         self._publish()
 
-    async def _open(self, page: Mapping[bytes, bytes], found: dict[str, Instance]) -> None:
-        started = time.perf_counter()
+    async def _open(self, page: Mapping[bytes, bytes], found: dict[str, Instance | None]) -> None:
+        turns = Turns()
         for name, row in page.items():
             instance_id = name.decode(errors="backslashreplace")
-            instance = self._reader.open(instance_id, row)
-            if instance is not None:
-                found[instance_id] = instance
-            if time.perf_counter() - started > SLICE_S:
-                await asyncio.sleep(0)
-                started = time.perf_counter()
+            found[instance_id] = self._reader.open(instance_id, row)
+            await turns.share()
 
     async def _sweep(self, feed: Feed) -> None:
         """Sweeps, and makes sure that the events up to the revision that Redis tells arrive.
@@ -166,13 +182,11 @@ class Watch:
             _Gap: They do not.
         """
         epoch, count = await self._ask()
-        patience = self._registry.monotonic() + SETTLE_S
         while self._revision[0] == epoch and self._revision[1] < count:
-            message = await feed.next(patience - self._registry.monotonic())
+            message = await feed.next(SETTLE_S)
             if message is None:
                 raise _Gap
-            if self._apply(message):
-                self._publish()
+            await self._apply_burst(feed, message)
         if self._revision[0] != epoch:
             raise _Gap
 
@@ -202,9 +216,10 @@ class Watch:
         self._revision = (epoch, count)
         instance_id = name.decode(errors="backslashreplace")
         if op != b"put":
+            self._reader.gone(instance_id, released=op == b"release")
             self._view.remove(instance_id)
         elif (instance := self._reader.open(instance_id, row)) is not None:
-            self._view.put(instance)
+            return self._view.put(instance)
         else:
             self._view.doubt(instance_id, self._registry.monotonic())
         return True
@@ -216,7 +231,8 @@ class Watch:
             self.latest.mark_stale(self._stale_since)
 
     def _publish(self) -> None:
-        self.latest.publish(Snapshot(self.service, self._view.instances(), self._stale_since))
+        known, refused = self._view.instances(), self._reader.refusals
+        self.latest.publish(Snapshot(self.service, known, self._stale_since, refused))
 
 
 def _revision(text: bytes) -> tuple[str, int]:
