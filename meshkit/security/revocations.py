@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from meshkit.call import Principal
 from meshkit.errors import ResourceExhausted, Unauthenticated
 
+TOKEN_REVOKED = "TOKEN_REVOKED"
+"""The reason of refusals; a caller that can make another token does so."""
+
 MAX_TOKENS = 500_000
 """Revoked tokens that are known at most."""
 
@@ -193,7 +196,7 @@ class Revocations:
 def token_revoked() -> Unauthenticated:
     """The error of a call whose token is revoked."""
     return Unauthenticated(
-        "the token was revoked; call with another, if you may have one", reason="TOKEN_REVOKED"
+        "the token was revoked; call with another, if you may have one", reason=TOKEN_REVOKED
     )
 
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from meshkit import metadata
-from meshkit.errors import PermissionDenied
+from meshkit.errors import PermissionDenied, Unauthenticated
 from meshkit.instance import Instance
 from meshkit.pipeline import Exchange, Handler, Middleware
 from meshkit.security.proof import ANY_INSTANCE, Claim, body_digest, make_proof
-from meshkit.security.tokens import TokenSource, digest
+from meshkit.security.revocations import TOKEN_REVOKED
+from meshkit.security.tokens import Minted, TokenSource, digest
 
 
 def signing(source: TokenSource, *, clock: Callable[[], float] = time.time) -> Middleware:
@@ -23,16 +24,24 @@ def signing(source: TokenSource, *, clock: Callable[[], float] = time.time) -> M
 
     def wrap(next: Handler) -> Handler:
         async def signed(exchange: Exchange) -> None:
-            sign(exchange, source, now=clock())
-            await next(exchange)
+            token = sign(exchange, source, now=clock())
+            try:
+                await next(exchange)
+            except Unauthenticated as error:
+                if error.reason == TOKEN_REVOKED:
+                    source.replace(token)
+                raise
 
         return signed
 
     return wrap
 
 
-def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
+def sign(exchange: Exchange, source: TokenSource, *, now: float) -> Minted:
     """Puts token, proof and what they cover into the exchange's headers, over whatever an earlier attempt put there.
+
+    Returns:
+        The token.
 
     Raises:
         PermissionDenied: The call is on behalf of a subject that cannot be forwarded once more.
@@ -64,6 +73,7 @@ def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
     _put(headers, metadata.TENANT, claim.tenant)
     _put(headers, metadata.CRITICALITY, claim.criticality)
     _put(headers, metadata.SUBJECT, call.subject_token)
+    return token
 
 
 def _put(headers: dict[str, str | bytes], key: str, value: str) -> None:

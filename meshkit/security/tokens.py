@@ -16,6 +16,7 @@ from meshkit.call import Principal
 from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.security.digests import sha256_hex
 from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyStatus, ServiceKeys, service_keys
+from meshkit.security.revocations import Revocations
 from meshkit.security.rights import is_permission, is_tenant, meet
 
 MAX_TOKEN = 4096
@@ -121,6 +122,18 @@ class TokenSource:
             self._kept.popitem(last=False)
         return minted
 
+    def replace(self, revoked: Minted) -> None:
+        """Makes another token in place of one that was revoked, and newer than that, as far as whole seconds can tell."""
+        for scope, kept in self._kept.items():
+            if kept is revoked:
+                service, tenant, permissions = scope
+                tenants = (tenant,) if tenant else ()
+                newer = int(revoked.issued_at) + 1
+                self._kept[scope] = self.mint(
+                    service, tenants=tenants, permissions=permissions, issued_after=newer
+                )
+                return
+
     def _is_current(self, kept: Minted) -> bool:
         """Whether a token is neither near its end nor, the clock having been put back, from the future."""
         return kept.issued_at <= self._clock() < kept.renew_at
@@ -132,6 +145,7 @@ class TokenSource:
         tenants: Iterable[str],
         permissions: Iterable[str] = ("*",),
         lifetime: float | None = None,
+        issued_after: int = 0,
     ) -> Minted:
         """Makes a token, whatever is kept.
 
@@ -140,6 +154,7 @@ class TokenSource:
             tenants: Tenants that it names; `*` for all.
             permissions: Rights that it claims.
             lifetime: Seconds that it is good for; the source's own by default.
+            issued_after: Unix time in seconds that its `iat` shall be at least; it is at most a second ahead of now.
 
         Raises:
             ValueError: A tenant or a permission is none, or the token would be too large.
@@ -160,7 +175,7 @@ class TokenSource:
             "project": self._identity.project,
             "sub": self._identity.name,
             "aud": service,
-            "iat": int(now),
+            "iat": max(int(now), min(issued_after, int(now) + 1)),
             "nbf": int(now),
             "exp": int(now + lifetime),
             "jti": secrets.token_urlsafe(16),
@@ -209,6 +224,14 @@ class Verified:
     proof_key: bytes = field(repr=False)
 
 
+@dataclass(slots=True)
+class _Remembered:
+    """A token that held, and the generation of revocations under which it was not revoked."""
+
+    verified: Verified
+    unrevoked: int
+
+
 class TokenVerifier:
     """Checks tokens against a ring of keys, and remembers those that held.
 
@@ -220,6 +243,10 @@ class TokenVerifier:
         skew: Seconds by which clocks may differ.
         clock: Unix time in seconds.
         capacity: Verified tokens remembered at most.
+        revocations: What is revoked; nothing by default.
+
+    Attributes:
+        revocations: What is revoked.
     """
 
     def __init__(
@@ -232,7 +259,9 @@ class TokenVerifier:
         skew: float = 30.0,
         clock: Callable[[], float] = time.time,
         capacity: int = 4096,
+        revocations: Revocations | None = None,
     ) -> None:
+        self.revocations = revocations or Revocations(max_lifetime=max_lifetime, skew=skew, clock=clock)
         self._service = service
         self._ring = ring
         self._namespace = namespace
@@ -240,18 +269,25 @@ class TokenVerifier:
         self._skew = skew
         self._clock = clock
         self._capacity = capacity
-        self._seen: OrderedDict[tuple[str, str], Verified] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
         self._generation = ring.generation
 
     def known(self, token: str, audience: str | None = None) -> Verified | None:
-        """The outcome of an earlier check of the same token, if it still holds; costs no cryptography."""
+        """The outcome of an earlier check of the same token, if it still holds; costs no cryptography.
+
+        Raises:
+            Unauthenticated: It was revoked since.
+        """
         if self._ring.generation != self._generation:
             self._generation = self._ring.generation
             self._seen.clear()
         found = self._seen.get((token, audience or self._service))
-        if found is None or found.principal.expires_at + self._skew <= self._clock():
+        if found is None or found.verified.principal.expires_at + self._skew <= self._clock():
             return None
-        return found
+        if found.unrevoked != self.revocations.generation:
+            self.revocations.check(found.verified.principal)
+            found.unrevoked = self.revocations.generation
+        return found.verified
 
     async def verify(self, token: str, audience: str | None = None) -> Verified:
         """Checks a token.
@@ -270,8 +306,9 @@ class TokenVerifier:
             return found
         generation = self._generation
         verified = await self._check(token, audience)
+        self.revocations.check(verified.principal)
         if generation == self._ring.generation:
-            self._seen[(token, audience)] = verified
+            self._seen[(token, audience)] = _Remembered(verified, self.revocations.generation)
             if len(self._seen) > self._capacity:
                 self._seen.popitem(last=False)
         return verified
@@ -303,6 +340,7 @@ class TokenVerifier:
             meet(claimed.tenants, row.grants.tenants),
             claimed.token_id,
             claimed.expires_at,
+            claimed.issued_at,
         )
         return Verified(
             cut, claimed, row.grants, audience, "HS256", f"{project}:{kid}", digest(token), keys.proof
@@ -365,7 +403,8 @@ class TokenVerifier:
             raise _malformed("sub and jti must be short texts")
         tenants = _names(claims, "tenants", is_tenant)
         permissions = _names(claims, "permissions", is_permission)
-        return Principal(project, name, permissions, tenants, token_id, float(claims["exp"]))
+        ends, made = float(claims["exp"]), float(claims["iat"])
+        return Principal(project, name, permissions, tenants, token_id, ends, made)
 
 
 def peek(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
