@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from meshkit.security.guard import Guard
 from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
+from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
-from meshkit.security.tokens import Identity, TokenSource, TokenVerifier
+from meshkit.security.tokens import TokenVerifier
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
@@ -60,7 +61,7 @@ def realm_of(config: SharedConfig) -> str:
     return f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
 
 
-def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:
+def tokens_of(config: SharedConfig, name: str = "") -> HmacTokens:
     """Where the tokens for outgoing calls come from.
 
     Args:
@@ -73,7 +74,7 @@ def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:
     newest = config.ensure_project_secrets()[0]
     caller = name or config.service_name or ANYBODY
     identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
-    return TokenSource(identity, lifetime=config.token_ttl_s)
+    return HmacTokens(identity, lifetime=config.token_ttl_s)
 
 
 def project_store_of(config: SharedConfig) -> ProjectStore | None:
