@@ -21,7 +21,12 @@ ANYBODY = "client"
 
 
 def guard_of(
-    config: SharedConfig, service: str, instance_id: str, *, projects: ProjectStore | None = None
+    config: SharedConfig,
+    service: str,
+    instance_id: str,
+    *,
+    projects: ProjectStore | None = None,
+    ring: KeyRing | None = None,
 ) -> Guard:
     """What lets calls of one instance in.
 
@@ -30,13 +35,15 @@ def guard_of(
         service: Name of the service.
         instance_id: Id of the instance.
         projects: Where keys are found besides; whoever made it starts and closes it.
+        ring: Where the service itself finds keys besides.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
+    rings = key_ring(config, projects)
     verifier = TokenVerifier(
         service,
-        key_ring(config, projects),
+        rings if ring is None else ChainedRing((rings, ring)),
         namespace=config.namespace,
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,

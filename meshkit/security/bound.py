@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from meshkit.call import Principal
 from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
 from meshkit.security.keys import PROJECT
 
@@ -39,6 +41,44 @@ class Actor:
     project: str
     name: str
     token_id: str
+
+
+def bound_token(
+    holder: Principal,
+    *,
+    audience: str,
+    public_key: bytes,
+    actors: Iterable[Actor],
+    kid: str,
+    key: Ed25519PrivateKey,
+) -> str:
+    """Makes a token as Shield issues them.
+
+    Args:
+        holder: Whom it speaks for, with which rights, from when until when, under which `jti`.
+        audience: The one service that it is for.
+        public_key: Ed25519 public key, 32 bytes, of whoever calls with it.
+        actors: Who acts for the holder; the first of them calls.
+        kid: Name of the key that signs.
+        key: That key.
+    """
+    issued_at = int(holder.issued_at)
+    claims = {
+        "iss": ISSUER,
+        "project": holder.project,
+        "sub": holder.name,
+        "aud": audience,
+        "iat": issued_at,
+        "nbf": issued_at,
+        "exp": int(holder.expires_at),
+        "jti": holder.token_id,
+        "tenants": sorted(holder.tenants),
+        "permissions": sorted(holder.permissions),
+        "cnf": confirmation(public_key),
+    }
+    if (act := acting(actors)) is not None:
+        claims["act"] = act
+    return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": f"{ISSUER}:{kid}"})
 
 
 def confirmation(public_key: bytes) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Verified:
         kid: Its key id, `<project>:<kid>`.
         digest: Its hex SHA-256.
         proof_key: Key that proofs made with it are checked with.
-        subject: On whose behalf, where the token itself says so; with the same rights.
+        subject: On whose behalf, where the token itself says so; with the same rights, and the id of its own token.
         actors: Who acts for that one, the first of them being who calls.
     """
 
@@ -182,7 +182,10 @@ class TokenVerifier:
             )
         proof_key, actors = holder_key(claims), actors_of(claims)
         subject = _principal(claims)
-        caller = replace(subject, project=actors[0].project, name=actors[0].name) if actors else subject
+        caller = subject
+        if actors:
+            caller = replace(subject, project=actors[0].project, name=actors[0].name)
+            subject = replace(subject, token_id=actors[-1].token_id)
         return Verified(
             caller,
             caller,
@@ -253,7 +256,9 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
         raise _malformed("sub and jti must be short texts")
     tenants = _names(claims, "tenants", is_tenant)
     permissions = _names(claims, "permissions", is_permission)
-    return Principal(claims["project"], name, permissions, tenants, token_id, float(claims["exp"]))
+    return Principal(
+        claims["project"], name, permissions, tenants, token_id, float(claims["exp"]), float(claims["iat"])
+    )
 
 
 def peek(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
