@@ -33,7 +33,7 @@ from meshkit.pipeline import END, Exchange, Handler, Method, compose
 from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand
-from meshkit.security.signing import signing
+from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
 from meshkit.transport.caller import Caller
 from meshkit.transport.calls import (
@@ -151,7 +151,7 @@ def sign(
 
     caller = Caller(
         service,
-        compose((picked, signing(tokens_of(settings, name))), attempt),
+        compose((presenting(tokens_of(settings, name)), picked, signing()), attempt),
         tenant=settings.tenant,
         timeout=settings.default_timeout_s,
         permissions=tuple(permissions),

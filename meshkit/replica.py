@@ -77,7 +77,9 @@ class Replica:
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
         self._projects = project_store_of(config)
-        self._guard = guard_of(config, self.name, self.instance_id, projects=self._projects)
+        self._guard = guard_of(
+            config, self.name, self.instance_id, projects=self._projects, ring=self.service.key_ring()
+        )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
         self._jobs: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None

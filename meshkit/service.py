@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshkit.config import SharedConfig
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
+    from meshkit.security.keys import KeyRing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,6 +144,14 @@ class CUService:
             middleware = middleware or inherited.middleware
         if contract is not None:
             cls.definition = Binding(cls, contract).define(name, port, middleware)
+
+    def key_ring(self) -> KeyRing | None:
+        """Where keys of calling projects are found, beside those that the settings name; None for nowhere else.
+
+        For a service that is an authority over others. Asked once, before its resources are open; the ring is asked
+        when they are.
+        """
+        return None
 
     @property
     def log(self) -> FilteringBoundLogger:

@@ -94,7 +94,7 @@ class Guard:
             self._demand_signature(exchange, actor, proof)
         exchange.call = exchange.call.having(
             principal=actor.principal,
-            subject=actor.principal if subject is None else _on_behalf(actor, subject),
+            subject=(actor.subject or actor.principal) if subject is None else _on_behalf(actor, subject),
             tenant=tenant,
             criticality=criticality,
             subject_token=token,

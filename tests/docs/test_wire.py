@@ -91,7 +91,8 @@ def test_every_key_of_the_code_is_on_the_page() -> None:
 
 
 def test_every_refusal_of_the_serving_side_is_in_the_table() -> None:
-    places = ["security/guard.py", "security/tokens.py", "security/proof.py", "security/signing.py"]
+    places = ["security/guard.py", "security/tokens.py", "security/proof.py", "security/minting.py"]
+    places += ["security/bound.py"]
     places += ["serving.py", "resilience/admission.py", "transport/server.py", "transport/codec.py"]
     places += ["transport/reception.py", "security/projects/store.py"]
     code = "".join((ROOT / "meshkit" / place).read_text("utf-8") for place in places)
