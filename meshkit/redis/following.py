@@ -112,9 +112,7 @@ class Followed(ABC):
             async with asyncio.timeout(patience):
                 await self._tried.wait()
         except TimeoutError:
-            log.warning(
-                f"the {self.what} was not read in time; it goes on being tried", seconds=patience
-            )
+            log.warning(f"the {self.what} was not read in time; it goes on being tried", seconds=patience)
         trouble = self._trouble
         if self._strict and trouble is not None and not trouble.heals:
             await self.close()
@@ -176,9 +174,7 @@ class Followed(ABC):
     def _tell_of_end(self, following: asyncio.Task[None]) -> None:
         """Logs that it is not followed any longer though nobody ended that."""
         if not following.cancelled() and (error := following.exception()) is not None:
-            log.error(
-                f"{self.what} is not followed any longer: restart this service", error=repr(error)
-            )
+            log.error(f"{self.what} is not followed any longer: restart this service", error=repr(error))
 
 
 async def in_slices(work: Iterable[T], take: Callable[[T], None]) -> None:

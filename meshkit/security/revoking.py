@@ -286,7 +286,9 @@ class RevocationTable:
                     found[member] = self._codec.open(member)
                 except RevocationRefused as refused:
                     found[member] = refused
-        usable = {each for each in found.values() if isinstance(each, Revocation) and each.ends > self._clock()}
+        usable = {
+            each for each in found.values() if isinstance(each, Revocation) and each.ends > self._clock()
+        }
         broken = [each for each in found.values() if isinstance(each, RevocationRefused)]
         return [*sorted(usable, key=lambda each: -each.ends), *broken]
 
