@@ -1,8 +1,8 @@
 """The nonces that replicas share in Redis: of proofs for no particular instance, on methods that are not idempotent.
 
 Each replica remembers what it saw itself (`NonceCache`); a proof that names no instance could be shown to another one
-besides. Where running twice does harm, the nonce is taken in Redis, once for all: `<namespace>:nonces:<project>:<nonce>`
-for as long as a replay would look fresh.
+besides. Where running twice does harm, the nonce is taken in Redis, once for all, for as long as a replay would look
+fresh: the key `<namespace>:nonces:<project>:<nonce>`.
 """
 
 from __future__ import annotations
