@@ -227,6 +227,16 @@ async def _remove(table: ProjectTable, project: str, kid: str) -> list[str]:
     return removed
 
 
+async def stored_keys() -> list[KeyRow]:
+    """The keys of the project store that the settings name.
+
+    Raises:
+        Failure: It cannot be read.
+    """
+    found = await _with_table(lambda table: table.rows())
+    return [each.row.key for each in found if each.row is not None and each.row.key is not None]
+
+
 async def _kids(table: ProjectTable, project: str) -> list[str]:
     from meshkit.security.keys import KID
 
