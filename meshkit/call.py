@@ -80,6 +80,7 @@ class Principal:
         tenants: Tenants it may act for; `*` means all.
         token_id: Id of the token (`jti`).
         expires_at: Unix time in seconds at which the token ends.
+        issued_at: Unix time in seconds at which the token was made (`iat`).
     """
 
     project: str
@@ -88,6 +89,7 @@ class Principal:
     tenants: frozenset[str] = EVERYTHING
     token_id: str = ""
     expires_at: float = float("inf")
+    issued_at: float = 0.0
 
     def may(self, permission: str) -> bool:
         """Whether it holds the permission `service:verb`, by itself, as `service:*`, or as `*`."""

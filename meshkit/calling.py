@@ -16,13 +16,12 @@ from meshkit.pipeline import Exchange, Handler, Method, Middleware, compose
 from meshkit.resilience.hedging import Plan, check_hedge, hedging
 from meshkit.resilience.retry import Budget, retrying
 from meshkit.resilience.timeouts import Patience, bounding
-from meshkit.security.signing import signing
+from meshkit.security.signing import TokenSource, presenting, signing
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
     from meshkit.balancing.pool import EndpointPool
-    from meshkit.security.tokens import TokenSource
 
 
 class Policies:
@@ -109,7 +108,7 @@ def onion(
     Args:
         pool: The endpoints of the service.
         policies: Those of the service.
-        tokens: What calls are signed with.
+        tokens: Where the tokens come from that calls present.
         budget: What retries and hedges draw on.
         choices: What the client chooses.
 
@@ -128,7 +127,8 @@ def layers(
     if choices.hedged:
         plan = Plan(choices.hedged, budget, pool.outliers.latencies, _elsewhere(pool), pool.clock)
         found.append(hedging(plan))
-    return (*found, bounding(choices.patience), picking(pool, policies, choices.policy), signing(tokens))
+    found += [bounding(choices.patience), presenting(tokens)]
+    return (*found, picking(pool, policies, choices.policy), signing())
 
 
 def picking(pool: EndpointPool, policies: Policies, policy: str | Policy) -> Middleware:

@@ -31,8 +31,9 @@ from meshkit.errors import PermissionDenied, Unimplemented
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
 from meshkit.pipeline import END, Exchange, Handler, Method, compose
 from meshkit.security.assembly import guard_of, realm_of, tokens_of
+from meshkit.security.ending import ending
 from meshkit.security.guard import Demand
-from meshkit.security.signing import signing
+from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
 from meshkit.transport.caller import Caller
 from meshkit.transport.calls import (
@@ -109,7 +110,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             error_boundary,
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),
-            *((aging(self._stream_max_age),) if streams else ()),
+            *((aging(self._stream_max_age), ending(self._guard.verifier.revocations)) if streams else ()),
             transcoding(handler.request_deserializer or _same, handler.response_serializer or _same),
             processing,
             _abortable,
@@ -150,7 +151,7 @@ def sign(
 
     caller = Caller(
         service,
-        compose((picked, signing(tokens_of(settings, name))), attempt),
+        compose((presenting(tokens_of(settings, name)), picked, signing()), attempt),
         tenant=settings.tenant,
         timeout=settings.default_timeout_s,
         permissions=tuple(permissions),

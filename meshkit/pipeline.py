@@ -109,6 +109,7 @@ class Exchange:
 
     On the calling side only:
         permissions: Rights that the token for the call claims.
+        token: The token of the attempt under way.
         endpoint: What was picked for the attempt under way.
         tried: Ids of the instances that attempts went to.
         first_reply: When the first reply came, on the clock of `time.monotonic`; None until then. From then on no
@@ -131,6 +132,7 @@ class Exchange:
     trailers: dict[str, str | bytes] = field(default_factory=dict)
     context: Any = field(default=None, repr=False)
     permissions: tuple[str, ...] = ("*",)
+    token: Any = field(default=None, repr=False)
     endpoint: Any = None
     tried: set[str] = field(default_factory=set)
     first_reply: float | None = None

@@ -18,7 +18,8 @@ from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
-from meshkit.security.assembly import guard_of, project_store_of
+from meshkit.security.assembly import guard_of
+from meshkit.security.shared import shared_of
 from meshkit.serving import handlers
 from meshkit.transport.health import Health
 from meshkit.transport.reflection import add_reflection
@@ -76,8 +77,10 @@ class Replica:
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._projects = project_store_of(config)
-        self._guard = guard_of(config, self.name, self.instance_id, projects=self._projects)
+        self._shared = shared_of(config)
+        self._guard = guard_of(
+            config, self.name, self.instance_id, shared=self._shared, ring=self.service.key_ring()
+        )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
         self._jobs: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
@@ -121,8 +124,7 @@ class Replica:
             add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
         try:
             await self.server.start()
-            if self._projects is not None:
-                await self._projects.start()
+            await self._shared.start()
             await self._resources.open()
             self.admission.refusing = None
             self._lease = await self.registry.register(self.instance)
@@ -197,8 +199,7 @@ class Replica:
         try:
             await self._resources.close()
         finally:
-            if self._projects is not None:
-                await self._projects.close()
+            await self._shared.close()
             await self.mesh.close()
 
 

@@ -16,7 +16,7 @@ from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
-    from meshkit.security.tokens import Minted, TokenSource
+    from meshkit.security.minting import HmacTokens, Minted
 
 app = typer.Typer(
     help="Make tokens, and look into them.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -120,7 +120,7 @@ def _tenants(config: SharedConfig, given: list[str] | None) -> list[str]:
     return [config.tenant] if config.tenant else []
 
 
-def _source(config: SharedConfig, service: str, subject: str) -> TokenSource:
+def _source(config: SharedConfig, service: str, subject: str) -> HmacTokens:
     from meshkit.instance import SERVICE_NAME
     from meshkit.security.assembly import tokens_of
 
@@ -132,7 +132,7 @@ def _source(config: SharedConfig, service: str, subject: str) -> TokenSource:
 
 
 def _mint(
-    source: TokenSource,
+    source: HmacTokens,
     config: SharedConfig,
     service: str,
     tenants: list[str],

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from meshkit.security.guard import Guard
 from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
+from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
-from meshkit.security.tokens import Identity, TokenSource, TokenVerifier
+from meshkit.security.shared import Shared
+from meshkit.security.tokens import TokenVerifier
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
@@ -20,7 +22,12 @@ ANYBODY = "client"
 
 
 def guard_of(
-    config: SharedConfig, service: str, instance_id: str, *, projects: ProjectStore | None = None
+    config: SharedConfig,
+    service: str,
+    instance_id: str,
+    *,
+    shared: Shared | None = None,
+    ring: KeyRing | None = None,
 ) -> Guard:
     """What lets calls of one instance in.
 
@@ -28,17 +35,21 @@ def guard_of(
         config: Settings.
         service: Name of the service.
         instance_id: Id of the instance.
-        projects: Where keys are found besides; whoever made it starts and closes it.
+        shared: What it shares with other verifiers; whoever made it starts and closes it.
+        ring: Where the service itself finds keys besides.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
+    shared = shared or Shared()
+    rings = key_ring(config, shared.projects)
     verifier = TokenVerifier(
         service,
-        key_ring(config, projects),
+        rings if ring is None else ChainedRing((rings, ring)),
         namespace=config.namespace,
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,
+        revocations=shared.revocations,
     )
     return Guard(
         service,
@@ -48,6 +59,7 @@ def guard_of(
         mode=config.request_proof.value,
         skew=config.clock_skew_s,
         realm=realm_of(config),
+        shared_nonces=shared.nonces,
     )
 
 
@@ -60,7 +72,7 @@ def realm_of(config: SharedConfig) -> str:
     return f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
 
 
-def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:
+def tokens_of(config: SharedConfig, name: str = "") -> HmacTokens:
     """Where the tokens for outgoing calls come from.
 
     Args:
@@ -73,23 +85,7 @@ def tokens_of(config: SharedConfig, name: str = "") -> TokenSource:
     newest = config.ensure_project_secrets()[0]
     caller = name or config.service_name or ANYBODY
     identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
-    return TokenSource(identity, lifetime=config.token_ttl_s)
-
-
-def project_store_of(config: SharedConfig) -> ProjectStore | None:
-    """The project store, not started; None where there is no Redis, or nothing to seal with."""
-    if config.redis is None or not config.sealing_keys:
-        return None
-    from meshkit.config import Environment
-    from meshkit.redis.sealing import Sealer
-    from meshkit.security.projects import ProjectStore
-
-    return ProjectStore(
-        config.redis,
-        namespace=config.namespace,
-        sealer=Sealer(config.sealing_keys),
-        strict=config.env is Environment.PRODUCTION,
-    )
+    return HmacTokens(identity, lifetime=config.token_ttl_s)
 
 
 def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyRing:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -100,6 +101,7 @@ class KeyRow:
         grants: What it may claim.
         secret: The secret itself, where it is held; every service's keys can be derived from it.
         keys: Keys derived for one service only, where the secret is not held.
+        public_key: Of a key of Shield, in place of both: it verifies tokens, and can make none.
     """
 
     project: str
@@ -108,6 +110,12 @@ class KeyRow:
     grants: Grants = Grants()
     secret: bytes | None = field(default=None, repr=False)
     keys: ServiceKeys | None = field(default=None, repr=False)
+    public_key: Ed25519PublicKey | None = None
+
+    @property
+    def algorithm(self) -> str:
+        """The one algorithm of tokens that this key verifies (`alg`)."""
+        return "HS256" if self.public_key is None else "EdDSA"
 
     def keys_for(self, service: str, *, own: str, namespace: str) -> ServiceKeys | None:
         """The keys for calls to a service, or None where this row cannot know them.

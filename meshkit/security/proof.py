@@ -6,15 +6,25 @@ import hmac
 import os
 import re
 import time
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from meshkit.errors import MeshError, ResourceExhausted, Unauthenticated
 from meshkit.security.digests import hmac_sha256, sha256_hex
 
 VERSION = "meshkit-proof-v1"
+
+SigningKey = bytes | Ed25519PrivateKey
+"""What proofs are signed with: a proof key (HMAC-SHA256), or the private key that a token of Shield is bound to."""
+
+CheckingKey = bytes | Ed25519PublicKey
+"""What they are checked with. The key fixes the algorithm, whatever a token says."""
+
 ANY_INSTANCE = "-"
 """`x-cu-to` of a caller that knows no instance id."""
 
@@ -23,6 +33,7 @@ _SLACK = 1.0
 """Seconds for which a nonce is remembered beyond its window, for the clock of that and of freshness are not one."""
 
 _URLSAFE = bytes.maketrans(b"+/", b"-_")
+_PLAIN = bytes.maketrans(b"-_", b"+/")
 _PROOF = re.compile(r"ts=(0|[1-9][0-9]{0,15});nonce=([A-Za-z0-9_-]{22});sig=([A-Za-z0-9_-]{43,86})")
 
 
@@ -69,18 +80,20 @@ def _b64(data: bytes) -> str:
     return b2a_base64(data, newline=False).translate(_URLSAFE, b"=").decode("ascii")
 
 
-def make_proof(claim: Claim, key: bytes, *, now: float | None = None, nonce: bytes | None = None) -> str:
-    """Signs a request with HMAC-SHA256; the value of `x-cu-proof`.
+def make_proof(claim: Claim, key: SigningKey, *, now: float | None = None, nonce: bytes | None = None) -> str:
+    """Signs a request; the value of `x-cu-proof`.
 
     Args:
         claim: What is signed.
-        key: The proof key.
+        key: The key of the token.
         now: Unix time in seconds; the present by default.
         nonce: 16 bytes; random by default.
     """
     ts = str(int((time.time() if now is None else now) * 1000))
     once = _b64(nonce or os.urandom(16))
-    return f"ts={ts};nonce={once};sig={_b64(hmac_sha256(key, claim.canonical(ts, once)))}"
+    text = claim.canonical(ts, once)
+    signature = hmac_sha256(key, text) if isinstance(key, bytes) else key.sign(text)
+    return f"ts={ts};nonce={once};sig={_b64(signature)}"
 
 
 class Proof(NamedTuple):
@@ -142,15 +155,29 @@ class Proof(NamedTuple):
                 reason="PROOF_STALE",
             )
 
-    def check_signature(self, claim: Claim, key: bytes) -> None:
+    def check_signature(self, claim: Claim, key: CheckingKey) -> None:
         """Refuses a proof that is not the token holder's about this very request.
 
         Raises:
             Unauthenticated: Something of the request was altered, or another key signed.
         """
-        expected = _b64(hmac_sha256(key, claim.canonical(self.ts, self.nonce)))
-        if not hmac.compare_digest(expected, self.signature):
+        text = claim.canonical(self.ts, self.nonce)
+        if isinstance(key, bytes):
+            holds = hmac.compare_digest(_b64(hmac_sha256(key, text)), self.signature)
+        else:
+            holds = _is_signed(key, text, self.signature)
+        if not holds:
             raise Unauthenticated("the proof does not fit the request", reason="PROOF_MISMATCH")
+
+
+def _is_signed(key: Ed25519PublicKey, text: bytes, signature: str) -> bool:
+    """Whether the signature, in the one way to write it, is the key's (RFC 8032)."""
+    try:
+        raw = a2b_base64(signature.encode("ascii").translate(_PLAIN) + b"==")
+        key.verify(raw, text)
+    except (ValueError, InvalidSignature):
+        return False
+    return _b64(raw) == signature
 
 
 class _Seen:

@@ -1,29 +1,81 @@
-"""The layer that signs each attempt of an outgoing call for the instance that was picked."""
+"""The layers that present a token with each attempt of a call, and sign it for the instance that was picked."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from meshkit import metadata
-from meshkit.errors import PermissionDenied
+from meshkit.call import Call
+from meshkit.errors import Unauthenticated
 from meshkit.instance import Instance
 from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.security.minting import Minted
 from meshkit.security.proof import ANY_INSTANCE, Claim, body_digest, make_proof
-from meshkit.security.tokens import TokenSource, digest
+from meshkit.security.revocations import TOKEN_REVOKED
+from meshkit.security.tokens import digest
 
 
-def signing(source: TokenSource, *, clock: Callable[[], float] = time.time) -> Middleware:
-    """Makes the layer.
+class TokenSource(Protocol):
+    """Where the tokens come from with which a process calls."""
+
+    def kept(self, call: Call, permissions: tuple[str, ...]) -> Minted | None:
+        """The token for a call, if there is one that is good; takes no time.
+
+        Args:
+            call: Says which service is called, for which tenant, on behalf of whom.
+            permissions: Rights to claim.
+        """
+        ...
+
+    async def obtain(self, call: Call, permissions: tuple[str, ...]) -> Minted:
+        """The token for a call, fetched where there is none.
+
+        Raises:
+            MeshError: None can be had; the call was not sent.
+        """
+        ...
+
+    def replace(self, revoked: Minted) -> None:
+        """Takes note that a token was revoked: it is not kept, and the next one is newer."""
+        ...
+
+
+def presenting(source: TokenSource) -> Middleware:
+    """Makes the layer that has a token ready before an instance is picked: none is to blame for the wait.
 
     Args:
         source: Where tokens come from.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def presented(exchange: Exchange) -> None:
+            call, permissions = exchange.call, exchange.permissions
+            token = source.kept(call, permissions) or await source.obtain(call, permissions)
+            exchange.token = token
+            try:
+                await next(exchange)
+            except Unauthenticated as error:
+                if error.reason == TOKEN_REVOKED:
+                    source.replace(token)
+                raise
+
+        return presented
+
+    return wrap
+
+
+def signing(*, clock: Callable[[], float] = time.time) -> Middleware:
+    """Makes the layer that signs.
+
+    Args:
         clock: Unix time in seconds.
     """
 
     def wrap(next: Handler) -> Handler:
         async def signed(exchange: Exchange) -> None:
-            sign(exchange, source, now=clock())
+            sign(exchange, now=clock())
             await next(exchange)
 
         return signed
@@ -31,20 +83,10 @@ def signing(source: TokenSource, *, clock: Callable[[], float] = time.time) -> M
     return wrap
 
 
-def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
-    """Puts token, proof and what they cover into the exchange's headers, over whatever an earlier attempt put there.
-
-    Raises:
-        PermissionDenied: The call is on behalf of a subject that cannot be forwarded once more.
-    """
-    call, headers = exchange.call, exchange.headers
-    if call.forwarded:
-        raise PermissionDenied(
-            "this call came on behalf of somebody, who cannot be forwarded once more: call as the service itself "
-            "with mesh.scope(as_self=True)",
-            reason="DELEGATION_DEPTH",
-        )
-    token = source.token(call.service, call.tenant, exchange.permissions)
+def sign(exchange: Exchange, *, now: float) -> None:
+    """Puts token, proof and what they cover into the exchange's headers, over whatever an earlier attempt put there."""
+    call, headers, token = exchange.call, exchange.headers, exchange.token
+    subject = call.subject_token if token.forwards else ""
     instance: Instance = exchange.endpoint.instance
     to = ANY_INSTANCE if instance.instance_id == instance.address else instance.instance_id
     claim = Claim(
@@ -55,7 +97,7 @@ def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
         tenant=call.tenant,
         criticality="" if call.criticality == "default" else call.criticality,
         token_digest=token.digest,
-        subject_digest=digest(call.subject_token) if call.subject_token else "",
+        subject_digest=digest(subject) if subject else "",
         body_digest="" if exchange.method.streams_requests else body_digest(exchange.request),
     )
     headers[metadata.AUTHORIZATION] = metadata.BEARER + token.text
@@ -63,7 +105,7 @@ def sign(exchange: Exchange, source: TokenSource, *, now: float) -> None:
     headers[metadata.TO] = to
     _put(headers, metadata.TENANT, claim.tenant)
     _put(headers, metadata.CRITICALITY, claim.criticality)
-    _put(headers, metadata.SUBJECT, call.subject_token)
+    _put(headers, metadata.SUBJECT, subject)
 
 
 def _put(headers: dict[str, str | bytes], key: str, value: str) -> None:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jwt
 
 from meshkit.call import Principal
 from meshkit.errors import MeshError, PermissionDenied, Unauthenticated
+from meshkit.security.bound import ISSUER, Actor, actors_of, holder_key
 from meshkit.security.digests import sha256_hex
-from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyStatus, ServiceKeys, service_keys
+from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyRow, KeyStatus, ServiceKeys
+from meshkit.security.proof import CheckingKey
+from meshkit.security.revocations import Revocations
 from meshkit.security.rights import is_permission, is_tenant, meet
 
 MAX_TOKEN = 4096
 """Bytes that a token may have."""
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_ALGORITHMS = frozenset({"HS256", "EdDSA"})
 _LATEST = 2**53
-_RENEWAL = 0.8
-"""Share of its lifetime after which a token is made anew."""
-
 _REQUIRED = ("iss", "project", "sub", "aud", "iat", "nbf", "exp", "jti", "tenants", "permissions")
 
 
@@ -35,161 +35,11 @@ def digest(token: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
-    """A token that this process made, with what is needed to sign calls with it.
-
-    Attributes:
-        text: The compact token.
-        digest: Its hex SHA-256.
-        alg: Algorithm of the token and of proofs with it.
-        kid: Key id of the token and of proofs with it, `<project>:<kid>`.
-        proof_key: Key for the proofs.
-        issued_at: Unix time in seconds at which it was made.
-        renew_at: Unix time in seconds from which a new one should be made.
-        expires_at: Unix time in seconds at which it ends.
-    """
-
-    text: str = field(repr=False)
-    digest: str
-    alg: str
-    kid: str
-    proof_key: bytes = field(repr=False)
-    issued_at: float
-    renew_at: float
-    expires_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """As whom this process calls: a project's newest secret, and a name within the project.
-
-    Attributes:
-        namespace: `CU_NAMESPACE` of the mesh.
-        project: The project.
-        name: Name of the service or person that calls (`sub`).
-        kid: Name of the secret.
-        secret: The secret.
-    """
-
-    namespace: str
-    project: str
-    name: str
-    kid: str
-    secret: bytes = field(repr=False)
-
-    def keys_for(self, service: str) -> ServiceKeys:
-        """The keys for calls to a service."""
-        return service_keys(self.secret, namespace=self.namespace, project=self.project, service=service)
-
-
-class TokenSource:
-    """Makes the tokens with which this process calls, and keeps each while it is good.
-
-    Args:
-        identity: As whom it calls.
-        lifetime: Seconds that a token is good for.
-        clock: Unix time in seconds.
-        capacity: Tokens kept at most; the least recently used goes first.
-    """
-
-    def __init__(
-        self,
-        identity: Identity,
-        *,
-        lifetime: float = 300.0,
-        clock: Callable[[], float] = time.time,
-        capacity: int = 4096,
-    ) -> None:
-        self._identity = identity
-        self._lifetime = lifetime
-        self._clock = clock
-        self._capacity = capacity
-        self._keys: dict[str, ServiceKeys] = {}
-        self._kept: OrderedDict[tuple[str, str, tuple[str, ...]], Minted] = OrderedDict()
-
-    def token(self, service: str, tenant: str, permissions: tuple[str, ...] = ("*",)) -> Minted:
-        """A token for calls to a service for one tenant (empty for none), kept until it nears its end."""
-        scope = (service, tenant, permissions)
-        kept = self._kept.get(scope)
-        if kept is not None and self._is_current(kept):
-            self._kept.move_to_end(scope)
-            return kept
-        minted = self.mint(service, tenants=(tenant,) if tenant else (), permissions=permissions)
-        self._kept[scope] = minted
-        self._kept.move_to_end(scope)
-        if len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
-        return minted
-
-    def _is_current(self, kept: Minted) -> bool:
-        """Whether a token is neither near its end nor, the clock having been put back, from the future."""
-        return kept.issued_at <= self._clock() < kept.renew_at
-
-    def mint(
-        self,
-        service: str,
-        *,
-        tenants: Iterable[str],
-        permissions: Iterable[str] = ("*",),
-        lifetime: float | None = None,
-    ) -> Minted:
-        """Makes a token, whatever is kept.
-
-        Args:
-            service: The service that it is for.
-            tenants: Tenants that it names; `*` for all.
-            permissions: Rights that it claims.
-            lifetime: Seconds that it is good for; the source's own by default.
-
-        Raises:
-            ValueError: A tenant or a permission is none, or the token would be too large.
-        """
-        tenants, permissions = sorted(tenants), sorted(permissions)
-        if wrong := [name for name in tenants if not is_tenant(name)]:
-            raise ValueError(f"{wrong[0]!r} is no tenant")
-        if wrong := [name for name in permissions if not is_permission(name)]:
-            raise ValueError(f"{wrong[0]!r} is no permission: write service:verb, service:* or *")
-        keys = self._keys.get(service)
-        if keys is None:
-            keys = self._keys[service] = self._identity.keys_for(service)
-        now = self._clock()
-        lifetime = self._lifetime if lifetime is None else lifetime
-        kid = f"{self._identity.project}:{self._identity.kid}"
-        claims = {
-            "iss": self._identity.project,
-            "project": self._identity.project,
-            "sub": self._identity.name,
-            "aud": service,
-            "iat": int(now),
-            "nbf": int(now),
-            "exp": int(now + lifetime),
-            "jti": secrets.token_urlsafe(16),
-            "tenants": tenants,
-            "permissions": permissions,
-        }
-        text = jwt.encode(claims, keys.token, algorithm="HS256", headers={"typ": "at+jwt", "kid": kid})
-        if len(text) > MAX_TOKEN:
-            raise ValueError(
-                f"the token would have {len(text)} bytes, above {MAX_TOKEN}; name fewer rights or tenants"
-            )
-        return Minted(
-            text,
-            digest(text),
-            "HS256",
-            kid,
-            keys.proof,
-            issued_at=now,
-            renew_at=now + lifetime * _RENEWAL,
-            expires_at=now + lifetime,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Verified:
     """A token that holds.
 
     Attributes:
-        principal: Who it speaks for; rights already cut to the grants.
+        principal: Who calls with it; rights already cut to the grants.
         claimed: The same with its rights as claimed, before the cut.
         grants: What its key is granted.
         audience: The service it is for.
@@ -197,6 +47,8 @@ class Verified:
         kid: Its key id, `<project>:<kid>`.
         digest: Its hex SHA-256.
         proof_key: Key that proofs made with it are checked with.
+        subject: On whose behalf, where the token itself says so; with the same rights, and the id of its own token.
+        actors: Who acts for that one, the first of them being who calls.
     """
 
     principal: Principal
@@ -206,7 +58,17 @@ class Verified:
     alg: str
     kid: str
     digest: str
-    proof_key: bytes = field(repr=False)
+    proof_key: CheckingKey = field(repr=False)
+    subject: Principal | None = None
+    actors: tuple[Actor, ...] = ()
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A token that held, and the generation of revocations under which it was not revoked."""
+
+    verified: Verified
+    unrevoked: int
 
 
 class TokenVerifier:
@@ -220,6 +82,10 @@ class TokenVerifier:
         skew: Seconds by which clocks may differ.
         clock: Unix time in seconds.
         capacity: Verified tokens remembered at most.
+        revocations: What is revoked; nothing by default.
+
+    Attributes:
+        revocations: What is revoked.
     """
 
     def __init__(
@@ -232,7 +98,11 @@ class TokenVerifier:
         skew: float = 30.0,
         clock: Callable[[], float] = time.time,
         capacity: int = 4096,
+        revocations: Revocations | None = None,
     ) -> None:
+        if revocations is None:
+            revocations = Revocations(max_lifetime=max_lifetime, skew=skew, clock=clock)
+        self.revocations = revocations
         self._service = service
         self._ring = ring
         self._namespace = namespace
@@ -240,18 +110,26 @@ class TokenVerifier:
         self._skew = skew
         self._clock = clock
         self._capacity = capacity
-        self._seen: OrderedDict[tuple[str, str], Verified] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
+        self._derived: dict[tuple[str, str, str], tuple[KeyRow, ServiceKeys | None]] = {}
         self._generation = ring.generation
 
     def known(self, token: str, audience: str | None = None) -> Verified | None:
-        """The outcome of an earlier check of the same token, if it still holds; costs no cryptography."""
+        """The outcome of an earlier check of the same token, if it still holds; costs no cryptography.
+
+        Raises:
+            Unauthenticated: It was revoked since.
+        """
         if self._ring.generation != self._generation:
             self._generation = self._ring.generation
             self._seen.clear()
         found = self._seen.get((token, audience or self._service))
-        if found is None or found.principal.expires_at + self._skew <= self._clock():
+        if found is None or found.verified.principal.expires_at + self._skew <= self._clock():
             return None
-        return found
+        if found.unrevoked != self.revocations.generation:
+            self._demand_unrevoked(found.verified)
+            found.unrevoked = self.revocations.generation
+        return found.verified
 
     async def verify(self, token: str, audience: str | None = None) -> Verified:
         """Checks a token.
@@ -270,50 +148,109 @@ class TokenVerifier:
             return found
         generation = self._generation
         verified = await self._check(token, audience)
+        self._demand_unrevoked(verified)
         if generation == self._ring.generation:
-            self._seen[(token, audience)] = verified
+            self._seen[(token, audience)] = _Remembered(verified, self.revocations.generation)
             if len(self._seen) > self._capacity:
                 self._seen.popitem(last=False)
         return verified
 
+    def _demand_unrevoked(self, verified: Verified) -> None:
+        """Refuses a token that is revoked, or was exchanged for one that is."""
+        principal = verified.principal
+        self.revocations.check(principal)
+        if verified.subject is not None:
+            self.revocations.check(verified.subject)
+        for actor in verified.actors:
+            self.revocations.check(replace(principal, project=actor.project, token_id=actor.token_id))
+
     async def _check(self, token: str, audience: str) -> Verified:
-        project, kid = _key_name(token)
+        algorithm, project, kid = _key_name(token)
         row = await self._ring.find(project, kid)
         if row is None:
             raise Unauthenticated(f"the key {project}:{kid} is not known here", reason="KEY_UNKNOWN")
         if row.status is KeyStatus.RETIRED:
             raise Unauthenticated(f"the key {project}:{kid} is retired", reason="KEY_RETIRED")
-        keys = row.keys_for(audience, own=self._service, namespace=self._namespace)
+        if algorithm != row.algorithm:
+            raise Unauthenticated(
+                f"the token's alg is {algorithm}, and the key {project}:{kid} verifies {row.algorithm} only",
+                reason="TOKEN_ALGORITHM",
+            )
+        if row.public_key is not None:
+            return self._check_bound(token, row, audience)
+        return self._check_own(token, row, audience)
+
+    def _check_own(self, token: str, row: KeyRow, audience: str) -> Verified:
+        """A token that a project made with its own secret."""
+        project, kid = row.project, row.kid
+        keys = self._keys_of(row, audience)
         if keys is None:
             raise Unauthenticated(
                 f"tokens of project {project} for {audience} cannot be verified by {self._service}: it does not hold "
                 "the project's secret",
                 reason="KEY_UNKNOWN",
             )
-        claims = self._decode(token, keys.token, audience)
-        claimed = self._principal(claims, project)
+        claims = self._decode(token, keys.token, row.algorithm, audience)
+        if claims["iss"] != project or claims["project"] != project:
+            raise Unauthenticated("iss and project of the token are not its key's", reason="TOKEN_PROJECT")
+        claimed = _principal(claims)
         if not ("*" in row.grants.subjects or claimed.name in row.grants.subjects):
             raise PermissionDenied(
                 f"the key {project}:{kid} is not granted the subject {claimed.name}", reason="GRANT_EXCEEDED"
             )
-        cut = Principal(
-            claimed.project,
-            claimed.name,
-            meet(claimed.permissions, row.grants.permissions),
-            meet(claimed.tenants, row.grants.tenants),
-            claimed.token_id,
-            claimed.expires_at,
+        cut = replace(
+            claimed,
+            permissions=meet(claimed.permissions, row.grants.permissions),
+            tenants=meet(claimed.tenants, row.grants.tenants),
         )
         return Verified(
             cut, claimed, row.grants, audience, "HS256", f"{project}:{kid}", digest(token), keys.proof
         )
 
-    def _decode(self, token: str, key: bytes, audience: str) -> Mapping[str, Any]:
+    def _keys_of(self, row: KeyRow, audience: str) -> ServiceKeys | None:
+        """The keys of a row for calls to a service, derived once: that takes longer than all else of a check."""
+        place = (row.project, row.kid, audience)
+        row_before, keys = self._derived.get(place, (None, None))
+        if row_before is not row:
+            keys = row.keys_for(audience, own=self._service, namespace=self._namespace)
+            if len(self._derived) >= self._capacity:
+                self._derived.clear()
+            self._derived[place] = (row, keys)
+        return keys
+
+    def _check_bound(self, token: str, row: KeyRow, audience: str) -> Verified:
+        """A token that Shield issued: it says no more than is granted, and names the key that its holder has."""
+        claims = self._decode(token, row.public_key, row.algorithm, audience)
+        project = claims["project"]
+        if claims["iss"] != ISSUER or not (isinstance(project, str) and PROJECT.fullmatch(project)):
+            raise Unauthenticated(
+                "iss of the token is not shield, or it names no project", reason="TOKEN_PROJECT"
+            )
+        proof_key, actors = holder_key(claims), actors_of(claims)
+        subject = _principal(claims)
+        caller = subject
+        if actors:
+            caller = replace(subject, project=actors[0].project, name=actors[0].name)
+            subject = replace(subject, token_id=actors[-1].token_id)
+        return Verified(
+            caller,
+            caller,
+            Grants(),
+            audience,
+            "EdDSA",
+            f"{ISSUER}:{row.kid}",
+            digest(token),
+            proof_key,
+            subject if actors else None,
+            actors,
+        )
+
+    def _decode(self, token: str, key: Any, algorithm: str, audience: str) -> Mapping[str, Any]:
         try:
             claims: Mapping[str, Any] = jwt.decode(
                 token,
                 key,
-                algorithms=["HS256"],
+                algorithms=[algorithm],
                 options={
                     "require": list(_REQUIRED),
                     "verify_exp": False,
@@ -329,7 +266,7 @@ class TokenVerifier:
             raise Unauthenticated("the token's signature does not hold", reason="TOKEN_SIGNATURE") from None
         except jwt.MissingRequiredClaimError as error:
             raise _malformed(f"the claim {error.claim} is missing") from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, RecursionError):
             raise _malformed("its claims cannot be read") from None
         if claims["aud"] != audience:
             raise Unauthenticated(f"the token is not for {audience}", reason="TOKEN_AUDIENCE")
@@ -355,17 +292,19 @@ class TokenVerifier:
         if expires + self._skew <= now:
             raise Unauthenticated(f"the token expired {now - expires:.0f} s ago", reason="TOKEN_EXPIRED")
 
-    def _principal(self, claims: Mapping[str, Any], project: str) -> Principal:
-        if claims["iss"] != project or claims["project"] != project:
-            raise Unauthenticated("iss and project of the token are not its key's", reason="TOKEN_PROJECT")
-        name, token_id = claims["sub"], claims["jti"]
-        if not all(
-            isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() for text in (name, token_id)
-        ):
-            raise _malformed("sub and jti must be short texts")
-        tenants = _names(claims, "tenants", is_tenant)
-        permissions = _names(claims, "permissions", is_permission)
-        return Principal(project, name, permissions, tenants, token_id, float(claims["exp"]))
+
+def _principal(claims: Mapping[str, Any]) -> Principal:
+    """Whom the claims are about, with the rights that they claim."""
+    name, token_id = claims["sub"], claims["jti"]
+    if not all(
+        isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() for text in (name, token_id)
+    ):
+        raise _malformed("sub and jti must be short texts")
+    tenants = _names(claims, "tenants", is_tenant)
+    permissions = _names(claims, "permissions", is_permission)
+    return Principal(
+        claims["project"], name, permissions, tenants, token_id, float(claims["exp"]), float(claims["iat"])
+    )
 
 
 def peek(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -382,7 +321,7 @@ def peek(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return header, claims
 
 
-def _key_name(token: str) -> tuple[str, str]:
+def _key_name(token: str) -> tuple[str, str, str]:
     if len(token) > MAX_TOKEN:
         raise _malformed(f"it has {len(token)} bytes, above {MAX_TOKEN}")
     if not _COMPACT.fullmatch(token):
@@ -393,12 +332,13 @@ def _key_name(token: str) -> tuple[str, str]:
         raise _malformed("its header cannot be read") from None
     if header.get("typ") != "at+jwt":
         raise _malformed("typ is not at+jwt")
-    if header.get("alg") != "HS256":
-        raise _malformed("alg is not HS256")
+    algorithm = header.get("alg")
+    if not (isinstance(algorithm, str) and algorithm in _ALGORITHMS):
+        raise _malformed("alg is neither HS256 nor EdDSA")
     project, colon, kid = str(header.get("kid", "")).partition(":")
     if not (colon and PROJECT.fullmatch(project) and KID.fullmatch(kid)):
         raise _malformed("kid is not <project>:<kid>")
-    return project, kid
+    return algorithm, project, kid
 
 
 def _names(claims: Mapping[str, Any], claim: str, is_name: Callable[[str], bool]) -> frozenset[str]:

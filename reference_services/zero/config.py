@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
+from reference_services.master_key import parse_master_key
 from reference_services.zero.detectors import REGIONS
-from reference_services.zero.master_key import parse_master_key
 
 
 class ZeroConfig(SharedConfig):

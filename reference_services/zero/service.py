@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 from meshkit import Call, CUService, InvalidArgument, every, resource, rpc
 from reference_services._gen.contextunity.zero.v1 import zero_pb2 as pb
+from reference_services.master_key import local_master_key, parse_master_key
 from reference_services.zero.config import ZeroConfig
 from reference_services.zero.detectors import DEFAULT_CONFIDENCE, REGIONS
 from reference_services.zero.findings import DETECTABLE, Finding, Kind
 from reference_services.zero.masking import Privacy, Search
-from reference_services.zero.master_key import local_master_key, parse_master_key
 from reference_services.zero.sealing import Master
 from reference_services.zero.sqlite import open_sqlite_vault
 
@@ -22,6 +22,9 @@ MAX_TEXT_BYTES = 256 * 1024
 
 MAX_MASKED_BYTES = 2 * 1024 * 1024
 """Longest text to unmask: masking makes texts longer."""
+
+KEY_FILE = "zero-master-key"
+"""Name of the file in the state folder that holds the master key where none is configured."""
 
 _MAX_KINDS = 32
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -59,7 +62,9 @@ async def open_privacy(service: Zero) -> AsyncGenerator[Privacy, None]:
 
 def _master_key(config: ZeroConfig) -> bytes:
     configured = config.zero_master_key.get_secret_value()
-    return parse_master_key(configured) if configured else local_master_key(config.ensure_state_dir())
+    return (
+        parse_master_key(configured) if configured else local_master_key(config.ensure_state_dir(), KEY_FILE)
+    )
 
 
 class Zero(CUService, contract=pb.DESCRIPTOR.services_by_name["ZeroService"], port=50054):

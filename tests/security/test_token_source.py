@@ -3,14 +3,15 @@
 import pytest
 
 from meshkit.security.keys import own_ring
-from meshkit.security.tokens import Identity, TokenSource, TokenVerifier, peek
+from meshkit.security.minting import HmacTokens, Identity
+from meshkit.security.tokens import TokenVerifier, peek
 from tests.security.handmade import SECRET, Clock
 
 IDENTITY = Identity("contextunity", "shop", "script", "k1", SECRET.encode())
 
 
-def source(clock: Clock, **options: int) -> TokenSource:
-    return TokenSource(IDENTITY, clock=clock, **options)
+def source(clock: Clock, **options: int) -> HmacTokens:
+    return HmacTokens(IDENTITY, clock=clock, **options)
 
 
 async def test_what_it_makes_verifies() -> None:

@@ -12,9 +12,9 @@ import pytest
 from meshkit import Call, InvalidArgument, MeshError
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.zero.v1 import zero_pb2 as pb
+from reference_services.master_key import local_master_key, parse_master_key
 from reference_services.zero.config import ZeroConfig
-from reference_services.zero.master_key import FILE, local_master_key, parse_master_key
-from reference_services.zero.service import MAX_TEXT_BYTES, Zero, open_privacy
+from reference_services.zero.service import KEY_FILE, MAX_TEXT_BYTES, Zero, open_privacy
 
 ACME = Call.for_test(tenant="acme")
 KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
@@ -141,26 +141,26 @@ def test_every_method_has_its_permission() -> None:
     assert (Zero.definition.name, Zero.definition.port) == ("zero", 50054)
 
 
-MAKE_KEY = "import sys, pathlib; from reference_services.zero.master_key import local_master_key as k\n"
-MAKE_KEY += "print(k(pathlib.Path(sys.argv[1])).hex())"
+MAKE_KEY = "import sys, pathlib; from reference_services.master_key import local_master_key as k\n"
+MAKE_KEY += "print(k(pathlib.Path(sys.argv[1]), sys.argv[2]).hex())"
 
 
 def test_replicas_that_start_at_once_agree_on_the_local_master_key(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", MAKE_KEY, str(tmp_path)]
+    command = [sys.executable, "-c", MAKE_KEY, str(tmp_path), KEY_FILE]
     replicas = [
         subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) for _ in range(4)
     ]
     keys = {replica.communicate()[0] for replica in replicas}
-    assert keys == {local_master_key(tmp_path).hex().encode() + b"\n"}
-    assert [file.name for file in tmp_path.iterdir()] == [FILE]
-    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    assert keys == {local_master_key(tmp_path, KEY_FILE).hex().encode() + b"\n"}
+    assert [file.name for file in tmp_path.iterdir()] == [KEY_FILE]
+    assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_local_master_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    local_master_key(tmp_path)
-    os.chmod(tmp_path / FILE, 0o644)
+    local_master_key(tmp_path, KEY_FILE)
+    os.chmod(tmp_path / KEY_FILE, 0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        local_master_key(tmp_path)
+        local_master_key(tmp_path, KEY_FILE)
 
 
 def test_settings_are_checked_and_keys_not_shown(tmp_path: Path) -> None:

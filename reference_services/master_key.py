@@ -1,4 +1,4 @@
-"""Where the master key comes from: the configuration, or in local a file that the first replica makes."""
+"""Where a service's master key comes from: the configuration, or in local a file that the first replica makes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from reference_services.zero.sealing import KEY_BYTES
-
-FILE = "zero-master-key"
-"""Name of the file in the state folder."""
+KEY_BYTES = 32
 
 _WRONG = f"it is not base64url of {KEY_BYTES} bytes; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
 
@@ -33,14 +30,18 @@ def parse_master_key(text: str) -> bytes:
     return key
 
 
-def local_master_key(folder: Path) -> bytes:
+def local_master_key(folder: Path, name: str) -> bytes:
     """The key of this machine, which is made where there is none; replicas that start at once agree on one.
+
+    Args:
+        folder: The state folder.
+        name: Name of the file in it.
 
     Raises:
         ValueError: The file is there, and is no key or is open to others than its owner.
         OSError: The folder cannot be written to.
     """
-    path = folder / FILE
+    path = folder / name
     if not path.exists():
         _make(folder, path)
     _check_private(path)
@@ -50,7 +51,7 @@ def local_master_key(folder: Path) -> bytes:
 def _make(folder: Path, path: Path) -> None:
     """Writes a fresh key under another name and links it into place, unless another was quicker."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = folder / f".{FILE}.{secrets.token_hex(8)}"
+    draft = folder / f".{path.name}.{secrets.token_hex(8)}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
