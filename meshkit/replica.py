@@ -78,7 +78,12 @@ class Replica:
         self.instance: Instance | None = None
         self._projects = project_store_of(config)
         self._guard = guard_of(
-            config, self.name, self.instance_id, projects=self._projects, ring=self.service.key_ring()
+            config,
+            self.name,
+            self.instance_id,
+            projects=self._projects,
+            ring=self.service.key_ring(),
+            shielded=self.mesh.shielded,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
         self._jobs: list[asyncio.Task[None]] = []
@@ -126,6 +131,8 @@ class Replica:
             await self.server.start()
             if self._projects is not None:
                 await self._projects.start()
+            if self.mesh.shielded is not None:
+                self.mesh.shielded.follow()
             await self._resources.open()
             self.admission.refusing = None
             self._lease = await self.registry.register(self.instance)

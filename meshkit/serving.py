@@ -23,6 +23,7 @@ from meshkit.errors import (
 from meshkit.limits import TimeLimit, TimeLimitExceeded
 from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
 from meshkit.resilience.admission import Admission, admitting
+from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
 from meshkit.transport.codec import decoding
 
@@ -54,12 +55,13 @@ def layers(
     service: CUService, rpc: Rpc, guard: Guard, admission: Admission, stream_max_age: float
 ) -> tuple[Middleware, ...]:
     """The layers of a method, outermost first; up to `decoding` none of them reads the caller's message."""
+    streams = rpc.method.streams_requests or rpc.method.streams_replies
     return (
         error_boundary,
         admitting(admission),
         guard.layer(demand(rpc)),
         deadline(rpc.timeout),
-        *((aging(stream_max_age),) if rpc.method.streams_requests or rpc.method.streams_replies else ()),
+        *((aging(stream_max_age), ending(guard.verifier.revocations)) if streams else ()),
         decoding(rpc.request, rpc.reply),
         processing,
         *service.definition.middleware,

@@ -9,11 +9,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from meshkit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
+from meshkit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unauthenticated, Unavailable
 from meshkit.pipeline import Exchange, Handler, Method, Middleware
 from meshkit.resilience.timeouts import FIRST_MESSAGE_TIMEOUT
 
 Clock = Callable[[], float]
+
+WITH_ANOTHER_TOKEN = frozenset({"TOKEN_REVOKED", "KEY_RETIRED", "KEY_UNKNOWN"})
+"""Reasons of refusals that the next attempt need not meet: where the service says so, it has a new token."""
 
 
 class Budget:
@@ -110,6 +113,8 @@ def harmless(method: Method, error: MeshError) -> bool:
         return False
     if isinstance(error, Unavailable):
         return error.unprocessed or method.idempotent
+    if error.reason in WITH_ANOTHER_TOKEN and isinstance(error, Unauthenticated):
+        return error.unprocessed  # the next attempt is signed with another token
     if isinstance(error, ResourceExhausted):
         return error.unprocessed or (method.idempotent and error.pushback is not None)
     if error.reason == FIRST_MESSAGE_TIMEOUT and isinstance(error, DeadlineExceeded):

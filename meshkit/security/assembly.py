@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from meshkit.security.guard import Guard
 from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
 from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
+from meshkit.security.revocations import Revocations
 from meshkit.security.tokens import TokenVerifier
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
     from meshkit.security.projects import ProjectStore
+
+
+class Shielding(Protocol):
+    """What a process has of Shield that lets calls in."""
+
+    @property
+    def ring(self) -> KeyRing:
+        """Its keys."""
+        ...
+
+    @property
+    def revocations(self) -> Revocations:
+        """What it revoked."""
+        ...
+
 
 ANYBODY = "client"
 """Name under which a script calls that has no SERVICE_NAME."""
@@ -27,6 +43,7 @@ def guard_of(
     *,
     projects: ProjectStore | None = None,
     ring: KeyRing | None = None,
+    shielded: Shielding | None = None,
 ) -> Guard:
     """What lets calls of one instance in.
 
@@ -36,17 +53,19 @@ def guard_of(
         instance_id: Id of the instance.
         projects: Where keys are found besides; whoever made it starts and closes it.
         ring: Where the service itself finds keys besides.
+        shielded: The tie to Shield, whose tokens alone are taken then.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
-    rings = key_ring(config, projects)
+    rings = key_ring(config, projects) if shielded is None else shielded.ring
     verifier = TokenVerifier(
         service,
         rings if ring is None else ChainedRing((rings, ring)),
         namespace=config.namespace,
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,
+        revocations=None if shielded is None else shielded.revocations,
     )
     return Guard(
         service,
@@ -60,20 +79,22 @@ def guard_of(
 
 
 def realm_of(config: SharedConfig) -> str:
-    """Where tokens that are made with these settings are good: namespace, project, newest key.
+    """Where tokens that calls are made with are good: namespace, project, newest key, and Shield where there is one.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
     """
-    return f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
+    own = f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
+    return f"{own}/{config.shield_grpc_url}" if config.shield_grpc_url else own
 
 
-def tokens_of(config: SharedConfig, name: str = "") -> HmacTokens:
-    """Where the tokens for outgoing calls come from.
+def tokens_of(config: SharedConfig, name: str = "", *, forwards: bool = True) -> HmacTokens:
+    """The tokens for outgoing calls that the project's own secret makes.
 
     Args:
         config: Settings; its project and newest secret are as whom calls are made.
         name: Name under which calls are made; `SERVICE_NAME` by default.
+        forwards: Whether calls on behalf of somebody forward that one's token.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
@@ -81,7 +102,7 @@ def tokens_of(config: SharedConfig, name: str = "") -> HmacTokens:
     newest = config.ensure_project_secrets()[0]
     caller = name or config.service_name or ANYBODY
     identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
-    return HmacTokens(identity, lifetime=config.token_ttl_s)
+    return HmacTokens(identity, lifetime=config.token_ttl_s, forwards=forwards)
 
 
 def project_store_of(config: SharedConfig) -> ProjectStore | None:

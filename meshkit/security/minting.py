@@ -135,6 +135,18 @@ class HmacTokens:
             self._kept.popitem(last=False)
         return minted
 
+    def replace(self, refused: Minted) -> None:
+        """See `TokenSource.replace`: the next one is newer, as far as whole seconds can tell."""
+        for scope, kept in self._kept.items():
+            if kept is refused:
+                service, tenant, permissions = scope
+                tenants = (tenant,) if tenant else ()
+                newer = int(refused.issued_at) + 1
+                self._kept[scope] = self.mint(
+                    service, tenants=tenants, permissions=permissions, issued_after=newer
+                )
+                return
+
     def mint(
         self,
         service: str,
@@ -142,6 +154,7 @@ class HmacTokens:
         tenants: Iterable[str],
         permissions: Iterable[str] = ("*",),
         lifetime: float | None = None,
+        issued_after: int = 0,
     ) -> Minted:
         """Makes a token, whatever is kept.
 
@@ -150,6 +163,7 @@ class HmacTokens:
             tenants: Tenants that it names; `*` for all.
             permissions: Rights that it claims.
             lifetime: Seconds that it is good for; the source's own by default.
+            issued_after: Unix time in seconds that its `iat` shall be at least; it is at most a second ahead of now.
 
         Raises:
             ValueError: A tenant or a permission is none, or the token would be too large.
@@ -170,7 +184,7 @@ class HmacTokens:
             "project": self._identity.project,
             "sub": self._identity.name,
             "aud": service,
-            "iat": int(now),
+            "iat": max(int(now), min(issued_after, int(now) + 1)),
             "nbf": int(now),
             "exp": int(now + lifetime),
             "jti": secrets.token_urlsafe(16),

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from meshkit.call import Principal
-from meshkit.errors import ResourceExhausted, Unauthenticated
+from meshkit.errors import ResourceExhausted, Unauthenticated, Unavailable
+
+TOKEN_REVOKED = "TOKEN_REVOKED"
+"""The reason of refusals; a caller that can make another token does so."""
 
 MAX_TOKENS = 500_000
 """Revoked tokens that are known at most."""
@@ -50,6 +53,7 @@ class Revocations:
         max_lifetime: Seconds between `iat` and `exp` of a token at most: what ends when, follows from it.
         skew: Seconds by which clocks may differ.
         limit: Tokens that are known at most.
+        awaited: Whether every call is refused until it was read for the first time what is revoked.
         clock: Unix time in seconds.
 
     Attributes:
@@ -63,9 +67,11 @@ class Revocations:
         max_lifetime: float = 3600.0,
         skew: float = 30.0,
         limit: int = MAX_TOKENS,
+        awaited: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.generation = 0
+        self._awaited = awaited
         self._max_lifetime = max_lifetime
         self._skew = skew
         self._limit = limit
@@ -125,6 +131,10 @@ class Revocations:
         watches = self._watched_projects.get(project, ())
         self._changed(watch for watch in watches if any(map(self.is_revoked, watch.bearers)))
 
+    def have_been_read(self) -> None:
+        """Takes note that what is revoked was read for the first time."""
+        self._awaited = False
+
     def is_revoked(self, bearer: Principal) -> bool:
         """Whether the token that a principal came with is revoked."""
         if bearer.token_id in self._tokens:
@@ -137,7 +147,10 @@ class Revocations:
 
         Raises:
             Unauthenticated: It is; the call can be made again with another token.
+            Unavailable: Nobody knows yet; the call can be made again, here or elsewhere.
         """
+        if self._awaited:
+            raise _not_read()
         if self.is_revoked(bearer):
             error = token_revoked()
             error.unprocessed = True
@@ -193,8 +206,17 @@ class Revocations:
 def token_revoked() -> Unauthenticated:
     """The error of a call whose token is revoked."""
     return Unauthenticated(
-        "the token was revoked; call with another, if you may have one", reason="TOKEN_REVOKED"
+        "the token was revoked; call with another, if you may have one", reason=TOKEN_REVOKED
     )
+
+
+def _not_read() -> Unavailable:
+    error = Unavailable(
+        "which tokens are revoked was not read yet: Redis, or Shield, is away since this instance started",
+        reason="REVOCATIONS_NOT_READ",
+    )
+    error.unprocessed = True
+    return error
 
 
 def _discard(index: dict[str, set[_Watch]], key: str, watch: _Watch) -> None:

@@ -8,10 +8,12 @@ from typing import Protocol
 
 from meshkit import metadata
 from meshkit.call import Call
+from meshkit.errors import Unauthenticated
 from meshkit.instance import Instance
 from meshkit.pipeline import Exchange, Handler, Middleware
 from meshkit.security.minting import Minted
 from meshkit.security.proof import ANY_INSTANCE, Claim, body_digest, make_proof
+from meshkit.security.revocations import TOKEN_REVOKED
 from meshkit.security.tokens import digest
 
 
@@ -35,6 +37,14 @@ class TokenSource(Protocol):
         """
         ...
 
+    def replace(self, refused: Minted) -> None:
+        """Makes no more use of a token that was refused though its time has not come; the next one is another."""
+        ...
+
+
+_REPLACED = frozenset({TOKEN_REVOKED, "KEY_RETIRED", "KEY_UNKNOWN"})
+"""Reasons of refusals that another token may not meet."""
+
 
 def presenting(source: TokenSource) -> Middleware:
     """Makes the layer that has a token ready before an instance is picked: none is to blame for the wait.
@@ -47,7 +57,12 @@ def presenting(source: TokenSource) -> Middleware:
         async def presented(exchange: Exchange) -> None:
             call, permissions = exchange.call, exchange.permissions
             exchange.token = source.kept(call, permissions) or await source.obtain(call, permissions)
-            await next(exchange)
+            try:
+                await next(exchange)
+            except Unauthenticated as error:
+                if error.reason in _REPLACED and error.unprocessed:
+                    source.replace(exchange.token)
+                raise
 
         return presented
 

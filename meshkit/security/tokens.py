@@ -17,6 +17,7 @@ from meshkit.security.bound import ISSUER, Actor, actors_of, holder_key
 from meshkit.security.digests import sha256_hex
 from meshkit.security.keys import KID, PROJECT, Grants, KeyRing, KeyRow, KeyStatus
 from meshkit.security.proof import CheckingKey
+from meshkit.security.revocations import Revocations
 from meshkit.security.rights import is_permission, is_tenant, meet
 
 MAX_TOKEN = 4096
@@ -61,6 +62,25 @@ class Verified:
     subject: Principal | None = None
     actors: tuple[Actor, ...] = ()
 
+    @property
+    def bearers(self) -> tuple[Principal, ...]:
+        """Whose tokens and projects this one falls with: the caller's, the subject's, those of all who act."""
+        if self.subject is None:
+            return (self.principal,)
+        acting = (
+            replace(self.principal, project=actor.project, name=actor.name, token_id=actor.token_id)
+            for actor in self.actors
+        )
+        return (self.principal, self.subject, *acting)
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A token that held, and the generation of revocations under which it was not revoked."""
+
+    verified: Verified
+    unrevoked: int
+
 
 class TokenVerifier:
     """Checks tokens against a ring of keys, and remembers those that held.
@@ -73,6 +93,10 @@ class TokenVerifier:
         skew: Seconds by which clocks may differ.
         clock: Unix time in seconds.
         capacity: Verified tokens remembered at most.
+        revocations: What is revoked; nothing by default.
+
+    Attributes:
+        revocations: What is revoked.
     """
 
     def __init__(
@@ -85,7 +109,9 @@ class TokenVerifier:
         skew: float = 30.0,
         clock: Callable[[], float] = time.time,
         capacity: int = 4096,
+        revocations: Revocations | None = None,
     ) -> None:
+        self.revocations = revocations or Revocations(max_lifetime=max_lifetime, skew=skew, clock=clock)
         self._service = service
         self._ring = ring
         self._namespace = namespace
@@ -93,18 +119,25 @@ class TokenVerifier:
         self._skew = skew
         self._clock = clock
         self._capacity = capacity
-        self._seen: OrderedDict[tuple[str, str], Verified] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
         self._generation = ring.generation
 
     def known(self, token: str, audience: str | None = None) -> Verified | None:
-        """The outcome of an earlier check of the same token, if it still holds; costs no cryptography."""
+        """The outcome of an earlier check of the same token, if it still holds; costs no cryptography.
+
+        Raises:
+            Unauthenticated: It was revoked since.
+        """
         if self._ring.generation != self._generation:
             self._generation = self._ring.generation
             self._seen.clear()
         found = self._seen.get((token, audience or self._service))
-        if found is None or found.principal.expires_at + self._skew <= self._clock():
+        if found is None or found.verified.principal.expires_at + self._skew <= self._clock():
             return None
-        return found
+        if found.unrevoked != self.revocations.generation:
+            self._check_unrevoked(found.verified)
+            found.unrevoked = self.revocations.generation
+        return found.verified
 
     async def verify(self, token: str, audience: str | None = None) -> Verified:
         """Checks a token.
@@ -123,19 +156,26 @@ class TokenVerifier:
             return found
         generation = self._generation
         verified = await self._check(token, audience)
+        self._check_unrevoked(verified)
         if generation == self._ring.generation:
-            self._seen[(token, audience)] = verified
+            self._seen[(token, audience)] = _Remembered(verified, self.revocations.generation)
             if len(self._seen) > self._capacity:
                 self._seen.popitem(last=False)
         return verified
+
+    def _check_unrevoked(self, verified: Verified) -> None:
+        for bearer in verified.bearers:
+            self.revocations.check(bearer)
 
     async def _check(self, token: str, audience: str) -> Verified:
         algorithm, project, kid = _key_name(token)
         row = await self._ring.find(project, kid)
         if row is None:
-            raise Unauthenticated(f"the key {project}:{kid} is not known here", reason="KEY_UNKNOWN")
+            error = Unauthenticated(f"the key {project}:{kid} is not known here", reason="KEY_UNKNOWN")
+            raise _replaceable(error, project)
         if row.status is KeyStatus.RETIRED:
-            raise Unauthenticated(f"the key {project}:{kid} is retired", reason="KEY_RETIRED")
+            error = Unauthenticated(f"the key {project}:{kid} is retired", reason="KEY_RETIRED")
+            raise _replaceable(error, project)
         if algorithm != row.algorithm:
             raise Unauthenticated(
                 f"the token's alg is {algorithm}, and the key {project}:{kid} verifies {row.algorithm} only",
@@ -293,6 +333,12 @@ def _key_name(token: str) -> tuple[str, str, str]:
     if not (colon and PROJECT.fullmatch(project) and KID.fullmatch(kid)):
         raise _malformed("kid is not <project>:<kid>")
     return algorithm, project, kid
+
+
+def _replaceable(error: MeshError, project: str) -> MeshError:
+    """The error, made one that a call may meet with another token: Shield signs with another key by now."""
+    error.unprocessed = project == ISSUER
+    return error
 
 
 def _names(claims: Mapping[str, Any], claim: str, is_name: Callable[[str], bool]) -> frozenset[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meshkit import Call, Deadline, MeshError, Unavailable
-from meshkit.errors import BY_CODE
+from meshkit.errors import BY_CODE, Unauthenticated
 from meshkit.pipeline import Exchange, Method, always
 from meshkit.resilience.admission import Admission, admitting
 from meshkit.resilience.retry import Backoff, Budget, may_retry, retrying
@@ -91,6 +91,15 @@ def test_exactly_these_failures_are_tried_again(
     code, unprocessed, pushback = case
     error = failure(code, unprocessed=unprocessed, pushback=pushback)
     assert may_retry(exchange(idempotent=idempotent), error) is RETRIED[case][idempotent]
+
+
+@pytest.mark.parametrize(("unprocessed", "again"), [(True, True), (False, False)])
+def test_a_call_whose_token_was_revoked_before_it_was_let_in_is_made_with_another(
+    unprocessed: bool, again: bool
+) -> None:
+    error = Unauthenticated("revoked", reason="TOKEN_REVOKED")
+    error.unprocessed = unprocessed
+    assert may_retry(exchange(idempotent=False), error) is again
 
 
 def test_nothing_is_tried_again_after_the_first_reply_or_without_its_requests() -> None:

@@ -15,12 +15,13 @@ from structlog.testing import capture_logs
 
 from meshkit.config import RedisUrl, SealingKey
 from meshkit.errors import Aborted, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from meshkit.redis import following
 from meshkit.redis.database import Database
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer, free_port
 from meshkit.redis.trouble import RedisTrouble
 from meshkit.security.keys import Grants, KeyRow, KeyStatus, own_ring
-from meshkit.security.projects import ProjectStore, ProjectTable, StoredRing, known, store
+from meshkit.security.projects import ProjectStore, ProjectTable, StoredRing, known
 from meshkit.security.projects.known import KnownRows
 from meshkit.security.projects.rows import ProjectRow, RowCodec, RowRefused
 from meshkit.security.tokens import TokenVerifier
@@ -183,7 +184,7 @@ async def test_a_store_that_comes_back_empty_takes_no_key_out_and_says_so_once(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "REREAD_S", 0.05)
+    monkeypatch.setattr(following, "REREAD_S", 0.05)
     table = tables()
     await put(table, key())
     await put(table, key("gone"))
@@ -211,7 +212,7 @@ async def test_a_flush_takes_no_key_out_and_undoes_no_removal(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "REREAD_S", 0.05)
+    monkeypatch.setattr(following, "REREAD_S", 0.05)
     await put(table, key())
     copy = await client.hgetall(HASH)
     await table.remove("shop", "s1")
@@ -230,7 +231,7 @@ async def test_before_the_first_reading_an_unknown_key_may_be_tried_again_elsewh
     late = LocalServer(tmp_path / "late", port=port, password="")
     started = time.monotonic()
     made = await stores(late.url)
-    assert time.monotonic() - started < store.START_S
+    assert time.monotonic() - started < following.START_S
     ring = StoredRing([own_ring("local", [("k1", "a-secret-that-is-long-enough-to-be-one")])], made)
     own = await ring.find("local", "k1")
     assert own is not None
@@ -293,7 +294,7 @@ async def test_rows_that_are_none_are_dropped_counted_and_logged_once(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "REREAD_S", 0.05)
+    monkeypatch.setattr(following, "REREAD_S", 0.05)
     await put(table, key())
     sealed = await client.hget(HASH, "shop:s1")
     assert sealed is not None
@@ -377,7 +378,7 @@ async def test_what_was_not_heard_is_read_when_the_connection_is_there_again(
 async def test_all_is_read_again_now_and_then(
     client: Redis, stores: Stores, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "REREAD_S", 0.05)
+    monkeypatch.setattr(following, "REREAD_S", 0.05)
     made = await stores()
     row = ProjectRow("shop", "s1", key(), 1, "a test")
     await client.hset(HASH, "shop:s1", RowCodec(SEALER, NAMESPACE).seal(row))
@@ -402,7 +403,7 @@ async def test_keys_beyond_the_limit_are_not_taken_in_and_the_known_ones_are_fol
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "REREAD_S", 0.05)
+    monkeypatch.setattr(following, "REREAD_S", 0.05)
     for name in ("s1", "s2"):
         await put(table, key(name))
     with capture_logs() as logs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextvars import Context
+from copy import copy
 from typing import Any, TypeVar
 
 from meshkit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
@@ -39,11 +40,16 @@ async def outcome(task: asyncio.Task[T], shield: str, patience: float) -> T:
     done, _ = await asyncio.wait((task,), timeout=min(max(patience, 0.0), 2 * TIMEOUT_S))
     if not done:
         raise unreachable(shield, "it does not answer in time")
-    return task.result()
+    if task.cancelled():
+        raise unreachable(shield, "the mesh is closed")
+    try:
+        return task.result()
+    except MeshError as error:
+        raise copy(error) from None  # each call has its own: layers write on it
 
 
 def explained(error: MeshError, shield: str) -> MeshError:
-    """What a failure of a call to Shield means to whoever wanted something else: Shield's own refusals stay as they are."""
+    """What a failed call to Shield means to whoever wanted something else; refusals of Shield's stay as they are."""
     if isinstance(error, (Unavailable, DeadlineExceeded, ResourceExhausted)):
         return unreachable(shield, error.message)
     return error

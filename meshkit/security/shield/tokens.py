@@ -10,18 +10,17 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple
 
-import jwt
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from meshkit.call import Call, Principal
+from meshkit.call import Call
 from meshkit.errors import MeshError
 from meshkit.protocol import ShieldClient, shield
 from meshkit.security.minting import RENEWAL, HmacTokens, Minted
-from meshkit.security.revocations import Revocations
 from meshkit.security.shield.asking import TIMEOUT_S, asked, explained, outcome
 from meshkit.security.tokens import digest, peek
 
@@ -48,43 +47,36 @@ class _Slot:
 
     Attributes:
         minted: The token; None until there is one.
-        bearers: Whom it speaks for, by which it may be revoked.
-        generation: What was revoked when that was last looked at.
         fetching: The fetch under way, or the last one.
         failure: Why the last one failed.
         failed_at: When, on the loop's clock.
         used: Whether a call used it since it was made.
-        timer: When it is renewed.
+        timer: When it is looked after.
     """
 
-    __slots__ = ("bearers", "failed_at", "failure", "fetching", "generation", "minted", "timer", "used")
+    __slots__ = ("failed_at", "failure", "fetching", "minted", "timer", "used")
 
     def __init__(self) -> None:
         self.minted: Minted | None = None
-        self.bearers: tuple[Principal, ...] = ()
-        self.generation = 0
         self.fetching: asyncio.Task[Minted] | None = None
         self.failure: MeshError | None = None
         self.failed_at = 0.0
         self.used = False
         self.timer: asyncio.TimerHandle | None = None
 
-    def end(self) -> None:
-        """Ends what is under way for it."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.fetching is not None:
-            self.fetching.cancel()
+    @property
+    def has_just_failed(self) -> bool:
+        """Whether Shield is not to be asked again yet."""
+        return self.failure is not None and asyncio.get_running_loop().time() - self.failed_at < RETRY_S
 
 
 class ShieldTokens:
     """The tokens with which this process calls, from Shield; a `TokenSource`.
 
     Args:
-        client: The way to Shield.
+        client: Gives the way to Shield.
         own: Makes the tokens for calls to Shield itself.
         address: Where Shield is, for messages.
-        revocations: What Shield revoked: a token that is revoked is not used any more.
         lifetime: Seconds that tokens are wanted for.
         capacity: Tokens kept at most; the least recently used goes first.
         clock: Unix time in seconds.
@@ -92,11 +84,10 @@ class ShieldTokens:
 
     def __init__(
         self,
-        client: ShieldClient,
+        client: Callable[[], ShieldClient],
         own: HmacTokens,
         *,
         address: str,
-        revocations: Revocations,
         lifetime: float = 300.0,
         capacity: int = 4096,
         clock: Callable[[], float] = time.time,
@@ -104,14 +95,12 @@ class ShieldTokens:
         self._client = client
         self._own = own
         self._address = address
-        self._revocations = revocations
         self._lifetime = lifetime
         self._capacity = capacity
         self._clock = clock
         self._key = Ed25519PrivateKey.generate()
         self._public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self._slots: OrderedDict[Scope, _Slot] = OrderedDict()
-        self._closed = False
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -126,10 +115,10 @@ class ShieldTokens:
         if slot is None or slot.minted is None:
             return None
         now = self._clock()
-        if not slot.minted.issued_at <= now < slot.minted.expires_at or self._is_revoked(slot):
+        if not slot.minted.issued_at <= now < slot.minted.expires_at:
             return None
-        if now >= slot.minted.renew_at:
-            self._renew(scope, slot)
+        if now >= slot.minted.renew_at and not slot.has_just_failed:
+            self._fetch(scope, slot)
         slot.used = True
         self._slots.move_to_end(scope)
         return slot.minted
@@ -147,81 +136,75 @@ class ShieldTokens:
             slot = self._slots[scope] = _Slot()
             self._bound()
         self._slots.move_to_end(scope)
+        if slot.failure is not None and slot.has_just_failed:
+            raise copy(slot.failure)
+        minted = await outcome(self._fetch(scope, slot), self._address, call.deadline.remaining())
         slot.used = True
-        if slot.failure is not None and self._is_recent(slot):
-            raise _copy(slot.failure)
-        fetching = self._fetch(scope, slot)
-        return await outcome(fetching, self._address, call.deadline.remaining())
+        return minted
+
+    def replace(self, refused: Minted) -> None:
+        """See `TokenSource.replace`."""
+        self._own.replace(refused)
+        for slot in self._slots.values():
+            if slot.minted is refused:
+                slot.minted = None
+                return
 
     async def close(self) -> None:
         """Ends what is under way."""
-        self._closed = True
         slots = list(self._slots.values())
         self._slots.clear()
         for slot in slots:
-            slot.end()
-        tasks = [slot.fetching for slot in slots if slot.fetching is not None]
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _is_revoked(self, slot: _Slot) -> bool:
-        if slot.generation != self._revocations.generation:
-            slot.generation = self._revocations.generation
-            if any(map(self._revocations.is_revoked, slot.bearers)):
-                slot.minted = None
-        return slot.minted is None
-
-    def _is_recent(self, slot: _Slot) -> bool:
-        return asyncio.get_running_loop().time() - slot.failed_at < RETRY_S
+            if slot.timer is not None:
+                slot.timer.cancel()
+            if slot.fetching is not None:
+                slot.fetching.cancel()
+        await asyncio.gather(*(slot.fetching for slot in slots if slot.fetching), return_exceptions=True)
 
     def _bound(self) -> None:
+        """Forgets what was used least lately; whoever waits for it still gets it."""
         while len(self._slots) > self._capacity:
             _, oldest = self._slots.popitem(last=False)
-            oldest.end()
+            if oldest.timer is not None:
+                oldest.timer.cancel()
 
     def _fetch(self, scope: Scope, slot: _Slot) -> asyncio.Task[Minted]:
         if slot.fetching is None or slot.fetching.done():
             slot.fetching = asked(self._ask(scope, slot), f"token for {scope.service}")
         return slot.fetching
 
-    def _renew(self, scope: Scope, slot: _Slot) -> None:
-        """Asks for another one in the background, unless that has just failed."""
-        if slot.failure is None or not self._is_recent(slot):
-            self._fetch(scope, slot)
-
     async def _ask(self, scope: Scope, slot: _Slot) -> Minted:
         try:
-            minted, bearers = await self._issued(scope)
+            minted = await self._issued(scope)
         except MeshError as error:
             slot.failed_at, slot.failure = asyncio.get_running_loop().time(), explained(error, self._address)
             if slot.minted is not None:
                 log.warning("a token could not be renewed", service=scope.service, reason=str(slot.failure))
-                self._schedule(scope, slot, RETRY_S)
-            raise _copy(slot.failure) from None
-        slot.minted, slot.bearers, slot.failure, slot.used = minted, bearers, None, False
-        slot.generation = -1
-        self._schedule(scope, slot, minted.renew_at - self._clock())
+                self._look_after(scope, slot, RETRY_S)
+            raise slot.failure from None
+        slot.minted, slot.failure, slot.used = minted, None, False
+        self._look_after(scope, slot, minted.renew_at - self._clock())
         return minted
 
-    def _schedule(self, scope: Scope, slot: _Slot, seconds: float) -> None:
+    def _look_after(self, scope: Scope, slot: _Slot, seconds: float) -> None:
         if slot.timer is not None:
             slot.timer.cancel()
-        loop = asyncio.get_running_loop()
-        slot.timer = loop.call_later(max(seconds, 0.0), self._due, scope, slot)
+        if self._slots.get(scope) is slot:
+            loop = asyncio.get_running_loop()
+            slot.timer = loop.call_later(max(seconds, 0.0), self._due, scope, slot)
 
     def _due(self, scope: Scope, slot: _Slot) -> None:
         """Renews a token that is used; one that is not is left to end, and forgotten."""
-        if self._closed or self._slots.get(scope) is not slot or slot.minted is None:
-            return
         now = self._clock()
-        if now >= slot.minted.expires_at:
+        if slot.minted is None or now >= slot.minted.expires_at:
             if slot.fetching is None or slot.fetching.done():
-                del self._slots[scope]
+                self._slots.pop(scope, None)
         elif slot.used or slot.failure is not None:
-            self._renew(scope, slot)
+            self._fetch(scope, slot)
         else:
-            self._schedule(scope, slot, slot.minted.expires_at - now)
+            self._look_after(scope, slot, slot.minted.expires_at - now)
 
-    async def _issued(self, scope: Scope) -> tuple[Minted, tuple[Principal, ...]]:
+    async def _issued(self, scope: Scope) -> Minted:
         wanted = shield.Scope(
             audience=scope.service,
             tenants=[scope.tenant] if scope.tenant else [],
@@ -232,24 +215,25 @@ class ShieldTokens:
             exchange = shield.ExchangeTokenRequest(
                 subject_token=scope.subject_token, scope=wanted, public_key=self._public
             )
-            issued = (await self._client.exchange_token(exchange, timeout=TIMEOUT_S)).issued
-        else:
-            issue = shield.IssueTokenRequest(scope=wanted, public_key=self._public)
-            issued = (await self._client.issue_token(issue, timeout=TIMEOUT_S)).issued
-        return self._minted(issued.token)
+            exchanged = await self._client().exchange_token(exchange, timeout=TIMEOUT_S)
+            return self._minted(
+                exchanged.issued.token, renewal=1.0
+            )  # it ends with the subject's, renewed or not
+        issue = shield.IssueTokenRequest(scope=wanted, public_key=self._public)
+        issued = await self._client().issue_token(issue, timeout=TIMEOUT_S)
+        return self._minted(issued.issued.token, renewal=RENEWAL)
 
-    def _minted(self, token: str) -> tuple[Minted, tuple[Principal, ...]]:
+    def _minted(self, token: str, renewal: float) -> Minted:
         """The token with what calls are signed with; it ends by this process's clock, whatever Shield's says."""
         header, claims = peek(token)
         now, lifetime = self._clock(), float(claims["exp"] - claims["iat"])
-        minted = Minted(
+        return Minted(
             token,
             digest(token),
             "EdDSA",
             header["kid"],
             self._key,
             issued_at=now,
-            renew_at=now + lifetime * RENEWAL,
+            renew_at=now + lifetime * renewal,
             expires_at=now + lifetime,
         )
-        return minted, bearers
