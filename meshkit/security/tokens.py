@@ -111,7 +111,9 @@ class TokenVerifier:
         capacity: int = 4096,
         revocations: Revocations | None = None,
     ) -> None:
-        self.revocations = revocations or Revocations(max_lifetime=max_lifetime, skew=skew, clock=clock)
+        if revocations is None:
+            revocations = Revocations(max_lifetime=max_lifetime, skew=skew, clock=clock)
+        self.revocations = revocations
         self._service = service
         self._ring = ring
         self._namespace = namespace
