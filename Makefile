@@ -1,11 +1,12 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick test-soak clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-rotation test-soak fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
 FOR_TEST := .venv/.for-test
 FOR_BENCH := .venv/.for-bench
+FOR_FUZZ := .venv/.for-fuzz
 SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
@@ -21,6 +22,9 @@ help:
 	@echo "make bench-tail       latencies beside a slow server, failures beside a failing one, for each policy"
 	@echo "make bench-shard      how well tenants stay where they are"
 	@echo "make bench-pick       what a pick costs"
+	@echo "make bench-auth       what the checks of a call cost, with and without revocations"
+	@echo "make bench-rotation   calls while keys are rotated"
+	@echo "make fuzz             a million inputs for all that parses what comes from outside"
 	@echo "make test-soak        minutes of load: no growth in tasks, descriptors, memory"
 
 $(FOR_DEMO): $(SETUP)
@@ -33,6 +37,10 @@ $(FOR_TEST): $(SETUP)
 
 $(FOR_BENCH): $(SETUP)
 	@scripts/bootstrap all bench redis-server nginx
+	@touch $@ $(FOR_TEST) $(FOR_DEMO)
+
+$(FOR_FUZZ): $(SETUP)
+	@scripts/bootstrap all fuzz redis-server
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 demo: $(FOR_DEMO)
@@ -74,6 +82,12 @@ bench-faults: $(FOR_TEST)
 
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
+
+bench-auth bench-rotation: bench-%: $(FOR_TEST)
+	$(PY) benchmarks/$*.py
+
+fuzz: $(FOR_FUZZ)
+	$(PY) tests/fuzz/run.py
 
 test-soak: $(FOR_TEST)
 	$(PY) -m pytest -m soak -s

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
 
-_RESERVED = frozenset({"config", "config_class", "definition", "instance", "log", "mesh", "run"})
+_RESERVED = frozenset(
+    {"authorize", "config", "config_class", "definition", "instance", "key_ring", "log", "mesh", "run"}
+)
 """Names that a service class uses itself."""
 
 
@@ -52,6 +54,7 @@ class Binding:
             )
         if not 0 <= port < 65536:
             raise self._fault(None, f"port {port} is no port", "give one from 0 (a free one) to 65535")
+        self._check_policy(inspect.getattr_static(self._cls, "authorize", None))
         return Definition(
             name=name,
             port=port,
@@ -175,6 +178,17 @@ class Binding:
         if hints.get(call, Call) is not Call:
             raise self._fault(
                 function, f"`{call}` is annotated {_shown(hints[call])}", "annotate it as meshkit.Call"
+            )
+
+    def _check_policy(self, policy: Any) -> None:
+        plain = inspect.unwrap(policy) if callable(policy) else None
+        if plain is not None and not (
+            inspect.iscoroutinefunction(plain) and len(inspect.signature(plain).parameters) == 2
+        ):
+            raise self._fault(
+                policy,
+                "`authorize` is the service's own policy, asked with each call",
+                "write async def authorize(self, call: Call) -> None",
             )
 
     def _jobs(self) -> Iterator[Job]:

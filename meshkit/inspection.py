@@ -10,8 +10,9 @@ from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
 from meshkit.balancing.gate import GateState
 from meshkit.call import Call
 from meshkit.config.explain import explain
+from meshkit.declaration import PUBLIC, Rpc
 from meshkit.errors import NotFound
-from meshkit.service import CUService, rpc
+from meshkit.service import CUService, has_policy, rpc
 
 if TYPE_CHECKING:
     from meshkit.balancing.endpoint import Endpoint
@@ -53,6 +54,7 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
                 refusing=replica.admission.refusing or "",
             ),
             budget=pb.Budget(balance=replica.mesh.budget.balance()),
+            methods=[_method(rpc, replica.service) for rpc in replica.service.definition.rpcs],
         )
 
     @rpc(permission=PERMISSION, tenant="none")
@@ -79,6 +81,18 @@ def inspection_of(replica: Replica) -> Inspection:
     inspection = Inspection(config=replica.config, mesh=replica.mesh)
     inspection.replica = replica
     return inspection
+
+
+def _method(rpc: Rpc, service: CUService) -> pb.ServedMethod:
+    return pb.ServedMethod(
+        path=rpc.method.path,
+        permission="" if rpc.permission is PUBLIC else rpc.permission,
+        tenant=rpc.tenant,
+        idempotent=rpc.method.idempotent,
+        timeout_s=rpc.timeout or 0.0,
+        allowed_peers=sorted(getattr(rpc, "allow_peers", None) or ()),
+        own_policy=has_policy(type(service)),
+    )
 
 
 def described(pool: EndpointPool) -> pb.Pool:

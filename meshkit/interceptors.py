@@ -86,7 +86,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._reception = Reception(service, new_instance_id(service))
         settings = config or _settings()
         self._shielded = shielded_of(settings, service)
-        self._guard = guard_of(settings, service, self._reception.instance_id, shielded=self._shielded)
+        only = self._shielded.ring if self._shielded else None
+        self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
         self._stream_max_age = settings.stream_max_age_s
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -95,7 +96,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Wraps the handler of a method, once."""
         if self._shielded is not None:
-            self._shielded.follow()
+            self._shielded.follow(self._guard.verifier.revocations)
         path: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None or path.startswith(OPEN):

@@ -18,7 +18,8 @@ from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
-from meshkit.security.assembly import guard_of, project_store_of
+from meshkit.security.assembly import guard_of
+from meshkit.security.shared import shared_of
 from meshkit.serving import handlers
 from meshkit.transport.health import Health
 from meshkit.transport.reflection import add_reflection
@@ -76,14 +77,14 @@ class Replica:
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._projects = project_store_of(config)
+        self._shared = shared_of(config)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
-            projects=self._projects,
+            shared=self._shared,
             ring=self.service.key_ring(),
-            shielded=self.mesh.shielded,
+            only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
         self._jobs: list[asyncio.Task[None]] = []
@@ -129,10 +130,9 @@ class Replica:
             add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
         try:
             await self.server.start()
-            if self._projects is not None:
-                await self._projects.start()
+            await self._shared.start()
             if self.mesh.shielded is not None:
-                self.mesh.shielded.follow()
+                self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
             self._lease = await self.registry.register(self.instance)
@@ -207,8 +207,7 @@ class Replica:
         try:
             await self._resources.close()
         finally:
-            if self._projects is not None:
-                await self._projects.close()
+            await self._shared.close()
             await self.mesh.close()
 
 

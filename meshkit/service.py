@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
     from structlog.typing import FilteringBoundLogger
 
+    from meshkit.call import Call
     from meshkit.config import SharedConfig
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
@@ -145,6 +146,20 @@ class CUService:
         if contract is not None:
             cls.definition = Binding(cls, contract).define(name, port, middleware)
 
+    async def authorize(self, call: Call) -> None:
+        """Decides on each call by a policy of the service's own; override it. By default all are let in.
+
+        It is asked when token, grants, permission and tenant hold, and before the message is read: what it refuses
+        costs no more than its headers. It is part of the call, so within it the call's deadline holds, and calls of
+        its own go on the subject's behalf. Public methods ask it too; there `call.principal` may be None.
+
+        Args:
+            call: Who calls what, on whose behalf, for which tenant.
+
+        Raises:
+            PermissionDenied: The call is refused. Any other exception refuses it, too.
+        """
+
     def key_ring(self) -> KeyRing | None:
         """Where keys of calling projects are found, beside those that the settings name; None for nowhere else.
 
@@ -193,6 +208,11 @@ class CUService:
         from meshkit.runtime import main
 
         main(cls)
+
+
+def has_policy(cls: type[CUService]) -> bool:
+    """Whether a class overrides `authorize`."""
+    return cls.authorize is not CUService.authorize
 
 
 def _others_take_keywords(cls: type[CUService]) -> bool:

@@ -25,6 +25,7 @@ from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
 from meshkit.resilience.admission import Admission, admitting
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
+from meshkit.service import has_policy
 from meshkit.transport.codec import decoding
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def layers(
         guard.layer(demand(rpc)),
         deadline(rpc.timeout),
         *((aging(stream_max_age), ending(guard.verifier.revocations)) if streams else ()),
+        *((authorizing(service),) if has_policy(type(service)) else ()),
         decoding(rpc.request, rpc.reply),
         processing,
         *service.definition.middleware,
@@ -151,6 +153,29 @@ def deadline(timeout: float | None) -> Middleware:
     return wrap
 
 
+def authorizing(service: CUService) -> Middleware:
+    """The layer that asks the service's own policy, before the message is read.
+
+    Args:
+        service: The service.
+    """
+
+    def wrap(next: Handler) -> Handler:
+        async def authorized(exchange: Exchange) -> None:
+            serving(exchange.call)
+            try:
+                await service.authorize(exchange.call)
+            except MeshError as error:
+                if (told := _of_this_call(exchange, error)) is not error:
+                    raise told from None
+                raise
+            await next(exchange)
+
+        return authorized
+
+    return wrap
+
+
 def aging(seconds: float) -> Middleware:
     """The layer that ends a stream at an age, so that it is opened anew with rights that are checked anew.
 
@@ -174,10 +199,7 @@ def aging(seconds: float) -> Middleware:
 
 
 def processing(next: Handler) -> Handler:
-    """Marks where the service's own code begins: the call propagates from here on, and counts as processed.
-
-    What another service said of *its* processing, in an error that passes through, is not true of this call.
-    """
+    """Marks where the service's own code begins: the call propagates from here on, and counts as processed."""
 
     async def processed(exchange: Exchange) -> None:
         if exchange.call.deadline.passed:  # while the message was waited for, or the event loop
@@ -186,14 +208,21 @@ def processing(next: Handler) -> Handler:
         try:
             await next(exchange)
         except MeshError as error:
-            error.unprocessed = False
-            if error.instance is not None:
-                error.pushback = None
-            if error.instance is None and error.reason in _NOBODY:
-                raise _without_registry(exchange, error) from None
+            if (told := _of_this_call(exchange, error)) is not error:
+                raise told from None
             raise
 
     return processed
+
+
+def _of_this_call(exchange: Exchange, error: MeshError) -> MeshError:
+    """An error of the service's own code, without what another service, or a call of ours, said of itself."""
+    error.unprocessed = False
+    if error.instance is not None:
+        error.pushback = None
+    if error.instance is None and error.reason in _NOBODY:
+        return _without_registry(exchange, error)
+    return error
 
 
 _NOBODY = frozenset({"NO_INSTANCE", "REGISTRY_UNREADABLE"})

@@ -25,32 +25,30 @@ class Shielded:
     Attributes:
         tokens: Where tokens for calls come from.
         ring: The keys that verify tokens.
-        revocations: What is revoked; nobody is let in before that is known.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
     """
 
     def __init__(self, config: SharedConfig, name: str) -> None:
-        address = config.shield_grpc_url
+        self._address = config.shield_grpc_url
         self._mesh = mesh_of_shield(config, name)
-        client = cache(lambda: self._mesh.client(ShieldClient))  # connecting begins when it is needed
-        self.revocations = Revocations(
-            max_lifetime=config.token_max_ttl_s, skew=config.clock_skew_s, awaited=True
-        )
-        self.ring = ShieldRing(client, address=address)
-        self.tokens = ShieldTokens(
-            client, tokens_of(config, name, forwards=False), address=address, lifetime=config.token_ttl_s
-        )
-        self._feed = Feed(client, self.revocations, self.ring.refresh, address=address)
+        self._client = cache(lambda: self._mesh.client(ShieldClient))  # connecting begins when it is needed
+        self._feed: Feed | None = None
+        self.ring = ShieldRing(self._client, address=self._address)
+        own = tokens_of(config, name, forwards=False)
+        self.tokens = ShieldTokens(self._client, own, address=self._address, lifetime=config.token_ttl_s)
 
-    def follow(self) -> None:
-        """Begins to follow what is revoked, as whoever lets calls in must."""
-        self._feed.start()
+    def follow(self, revocations: Revocations) -> None:
+        """Begins to follow what is revoked, as whoever lets calls in must: nobody is let in before that is known."""
+        if self._feed is None:
+            self._feed = Feed(self._client, revocations, self.ring.refresh, address=self._address)
+            self._feed.start()
 
     async def close(self) -> None:
         """Ends what is under way, and the connection."""
-        await self._feed.close()
+        if self._feed is not None:
+            await self._feed.close()
         await self.tokens.close()
         await self.ring.close()
         await self._mesh.close()

@@ -39,6 +39,9 @@ CONNECT_S = 2.0
 """Seconds that connections have to come about before they are looked at."""
 
 
+METHODS = ("method", "permission", "tenant", "idempotent", "timeout", "peers", "own policy")
+
+
 def explain(
     service: Annotated[str, typer.Argument(metavar="SERVICE", help="The service that would be called.")],
     caller: Annotated[
@@ -49,7 +52,7 @@ def explain(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Shows what a call to a service would meet now, layer by layer.
+    """Shows what a call to a service would meet now, layer by layer, and what its methods ask of callers.
 
     Without --from it is a call from here, with the settings of the environment.
     With it an instance of another service is asked how it sees the service: its
@@ -81,7 +84,28 @@ async def _here(service: str) -> dict[str, Any]:
             async with asyncio.timeout(CONNECT_S):
                 while not pool.endpoints or not all(each.link.ready for each in pool.endpoints.values()):
                     await pool.changed()
-        return {"caller": "a call from here", "layers": _layers(config, mesh), "pool": described(pool)}
+        methods, untold = await _methods(mesh, service)
+        return {
+            "caller": "a call from here",
+            "layers": _layers(config, mesh),
+            "pool": described(pool),
+            "methods": methods,
+            "untold": untold,
+        }
+
+
+async def _methods(mesh: Mesh, service: str) -> tuple[Sequence[pb.ServedMethod], str]:
+    """What an instance of the service says of its methods; else why it says nothing."""
+    from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
+    from meshkit._gen.meshkit.v1.mesh_client import MeshClient
+
+    if not any(each.link.ready for each in mesh.pool(service).endpoints.values()):
+        return (), "nobody is there to tell"
+    client = mesh.client(MeshClient, service=service, permissions=["mesh:inspect"])
+    try:
+        return (await client.describe(pb.DescribeRequest(), timeout=CONNECT_S)).methods, ""
+    except MeshError as error:
+        return (), str(error)
 
 
 async def _asked(service: str, caller: str) -> dict[str, Any]:
@@ -105,7 +129,7 @@ async def _asked(service: str, caller: str) -> dict[str, Any]:
         instance = trailers.get("x-cu-instance", caller)
         for pool in pools:
             if pool.service == service:
-                return {"caller": instance, "layers": [], "pool": pool}
+                return {"caller": instance, "layers": [], "pool": pool, "methods": (), "untold": ""}
         known = [pool.service for pool in pools]
         raise Failure(
             f"{instance} has not called {service}{did_you_mean(service, known)}; "
@@ -150,6 +174,15 @@ def _tell(found: dict[str, Any]) -> None:
         show(table_of(COLUMNS, rows, expendable=("failed", "picks", "weight", "zone", "under way")))
     else:
         note(f"{pool.registry} knows no instance of {pool.service}: a call waits for one until its deadline")
+    if found["methods"]:
+        say("")
+        show(
+            table_of(
+                METHODS, [_demands(method) for method in found["methods"]], expendable=("timeout", "peers")
+            )
+        )
+    elif found["untold"]:
+        note(f"{pool.service} does not tell what its methods ask of callers: {found['untold']}")
     if pool.methods:
         say("")
         show(table_of(("method", "50 %", "95 %", "99 %"), [_latencies(method) for method in pool.methods]))
@@ -192,6 +225,19 @@ def _cells(endpoint: pb.Endpoint) -> list[str]:
     ]
 
 
+def _demands(method: pb.ServedMethod) -> Sequence[str]:
+    """What a method asks of its callers."""
+    return (
+        method.path,
+        method.permission or "none: public",
+        method.tenant,
+        "yes" if method.idempotent else "no",
+        f"{method.timeout_s:g} s" if method.timeout_s else "none",
+        ", ".join(method.allowed_peers) or "any",
+        "yes" if method.own_policy else "no",
+    )
+
+
 def _latencies(method: pb.MethodLatency) -> Sequence[str]:
     return (method.path, *(f"{1000 * each:.1f} ms" for each in (method.p50_s, method.p95_s, method.p99_s)))
 
@@ -203,4 +249,8 @@ def _document(found: dict[str, Any]) -> dict[str, Any]:
         found["pool"], preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     layers = [{"layer": name, "meets": text} for name, text in found["layers"]]
-    return {"caller": found["caller"], "layers": layers, "pool": pool}
+    methods = [
+        MessageToDict(each, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for each in found["methods"]
+    ]
+    return {"caller": found["caller"], "layers": layers, "pool": pool, "methods": methods}

@@ -23,7 +23,7 @@ LOOK_S = 5.0
 
 
 async def settings() -> SharedConfig:
-    """The settings of the environment; with Redis and Shield of the mesh that is up on the state folder, if it has some.
+    """The settings of the environment; with Redis and Shield of the mesh that is up on the state folder, if it has any.
 
     Raises:
         ConfigError: They are wrong.

@@ -1,23 +1,107 @@
-"""`meshkit keys`: what another project needs to let this one call its services."""
+"""`meshkit keys`: this project's own secrets, in the file of CU_PROJECT_SECRET_FILE, and what others need of them.
+
+Keys of other projects are rows: of a keys file, which their operators fill with what `export` prints, or of the project
+store (`meshkit projects`). `list` shows all that services with these settings know.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
+from meshkit.cli.secretfile import SecretFile
+from meshkit.cli.tables import show, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-app = typer.Typer(help="Hand out keys.", no_args_is_help=True, pretty_exceptions_enable=False)
+    from meshkit.config import SharedConfig
+    from meshkit.security.keys import KeyRow
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file that CU_PROJECT_SECRET_FILE names.")]
+Kid = Annotated[str, typer.Option(metavar="KID", help="Name of the secret.")]
 
 
 @app.callback()
 def keys() -> None:
-    """Hand out keys."""
+    """Make, rotate and hand out this project's keys.
+
+    To rotate, and lose no call: `new`, and restart all services of the project, which then know it; `rotate`, and
+    restart them, which then sign with it; `retire` the old one when its last tokens have ended, and restart them.
+    Other projects' keys are in the project store: `meshkit projects`.
+    """
+
+
+@app.command()
+def new(file: File, kid: Kid = "") -> None:
+    """Make a secret: in a new file, or behind those that the file has. It verifies, and does not sign yet."""
+    made = SecretFile(file).add(kid)
+    note(
+        f"{made} is in {file}: it {'signs' if SecretFile(file).kids()[0] == made else 'verifies, and does not sign'}"
+    )
+
+
+@app.command()
+def rotate(file: File) -> None:
+    """Have the newest secret sign, which is the last in the file; the others verify still."""
+    secrets = SecretFile(file)
+    secrets.promote()
+    note(f"{secrets.kids()[0]} signs; {', '.join(secrets.kids()[1:])} verify still")
+
+
+@app.command()
+def retire(
+    file: File, kid: Annotated[str, typer.Argument(metavar="KID", help="Name of the secret.")]
+) -> None:
+    """Take a secret out of the file. Only one that does not sign can be."""
+    SecretFile(file).remove(kid)
+    note(f"{kid} is out of {file}: services refuse it when they were restarted")
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the keys that services with these settings know, in the order in which they look; no secrets."""
+    from meshkit.cli.finding import settings
+
+    rows = asyncio.run(_known(asyncio.run(settings())))
+    if as_json:
+        show_json([dict(zip(LISTED, row, strict=True)) for row in rows])
+    else:
+        show(table_of(LISTED, rows))
+
+
+LISTED = ("project", "kid", "status", "found in")
+
+
+async def _known(config: SharedConfig) -> list[tuple[str, str, str, str]]:
+    """Project, kid, status and place of each key, in the order in which rings are asked."""
+    from meshkit.cli.projects import stored_keys
+    from meshkit.security.keysfile import read_keys
+
+    secrets = config.ensure_project_secrets()
+    known = [
+        (config.project_id, secret.kid, "signs" if place == 0 else "verifies", "own secrets")
+        for place, secret in enumerate(secrets)
+    ]
+
+    def add(rows: Sequence[KeyRow], place: str) -> None:
+        known.extend((row.project, row.kid, row.status.value, place) for row in rows)
+
+    if config.project_keys_file is not None:
+        try:
+            add(read_keys(config.project_keys_file), "keys file")
+        except ValueError as error:
+            raise Failure(str(error)) from None
+    if config.redis is not None and config.sealing_keys:
+        add(await stored_keys(), "project store")
+    return known
 
 
 @app.command()

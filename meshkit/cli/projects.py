@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,10 +14,13 @@ import typer
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 from meshkit.cli.projectkey import LISTS, Draft
 from meshkit.cli.secrets import given_secret, new_file
+from meshkit.cli.sharedredis import author, printable
 from meshkit.cli.tables import show, table_of
 from meshkit.security.keys import Grants, KeyRow, KeyStatus
 
 if TYPE_CHECKING:
+    from meshkit.config import SharedConfig
+    from meshkit.redis.database import Database
     from meshkit.security.projects import ProjectTable
     from meshkit.security.projects.table import Stored
 
@@ -126,7 +127,7 @@ def list_(
     elif not broken:
         note("no keys; write one with `meshkit projects add PROJECT`")
     for each in broken:
-        note(f"the row {_printable(each.field)} cannot be used, and services ignore it: {each.refusal}")
+        note(f"the row {printable(each.field)} cannot be used, and services ignore it: {each.refusal}")
     if broken:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -226,6 +227,16 @@ async def _remove(table: ProjectTable, project: str, kid: str) -> list[str]:
     return removed
 
 
+async def stored_keys() -> list[KeyRow]:
+    """The keys of the project store that the settings name.
+
+    Raises:
+        Failure: It cannot be read.
+    """
+    found = await _with_table(lambda table: table.rows())
+    return [each.row.key for each in found if each.row is not None and each.row.key is not None]
+
+
 async def _kids(table: ProjectTable, project: str) -> list[str]:
     from meshkit.security.keys import KID
 
@@ -240,39 +251,25 @@ async def _with_table(work: Callable[[ProjectTable], Awaitable[T]]) -> T:
         ConfigError: They name none.
         Failure: It cannot be read or written.
     """
-    from meshkit.cli.finding import settings
+    from meshkit.cli.sharedredis import with_redis
     from meshkit.config import ConfigError, Problem
-    from meshkit.redis.database import Database
-    from meshkit.redis.sealing import Sealer, SealRefused
-    from meshkit.redis.trouble import RedisTrouble
+    from meshkit.redis.sealing import Sealer
     from meshkit.security.projects import ProjectTable
     from meshkit.security.projects.rows import RowRefused
 
-    config = await settings()
-    if config.redis is None:
-        raise ConfigError([Problem("REDIS_URL", "is not set", "the project store is in Redis: set it")])
-    if not config.sealing_keys:
-        raise ConfigError(
-            [
-                Problem(
-                    "REDIS_SECRET_KEY",
-                    "is false, and the project store holds secrets, which are not written in plain",
-                    "set it, to the same for all services of the mesh",
-                )
-            ]
-        )
-    database = Database(config.redis)
-    table = ProjectTable(
-        database, namespace=config.namespace, sealer=Sealer(config.sealing_keys), author=_author()
-    )
-    try:
-        return await work(table)
-    except (RedisTrouble, SealRefused) as error:
-        raise Failure(str(error)) from None
-    except RowRefused as error:
-        raise Failure(f"{error}; or remove it first") from None
-    finally:
-        await database.close()
+    async def with_table(database: Database, config: SharedConfig) -> T:
+        if not config.sealing_keys:
+            what = "is false, and the project store holds secrets, which are not written in plain"
+            mend = "set it, to the same for all services of the mesh"
+            raise ConfigError([Problem("REDIS_SECRET_KEY", what, mend)])
+        sealer = Sealer(config.sealing_keys)
+        table = ProjectTable(database, namespace=config.namespace, sealer=sealer, author=author())
+        try:
+            return await work(table)
+        except RowRefused as error:
+            raise Failure(f"{error}; or remove it first") from None
+
+    return await with_redis("the project store is", with_table)
 
 
 def _lists(*given: Names) -> dict[str, frozenset[str]]:
@@ -291,21 +288,6 @@ def _check_name(project: str, kid: str) -> None:
         raise Failure(f"{project!r} is no project ({PROJECT.pattern})", code=ExitCode.USAGE)
     if not KID.fullmatch(kid):
         raise Failure(f"--kid {kid!r} is no kid ({KID.pattern})", code=ExitCode.USAGE)
-
-
-def _author() -> str:
-    """Who writes, for people: the user and the machine."""
-    from meshkit.security.projects.rows import MAX_AUTHOR
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "somebody"
-    return _printable(f"{user}@{socket.gethostname()}")[:MAX_AUTHOR]
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
 def _cells(stored: Stored) -> Sequence[str]:

@@ -30,13 +30,7 @@ def given_secret(file: Path, kid: str) -> ProjectSecret:
     Raises:
         Failure: It cannot be read, or is no secret, or has another name.
     """
-    from meshkit.config import Wrong, parse_project_secrets
-
-    text = _read(file)
-    try:
-        found = parse_project_secrets(f"{kid}:{text}" if kid and ":" not in text else text)
-    except Wrong as wrong:
-        raise Failure(f"the secret cannot be used: {wrong}", code=ExitCode.USAGE) from None
+    found = given_secrets(file, kid)
     if len(found) != 1:
         raise Failure("give one secret, as KID:SECRET or alone", code=ExitCode.USAGE)
     if kid and found[0].kid != kid:
@@ -44,6 +38,25 @@ def given_secret(file: Path, kid: str) -> ProjectSecret:
             f"the secret comes with the kid {found[0].kid}, and --kid is {kid}", code=ExitCode.USAGE
         )
     return found[0]
+
+
+def given_secrets(file: Path, kid: str = "") -> list[ProjectSecret]:
+    """Reads secrets, as CU_PROJECT_SECRET has them.
+
+    Args:
+        file: The file; `-` for standard input.
+        kid: Name of a secret that is given alone; empty: made of it.
+
+    Raises:
+        Failure: It cannot be read, or holds something else.
+    """
+    from meshkit.config import Wrong, parse_project_secrets
+
+    text = _read(file)
+    try:
+        return list(parse_project_secrets(f"{kid}:{text}" if kid and ":" not in text else text))
+    except Wrong as wrong:
+        raise Failure(f"the secret cannot be used: {wrong}", code=ExitCode.USAGE) from None
 
 
 def new_secret(kid: str) -> ProjectSecret:

@@ -48,6 +48,13 @@ class RequestProof(Choice):
     OFF = "off"
 
 
+class OnFailure(Choice):
+    """What is done with calls that something has to be asked about which cannot be asked."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
 class LbPolicy(Choice):
     """How the next endpoint is picked."""
 

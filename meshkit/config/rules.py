@@ -23,6 +23,9 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
     if config.token_ttl_s > config.token_max_ttl_s:
         what = f"{config.token_ttl_s} s is above CU_TOKEN_MAX_TTL_S ({config.token_max_ttl_s} s)"
         problems.append(Problem("CU_TOKEN_TTL_S", what, "no verifier would accept such a token: lower it"))
+    if config.replay_shared and config.redis is None:
+        what = "there is no Redis in which replicas could share what they saw"
+        problems.append(Problem("CU_REPLAY_SHARED", what, "set REDIS_URL, or unset it"))
     policies = (config.lb_policy, *config.lb_policies.values())
     if config.lb_subset_size and LbPolicy.TENANT_SHARD in policies:
         what = "callers that each know a part of the instances do not agree on a tenant's place"

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from meshkit.config import grammar, rules, secrets, state
-from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof
+from meshkit.config.grammar import Environment, LbPolicy, LogLevel, OnFailure, RequestProof
 from meshkit.config.names import shared_name
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.redaction import redact_url
@@ -224,6 +224,18 @@ class SharedConfig(BaseModel):
     request_proof: RequestProof = Field(
         default=RequestProof.REQUIRED,
         description="Whether calls must prove possession of the key; production: `required` only.",
+    )
+    replay_shared: bool = Field(
+        default_factory=lambda data: bool(data.get("redis_url") and data["redis_url"].get_secret_value()),
+        description="Whether replicas share in Redis which proofs for no particular instance they saw, for methods "
+        "that are not idempotent: else each replica takes such a call once.",
+        json_schema_extra={"default_text": "on where REDIS_URL is set"},
+    )
+    redis_failure: OnFailure = Field(
+        default_factory=_in(OnFailure.OPEN, OnFailure.CLOSED),
+        description="What becomes of calls that Redis has to be asked about while it is away: `closed` refuses them, "
+        "`open` lets them in. Those are the ones of CU_REPLAY_SHARED, and all as long as no revocations were read "
+        "since the start.",
     )
     drain_grace_s: float = Field(
         default=20.0,

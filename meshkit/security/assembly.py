@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from meshkit.security.guard import Guard
 from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
 from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
-from meshkit.security.revocations import Revocations
+from meshkit.security.shared import Shared
 from meshkit.security.tokens import TokenVerifier
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
     from meshkit.security.projects import ProjectStore
-
-
-class Shielding(Protocol):
-    """What a process has of Shield that lets calls in."""
-
-    @property
-    def ring(self) -> KeyRing:
-        """Its keys."""
-        ...
-
-    @property
-    def revocations(self) -> Revocations:
-        """What it revoked."""
-        ...
 
 
 ANYBODY = "client"
@@ -41,9 +27,9 @@ def guard_of(
     service: str,
     instance_id: str,
     *,
-    projects: ProjectStore | None = None,
+    shared: Shared | None = None,
     ring: KeyRing | None = None,
-    shielded: Shielding | None = None,
+    only: KeyRing | None = None,
 ) -> Guard:
     """What lets calls of one instance in.
 
@@ -51,21 +37,22 @@ def guard_of(
         config: Settings.
         service: Name of the service.
         instance_id: Id of the instance.
-        projects: Where keys are found besides; whoever made it starts and closes it.
+        shared: What it shares with other verifiers; whoever made it starts and closes it.
         ring: Where the service itself finds keys besides.
-        shielded: The tie to Shield, whose tokens alone are taken then.
+        only: Where keys are found instead of all that the settings name: those of Shield.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
-    rings = key_ring(config, projects) if shielded is None else shielded.ring
+    shared = shared or Shared()
+    rings = only or key_ring(config, shared.projects)
     verifier = TokenVerifier(
         service,
         rings if ring is None else ChainedRing((rings, ring)),
         namespace=config.namespace,
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,
-        revocations=None if shielded is None else shielded.revocations,
+        revocations=shared.revocations,
     )
     return Guard(
         service,
@@ -75,6 +62,7 @@ def guard_of(
         mode=config.request_proof.value,
         skew=config.clock_skew_s,
         realm=realm_of(config),
+        shared_nonces=shared.nonces,
     )
 
 
@@ -103,22 +91,6 @@ def tokens_of(config: SharedConfig, name: str = "", *, forwards: bool = True) ->
     caller = name or config.service_name or ANYBODY
     identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
     return HmacTokens(identity, lifetime=config.token_ttl_s, forwards=forwards)
-
-
-def project_store_of(config: SharedConfig) -> ProjectStore | None:
-    """The project store, not started; None where there is no Redis, or nothing to seal with."""
-    if config.redis is None or not config.sealing_keys:
-        return None
-    from meshkit.config import Environment
-    from meshkit.redis.sealing import Sealer
-    from meshkit.security.projects import ProjectStore
-
-    return ProjectStore(
-        config.redis,
-        namespace=config.namespace,
-        sealer=Sealer(config.sealing_keys),
-        strict=config.env is Environment.PRODUCTION,
-    )
 
 
 def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyRing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from meshkit import metadata
 from meshkit.call import CRITICALITIES, TENANT, Principal
@@ -17,6 +17,9 @@ from meshkit.pipeline import END, Exchange, Handler, Middleware
 from meshkit.security.proof import ANY_INSTANCE, Claim, NonceCache, Proof, body_digest
 from meshkit.security.rights import meet
 from meshkit.security.tokens import TokenVerifier, Verified, digest
+
+if TYPE_CHECKING:
+    from meshkit.security.nonces import SharedNonces
 
 ProofMode = Literal["required", "optional", "off"]
 """Whether each call must carry a proof, may carry one, or has it ignored."""
@@ -48,6 +51,7 @@ class Guard:
         skew: Seconds by which clocks may differ.
         clock: Unix time in seconds.
         realm: Where the tokens that it accepts are good.
+        shared_nonces: Where replicas share the nonces of proofs that name no instance; None where they do not.
         booted_at: Unix time in seconds of this instance's boot: proofs for any instance must be younger.
     """
 
@@ -59,6 +63,7 @@ class Guard:
     skew: float = 30.0
     clock: Callable[[], float] = time.time
     realm: str = ""
+    shared_nonces: SharedNonces | None = None
     booted_at: float = field(default_factory=time.time)
 
     def layer(self, demand: Demand) -> Middleware:
@@ -92,6 +97,8 @@ class Guard:
         _authorize(actor, subject, demand, tenant)
         if proof is not None:
             self._demand_signature(exchange, actor, proof)
+            if exchange.method.streams_requests and (shared := self._sharing(exchange)) is not None:
+                await shared.take(actor.principal.project, proof.nonce)
         exchange.call = exchange.call.having(
             principal=actor.principal,
             subject=(actor.subject or actor.principal) if subject is None else _on_behalf(actor, subject),
@@ -149,9 +156,15 @@ class Guard:
         elif to != self.instance_id:
             raise _misdirected()
 
+    def _sharing(self, exchange: Exchange) -> SharedNonces | None:
+        """Where the call's nonce is taken for all replicas: where each of them could take it, and twice does harm."""
+        if exchange.method.idempotent or exchange.headers[metadata.TO] != ANY_INSTANCE:
+            return None
+        return self.shared_nonces
+
     def _demand_signature(self, exchange: Exchange, actor: Verified, proof: Proof) -> None:
         """Checks the proof's signature and nonce: now where it covers headers only, else when the message is there."""
-        headers, path = exchange.headers, exchange.method.path
+        headers, path, project = exchange.headers, exchange.method.path, actor.principal.project
         subject = _text(headers, metadata.SUBJECT)
 
         def check(body: bytes | None) -> None:
@@ -167,18 +180,20 @@ class Guard:
                 body_digest="" if body is None else body_digest(body),
             )
             proof.check_signature(claim, actor.proof_key)
-            self.nonces.add(actor.principal.project, proof.nonce)
+            self.nonces.add(project, proof.nonce)
 
         if exchange.method.streams_requests:
             check(None)
             return
-        receive = exchange.receive
+        receive, shared = exchange.receive, self._sharing(exchange)
 
         async def proven() -> Any:
             body = await receive()
             if body is not END:
                 proof.check_on_time(self.clock(), self.skew)
                 check(body)
+                if shared is not None:
+                    await shared.take(project, proof.nonce)
             return body
 
         exchange.receive = proven

@@ -56,6 +56,25 @@ def parse_keys(text: str) -> list[KeyRow]:
     return rows
 
 
+def read_keys(path: Path) -> list[KeyRow]:
+    """The rows of a keys file, which its owner only may write, and not everybody read.
+
+    Raises:
+        ValueError: It cannot be read, or is wrong; never a key.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if wrong := _OTHERS & mode:
+            done = "written" if wrong & _WRITE else "read"
+            whom = "its group" if not wrong & stat.S_IRWXO else "everybody"
+            raise ValueError(f"can be {done} by {whom} (mode {mode:04o}): chmod 600 it")
+        return parse_keys(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"keys file {path} cannot be read: {type(error).__name__}") from None
+    except ValueError as error:
+        raise ValueError(f"keys file {path} {error}") from None
+
+
 class FileRing:
     """The rows of a keys file. It is looked at again at most once a second, when a key is asked for.
 
@@ -98,17 +117,7 @@ class FileRing:
         return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
     def _load(self) -> StaticRing:
-        try:
-            mode = stat.S_IMODE(self._path.stat().st_mode)
-            if wrong := _OTHERS & mode:
-                done = "written" if wrong & _WRITE else "read"
-                whom = "its group" if not wrong & stat.S_IRWXO else "everybody"
-                raise ValueError(f"can be {done} by {whom} (mode {mode:04o}): chmod 600 it")
-            return StaticRing(parse_keys(self._path.read_text("utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"keys file {self._path} cannot be read: {type(error).__name__}") from None
-        except ValueError as error:
-            raise ValueError(f"keys file {self._path} {error}") from None
+        return StaticRing(read_keys(self._path))
 
     def _refresh(self) -> None:
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Revocations in the Redis of a mesh: written by an operator, pushed to every verifier, known there while Redis is away.
+"""Revocations in the Redis of a mesh: written by an operator, pushed to every verifier, in force while Redis is away.
 
 They are the members of the sorted set `<namespace>:revocations`, by the Unix time in milliseconds from which they
 concern no token any longer, and are published on `<namespace>:revocations:events` as they are written. A member is
@@ -38,6 +38,9 @@ LONGEST_S = 86_400.0 + 2 * 600.0
 
 PAGE = 500
 """Revocations that Redis is asked for at once."""
+
+MAX_TOLD = 100
+"""Members that are none, of which the log says why."""
 
 _LATEST = 2**40
 
@@ -221,12 +224,18 @@ class RevocationFeed(Followed):
         try:
             self._codec.open(message).enter(self._revocations)
         except RevocationRefused as refused:
-            self.refused += 1
-            log.warning("a revocation in Redis is ignored", reason=str(refused))
+            self._refuse(str(refused))
         except ResourceExhausted as full:
             if not self._told_full:
                 self._told_full = True
                 log.error("not all revocations are known here", reason=str(full))
+
+    def _refuse(self, why: str) -> None:
+        self.refused += 1
+        if self.refused <= MAX_TOLD:
+            log.warning("a revocation in Redis is ignored", reason=why)
+        if self.refused == MAX_TOLD:
+            log.error("revocations in Redis are ignored, and so many that no more are told of")
 
 
 class RevocationTable:

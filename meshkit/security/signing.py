@@ -60,7 +60,7 @@ def presenting(source: TokenSource) -> Middleware:
             try:
                 await next(exchange)
             except Unauthenticated as error:
-                if error.reason in _REPLACED and error.unprocessed:
+                if error.reason in _REPLACED:
                     source.replace(exchange.token)
                 raise
 

@@ -15,6 +15,18 @@ def test_a_call_from_here_is_explained_layer_by_layer(greeting) -> None:
     assert re.search(r"greeter-\w+ +127\.0\.0\.1:\d+ +eu-1 +serving +yes +open", done.out)
 
 
+def test_its_methods_are_told_with_what_they_ask_of_callers(greeting) -> None:
+    done = greeting("explain", "greeter", COLUMNS="200")
+    assert re.search(r"method +permission +tenant +idempotent +timeout +peers +own policy", done.out)
+    assert re.search(
+        r"/greeter\.v1\.GreeterService/Greet +greeter:greet +required +yes +\S+( s)? +any +no", done.out
+    )
+    told = json.loads(greeting("explain", "greeter", "--json").out)
+    methods = {each["path"].rpartition("/")[2]: each for each in told["methods"]}
+    assert (methods["Greet"]["permission"], methods["Greet"]["own_policy"]) == ("greeter:greet", False)
+    assert (methods["Chat"]["idempotent"], methods["Chat"]["allowed_peers"]) == (False, [])
+
+
 def test_it_is_there_for_programs_too(greeting) -> None:
     done = greeting("explain", "greeter", "--json")
     told = json.loads(done.out)

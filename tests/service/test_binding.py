@@ -267,6 +267,19 @@ def test_the_shape_of_a_method_is_its_arity() -> None:
         assert "Greeter.greet" in text
 
 
+def test_a_policy_has_one_shape() -> None:
+    def sync() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            def authorize(self, call: Call) -> None: ...  # type: ignore[override]
+
+    def wide() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            async def authorize(self, request: Any, call: Call) -> None: ...  # type: ignore[override]
+
+    for make in (sync, wide):
+        assert "Write async def authorize(self, call: Call) -> None" in fault(make)
+
+
 def test_jobs_are_async_and_make_sense() -> None:
     def sync() -> None:
         class Greeter(Good, CUService, contract=CONTRACT):

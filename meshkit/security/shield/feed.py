@@ -13,6 +13,9 @@ from meshkit.redis.backoff import Backoff
 from meshkit.security.revocations import Revocations
 from meshkit.security.shield.asking import TIMEOUT_S, asked
 
+SOURCE = "Shield"
+"""Where these revocations come from, for messages."""
+
 SILENCE_S = 30.0
 """Seconds without a word after which Shield is called anew: it says something every 10."""
 
@@ -51,6 +54,7 @@ class Feed:
     def start(self) -> None:
         """Begins to follow, if it does not yet."""
         if self._following is None:
+            self._revocations.expect(SOURCE)
             self._following = asked(self._follow(), "revocations")
 
     async def close(self) -> None:
@@ -87,7 +91,7 @@ class Feed:
             self._keys_revision = message.keys_revision
             self._on_keys()
         if message.current:
-            self._revocations.have_been_read()
+            self._revocations.have_been_read(SOURCE)
             self._backoff.succeeded()
             if self._told:
                 log.info("revocations of Shield are followed again", shield=self._address)

@@ -15,6 +15,7 @@ from meshkit import (
     Exchange,
     Handler,
     NotFound,
+    PermissionDenied,
     Runtime,
     SharedConfig,
     every,
@@ -52,6 +53,10 @@ class Greeter(
 
     config: GreeterConfig
     phrases = resource(open_phrasebook)
+
+    async def authorize(self, call: Call) -> None:
+        if call.principal is not None and call.principal.name == "mallory":
+            raise PermissionDenied("not you", reason="NOT_YOU")
 
     @rpc(permission="greeter:greet", timeout=2.0)
     async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:

@@ -54,6 +54,7 @@ class DescribeResponse(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service."""
     instance_id: _builtins.str
@@ -78,6 +79,10 @@ class DescribeResponse(_message.Message):
     def budget(self) -> Global___Budget:
         """Retries and hedges that its calls may still cause."""
 
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedMethod]:
+        """The methods of its contract, and what they ask of their callers."""
+
     def __init__(
         self,
         *,
@@ -92,14 +97,63 @@ class DescribeResponse(_message.Message):
         settings: _abc.Iterable[Global___Setting] | None = ...,
         admission: Global___Admission | None = ...,
         budget: Global___Budget | None = ...,
+        methods: _abc.Iterable[Global___ServedMethod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "instance_id", b"instance_id", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "instance_id", b"instance_id", "methods", b"methods", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class ServedMethod(_message.Message):
+    """A method that an instance serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ALLOWED_PEERS_FIELD_NUMBER: _builtins.int
+    OWN_POLICY_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """`/package.Service/Method`."""
+    permission: _builtins.str
+    """`service:verb` that callers must hold; empty: anybody may call."""
+    tenant: _builtins.str
+    """Whether it is called for a tenant: `required`, `optional` or `none`."""
+    idempotent: _builtins.bool
+    """Whether it may safely run twice."""
+    timeout_s: _builtins.float
+    """Seconds after which the service itself ends a call; 0: it does not."""
+    own_policy: _builtins.bool
+    """Whether the service decides on each call besides, by a policy of its own."""
+    @_builtins.property
+    def allowed_peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Services that alone may call it, as their certificates say; empty: any."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        permission: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        idempotent: _builtins.bool = ...,
+        timeout_s: _builtins.float = ...,
+        allowed_peers: _abc.Iterable[_builtins.str] | None = ...,
+        own_policy: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_peers", b"allowed_peers", "idempotent", b"idempotent", "own_policy", b"own_policy", "path", b"path", "permission", b"permission", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedMethod: _TypeAlias = ServedMethod  # noqa: Y015
 
 @_typing.final
 class Setting(_message.Message):
