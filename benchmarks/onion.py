@@ -109,14 +109,15 @@ class PeelableMesh(Mesh):
     names: tuple[str, ...] = ()
 
     def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
-        original, turns = meshkit.calling.layers, _taking_turns(self.pool(service))
+        original = meshkit.calling.layers
+        instead = {"picking": _taking_turns(self.pool(service)), "presenting": _one_token(self.tokens)}
 
         def layers(*parts: Any) -> tuple[Middleware, ...]:
             whole = original(*parts)
             self.names = tuple(name_of(layer) for layer in whole)
             if self.left_out not in ("", ALL, TRACING, *self.names):
                 raise ValueError(f"calls have no layer {self.left_out}; there are {', '.join(self.names)}")
-            left = peeled(whole, self.left_out, {"picking": turns})
+            left = peeled(whole, self.left_out, instead)
             return (*left, _without_trace) if self.left_out in (ALL, TRACING) else left
 
         with patch.object(meshkit.calling, "layers", layers):
@@ -137,6 +138,22 @@ def _taking_turns(pool: EndpointPool) -> Middleware:
             await next(exchange)
 
         return picked
+
+    return wrap
+
+
+def _one_token(source: Any) -> Middleware:
+    """The first token for all calls."""
+    token: Any = None
+
+    def wrap(next: Handler) -> Handler:
+        async def presented(exchange: Exchange) -> None:
+            nonlocal token
+            token = token or await source.obtain(exchange.call, exchange.permissions)
+            exchange.token = token
+            await next(exchange)
+
+        return presented
 
     return wrap
 

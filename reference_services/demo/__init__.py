@@ -14,6 +14,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the demo's state and logs, and say where.")
     ] = False,
+    shield: Annotated[bool, typer.Option("--shield", help="Have all tokens come from a Shield.")] = False,
 ) -> None:
     """Starts the mesh on this machine, harvests a feed, ingests documents, answers questions, kills replicas.
 
@@ -27,7 +28,7 @@ def demo(
     )  # the report tells of replicas that die
 
     try:
-        code = asyncio.run(play(keep=keep))
+        code = asyncio.run(play(keep=keep, shield=shield))
     except asyncio.CancelledError:  # by SIGTERM; Ctrl-C comes out as what follows by itself
         raise KeyboardInterrupt from None
     raise typer.Exit(code)

@@ -73,11 +73,12 @@ class Harvest:
     killed: list[str] = field(default_factory=list)
 
 
-async def play(*, keep: bool) -> int:
+async def play(*, keep: bool, shield: bool = False) -> int:
     """Plays the demo.
 
     Args:
         keep: Whether to keep its state and logs although all went well.
+        shield: Whether tokens come from a Shield, which is killed as well.
 
     Returns:
         The exit code: 0 only if every step did what it should.
@@ -92,7 +93,7 @@ async def play(*, keep: bool) -> int:
     try:
         if lack := lacking(folder):
             raise NotAsWanted(lack)
-        await _play(folder, report)
+        await _play(folder, report, shield=shield)
     except asyncio.CancelledError:
         report.say("interrupted: all processes have ended")
         _leave(folder, report, keep=keep)
@@ -123,12 +124,13 @@ def _leave(folder: Path, report: Report, *, keep: bool) -> None:
         shutil.rmtree(folder)
 
 
-async def _play(folder: Path, report: Report) -> None:
+async def _play(folder: Path, report: Report, *, shield: bool) -> None:
     start = time.monotonic()
-    report.say(f"starting {', '.join(f'{count} {name}' for name, count in REPLICAS.items())} as processes …")
-    async with machine(folder, FEED.parent) as running:
+    wanted = {"shield": 1, **REPLICAS} if shield else REPLICAS
+    report.say(f"starting {', '.join(f'{count} {name}' for name, count in wanted.items())} as processes …")
+    async with machine(folder, FEED.parent, shield=shield) as running:
         report.done(
-            "the mesh serves", f"{sum(REPLICAS.values())} replicas after {time.monotonic() - start:.1f} s"
+            "the mesh serves", f"{sum(wanted.values())} replicas after {time.monotonic() - start:.1f} s"
         )
         await _ingest(running, report)
         probe = await _probe(running)
@@ -187,7 +189,7 @@ async def _harvest(running: Machine, report: Report) -> Harvest:
 
 
 async def _make_trouble(running: Machine, executor: str, harvest: Harvest, report: Report) -> None:
-    """Kills a brain and the worker that leads the harvest, and stops another worker for a while."""
+    """Kills a brain, the worker that leads the harvest, and Shield; stops another worker for a while."""
     instances = {one.instance_id: one for one in await running.mesh.instances("worker")}
     if executor not in instances:
         raise NotAsWanted(f"the registry does not know {executor or 'the worker'} that leads the harvest")
@@ -200,7 +202,7 @@ async def _make_trouble(running: Machine, executor: str, harvest: Harvest, repor
         together.create_task(running.freeze(other, FROZEN_SECONDS))
         await asyncio.sleep(KILL_AFTER_SECONDS)
         harvest.broken = time.perf_counter()
-        for child in (victim, leader):
+        for child in (victim, leader, *running.supervisor.children.get("shield", ())):
             report.event(f"kill -9 {child.pid} ({child.name})")
             running.kill(child)
             harvest.killed.append(f"{child.name} killed")
