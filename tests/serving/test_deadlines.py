@@ -90,9 +90,9 @@ async def test_a_cap_does_not_extend_the_callers_deadline(forever: Any) -> None:
     local = LocalMesh(Capped)
     async with local as mesh:
         with pytest.raises(DeadlineExceeded):
-            await mesh.client(ProbeClient).read(Text(), timeout=0.1)
+            await mesh.client(ProbeClient).read(Text(), timeout=1.0)
         probe: Any = local.service(local.instances[0])
-        assert probe.calls[0].deadline.remaining() <= 0.15
+        assert probe.calls[0].deadline.remaining() <= 0.05, "gRPC rounds a timeout up"
 
 
 class Chain(CUService, contract=CONTRACT, name="chain"):
@@ -164,7 +164,7 @@ async def test_the_callers_deadline_ends_the_whole_chain(forever: Any) -> None:
         probe = service(local, "probe")
         probe.behave["Read"] = forever
         with pytest.raises(DeadlineExceeded):
-            await mesh.client(ProbeClient, service="chain").read(Text(), timeout=0.15)
+            await mesh.client(ProbeClient, service="chain").read(Text(), timeout=1.0)
         await probe.until(lambda: probe.ended["Read"] == 1)
 
 
