@@ -23,7 +23,6 @@ from meshkit.transport.status import code_of, text_of, trailers_of
 
 Context = ServicerContext[Any, Any]
 
-
 Metadata = Sequence[tuple[str, str | bytes]]
 """What came with a call, as gRPC gives it."""
 
@@ -153,7 +152,7 @@ def _message(context: Context) -> Callable[[], Awaitable[Any]]:
     return receive
 
 
-def _single_valued(pairs: Collection[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+def _single_valued(pairs: Metadata) -> dict[str, Any]:
     """The metadata by key. A key of ours that comes twice is refused; of others the last value counts.
 
     Raises:
