@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
-from meshkit.balancing import POLICIES, PeakEwma
+from meshkit.balancing import POLICIES
 from meshkit.balancing.gate import GateState
+from meshkit.balancing.peak_ewma import PeakEwma
 from meshkit.call import Call
 from meshkit.config.explain import explain
 from meshkit.errors import NotFound
