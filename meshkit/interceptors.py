@@ -80,7 +80,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if not SERVICE_NAME.fullmatch(service):
             raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
         self._demands = dict(demands)
-        self._reception = Reception(service, new_instance_id(service))
+        self._reception = Reception(service, new_instance_id(service), own_headers=True)
         settings = config or _settings()
         self._guard = guard_of(settings, service, self._reception.instance_id)
         self._stream_max_age = settings.stream_max_age_s
