@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
+from meshkit.balancing import POLICIES
 from meshkit.balancing.gate import GateState
+from meshkit.balancing.peak_ewma import PeakEwma
 from meshkit.call import Call
 from meshkit.config.explain import explain
 from meshkit.declaration import PUBLIC, Rpc
@@ -117,6 +119,7 @@ def described(pool: EndpointPool) -> pb.Pool:
 def _endpoint(pool: EndpointPool, endpoint: Endpoint) -> pb.Endpoint:
     now, gate, instance = pool.clock(), endpoint.gate, endpoint.instance
     oldest = next(iter(endpoint.flights.values()), None)
+    policy = pool.policy
     return pb.Endpoint(
         instance_id=instance.instance_id,
         address=instance.address,
@@ -132,6 +135,7 @@ def _endpoint(pool: EndpointPool, endpoint: Endpoint) -> pb.Endpoint:
         oldest_s=now - oldest.started if oldest else 0.0,
         picks=endpoint.picks,
         failures=endpoint.failures,
+        expected_s=policy.average(endpoint) if isinstance(policy, PeakEwma) else None,
     )
 
 
@@ -141,8 +145,6 @@ def _latency(path: str, latencies: Latencies) -> pb.MethodLatency:
 
 
 def _name(policy: object) -> str:
-    from meshkit.balancing import POLICIES
-
     return next((name for name, kind in POLICIES.items() if kind is type(policy)), type(policy).__name__)
 
 

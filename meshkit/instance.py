@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 
 RECORD_VERSION = 1
 """Version of the record. A reader ignores fields it does not know; a new version only adds fields."""
@@ -63,8 +64,8 @@ class Instance:
         host, _, port = self.address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"address {self.address!r} of {self.instance_id!r} is not host:port")
-        if not self.weight > 0:
-            raise ValueError(f"weight {self.weight} of {self.instance_id!r} is not above 0")
+        if not (isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"weight {self.weight} of {self.instance_id!r} is no number above 0")
 
 
 def new_instance_id(service: str, *, now: float | None = None, entropy: bytes | None = None) -> str:

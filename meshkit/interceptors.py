@@ -83,7 +83,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if not SERVICE_NAME.fullmatch(service):
             raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
         self._demands = dict(demands)
-        self._reception = Reception(service, new_instance_id(service))
+        self._reception = Reception(service, new_instance_id(service), own_headers=True)
         settings = config or _settings()
         self._shielded = shielded_of(settings, service)
         only = self._shielded.ring if self._shielded else None

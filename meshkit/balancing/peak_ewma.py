@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
+from math import exp
 from statistics import median
 
 from meshkit.balancing.endpoint import Endpoint
@@ -79,22 +79,27 @@ class PeakEwma:
             if error.code in PENALISED:
                 latency = self._penalty(endpoint, error)
         now = self._clock()
-        average, at = self._known.get(endpoint.instance.instance_id, (latency, now))
+        instance_id = endpoint.instance.instance_id
+        known = self._known.get(instance_id)
+        if known is None:
+            self._remember(instance_id, latency, now)
+            return
+        average, at = known
         if latency < average:
-            kept = math.exp((at - now) / self._tau)
-            latency = average * kept + latency * (1 - kept)
-        self._remember(endpoint.instance.instance_id, latency, now)
+            latency += (average - latency) * exp((at - now) / self._tau)
+        self._known[instance_id] = (latency, now)
 
     def average(self, endpoint: Endpoint) -> float | None:
         """Seconds that the endpoint is taken to need now; None where nothing is known of it."""
         known = self._known.get(endpoint.instance.instance_id)
-        return known and known[0] * math.exp((known[1] - self._clock()) / self._tau)
+        return known and known[0] * exp((known[1] - self._clock()) / self._tau)
 
     def _cost(self, endpoint: Endpoint, candidates: Candidates, now: float) -> float:
-        known = self._known.get(endpoint.instance.instance_id) or self._seed(endpoint, candidates, now)
-        average = known[0] * math.exp((known[1] - now) / self._tau)
-        flights = endpoint.flights
-        if flights:
+        average, at = self._known.get(endpoint.instance.instance_id) or self._seed(endpoint, candidates, now)
+        average *= exp((at - now) / self._tau)
+        if not endpoint.in_flight:
+            return average
+        if endpoint.flights:
             average = max(average, self._waiting(endpoint, average, now))
         return average * (1 + endpoint.in_flight / endpoint.weight)
 

@@ -23,7 +23,9 @@ CANCEL_S = 1.0
 """Seconds within which gRPC cancels the task of a call that is over; far more than it takes."""
 
 
-def reading(context: ServicerContext[Any, Any], deadline: Deadline) -> Callable[[], Awaitable[Any]]:
+def reading(
+    context: ServicerContext[Any, Any], deadline: Deadline, *, own_headers: bool = False
+) -> Callable[[], Awaitable[Any]]:
     """What reads the requests of a call one by one, and gives `END` once the caller has ended them.
 
     It raises `DeadlineExceeded` where the deadline has passed by then, and `Cancelled` where they broke off and gRPC
@@ -32,13 +34,14 @@ def reading(context: ServicerContext[Any, Any], deadline: Deadline) -> Callable[
     Args:
         context: The call.
         deadline: When it must be over.
+        own_headers: Whether the handler may send headers of its own, which leaves none to prove the end with.
     """
 
     async def receive() -> Any:
         message = await context.read()
         if message is not EOF:
             return message
-        ended = await _ended(context)
+        ended = await _ended(context, own_headers)
         if deadline.passed:
             raise DeadlineExceeded("the deadline passed before the stream of requests had ended")
         if not ended:
@@ -49,7 +52,7 @@ def reading(context: ServicerContext[Any, Any], deadline: Deadline) -> Callable[
     return receive
 
 
-async def _ended(context: ServicerContext[Any, Any]) -> bool:
+async def _ended(context: ServicerContext[Any, Any], own_headers: bool) -> bool:
     """Whether a stream of requests that brings no more was ended by its caller.
 
     The proof is that the call can still be answered. What breaks a call off closes it in both directions at once,
@@ -57,11 +60,14 @@ async def _ended(context: ServicerContext[Any, Any]) -> bool:
     them. Headers go out once: behind the first reply there is no such proof. Then the reader asks for one message
     more, which comes back the way that the news of a break takes, behind it as a rule, and waits a little besides.
     """
-    try:
-        await context.send_initial_metadata(())
-    except InternalError:
-        return False
-    except UsageError:
-        await context.read()
-        await asyncio.sleep(BREAK_OFF_S)
+    if not own_headers:
+        try:
+            await context.send_initial_metadata(())
+            return True
+        except InternalError:
+            return False
+        except UsageError:
+            pass  # they are sent already
+    await context.read()
+    await asyncio.sleep(BREAK_OFF_S)
     return True

@@ -36,11 +36,13 @@ class Reception:
     Args:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
+        own_headers: Whether handlers may send headers of their own.
     """
 
-    def __init__(self, service: str, instance_id: str) -> None:
+    def __init__(self, service: str, instance_id: str, *, own_headers: bool = False) -> None:
         self.service = service
         self.instance_id = instance_id
+        self.own_headers = own_headers
         self.tasks: set[asyncio.Task[Any]] = set()
         self.newest = float("-inf")
 
@@ -106,7 +108,11 @@ class _Served:
                 text(metadata.TRACEPARENT, ""), text(metadata.TRACESTATE, ""), text(metadata.BAGGAGE, "")
             ),
         )
-        receive = reading(context, deadline) if method.streams_requests else _message(context)
+        receive = (
+            reading(context, deadline, own_headers=self._reception.own_headers)
+            if method.streams_requests
+            else _message(context)
+        )
         return Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
 
     async def _abort(self, context: Context, error: MeshError) -> None:

@@ -1,5 +1,6 @@
 """Who may be called: states, gates, panic, zones, slow starts; and which part of a large pool is connected to."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -153,6 +154,12 @@ def test_without_a_slow_start_weights_are_those_of_the_records() -> None:
     selection = selected(endpoints)
     assert [each.weight for each in selection.everywhere] == [3.0, 1.0]
     assert not selection.ramping
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_a_weight_that_shares_nothing_out_is_refused_with_its_instance(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weight .* of 'probe-1' is no number above 0"):
+        instance(1, weight=weight)
 
 
 def test_what_spills_is_decided_by_the_number_given() -> None:

@@ -42,7 +42,10 @@ class Servicer(greeter_pb2_grpc.GreeterServiceServicer):
     async def GreetAll(
         self, requests: AsyncIterator[pb.GreetAllRequest], context: Any
     ) -> pb.GreetAllResponse:
-        return pb.GreetAllResponse(text=" ".join([request.name async for request in requests]))
+        names = [request.name async for request in requests]
+        if "loud" in names:
+            await context.send_initial_metadata((("x-ahead", "of all"),))
+        return pb.GreetAllResponse(text=" ".join(names))
 
     async def Chat(self, requests: Any, context: Any) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:
@@ -103,6 +106,9 @@ async def test_what_a_server_sends_ahead_of_its_replies_reaches_the_caller(tmp_p
         assert (await one).text.startswith("Hello Bo")
         assert dict(await many.initial_metadata())["x-ahead"] == "of many"
         assert len([each async for each in many]) == 2
+        loud = stub.GreetAll(all_of("a", "loud"))
+        assert (await loud).text == "a loud"
+        assert dict(await loud.initial_metadata())["x-ahead"] == "of all"
         for silent in (
             stub.GreetAll(all_of("a")),
             stub.Chat(requests("a")),

@@ -68,7 +68,11 @@ async def test_whom_an_instance_calls_is_told(eventually: Callable[..., object])
             trailers["x-cu-instance"]: each
             for _ in range(4)
             for trailers in [{}]
-            for each in (await inspector(mesh).list_pools(pb.ListPoolsRequest(), trailers=trailers)).pools
+            for each in (
+                await inspector(mesh).list_pools(
+                    pb.ListPoolsRequest(), trailers=trailers, policy="round_robin"
+                )
+            ).pools
         }
         pool = told[replica.instance_id]
         assert (pool.service, pool.registry) == ("probe", "memory://")
@@ -76,6 +80,13 @@ async def test_whom_an_instance_calls_is_told(eventually: Callable[..., object])
         assert {endpoint.gate for endpoint in pool.endpoints} == {"open"}
         assert [method.path for method in pool.methods] == ["/probe.v1.ProbeService/Write"]
         assert pool.methods[0].p99_s >= pool.methods[0].p50_s > 0
+        assert {endpoint.expected_s > 0 for endpoint in pool.endpoints if endpoint.picks} == {True}
+
+
+async def test_what_a_call_is_expected_to_take_is_told_by_a_policy_that_measures_it() -> None:
+    async with LocalMesh(Probe, settings={"lb_policies": "probe=round_robin"}) as mesh:
+        await mesh.client(ProbeClient).write(Text(value="x"))
+        assert not described(mesh.pool("probe")).endpoints[0].HasField("expected_s")
 
 
 async def test_what_keeps_calls_from_an_endpoint_is_told() -> None:

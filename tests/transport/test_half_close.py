@@ -73,6 +73,13 @@ async def test_behind_a_reply_an_end_is_waited_for(pauses: list[float]) -> None:
     assert [await receive(), context.reads, pauses] == [END, 3, [half_close.BREAK_OFF_S]]
 
 
+async def test_headers_that_are_the_handlers_own_are_left_to_it(pauses: list[float]) -> None:
+    context = Scripted()
+    receive = reading(context, Deadline(), own_headers=True)  # type: ignore[arg-type]
+    await receive()
+    assert [await receive(), context.headers, pauses] == [END, 0, [half_close.BREAK_OFF_S]]
+
+
 @pytest.mark.parametrize("refusal", [None, InternalError(""), UsageError("")], ids=repr)
 async def test_past_the_deadline_no_end_is_believed(refusal: Exception | None, pauses: list[float]) -> None:
     receive = reader(Scripted(refusal), Deadline.after(-1))

@@ -362,6 +362,7 @@ class Endpoint(_message.Message):
     OLDEST_S_FIELD_NUMBER: _builtins.int
     PICKS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    EXPECTED_S_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     address: _builtins.str
     zone: _builtins.str
@@ -387,6 +388,8 @@ class Endpoint(_message.Message):
     """How often it was picked."""
     failures: _builtins.int
     """How many of these calls failed by its fault."""
+    expected_s: _builtins.float
+    """Seconds that a call to it is taken to need, by the latest and by failures; unset where the policy does not measure."""
     def __init__(
         self,
         *,
@@ -404,12 +407,15 @@ class Endpoint(_message.Message):
         oldest_s: _builtins.float = ...,
         picks: _builtins.int = ...,
         failures: _builtins.int = ...,
+        expected_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s", "expected_s", b"expected_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failures", b"failures", "gate", b"gate", "gate_opens_in_s", b"gate_opens_in_s", "gate_reason", b"gate_reason", "in_flight", b"in_flight", "instance_id", b"instance_id", "oldest_s", b"oldest_s", "picks", b"picks", "ready", b"ready", "resting", b"resting", "state", b"state", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s", "address", b"address", "expected_s", b"expected_s", "failures", b"failures", "gate", b"gate", "gate_opens_in_s", b"gate_opens_in_s", "gate_reason", b"gate_reason", "in_flight", b"in_flight", "instance_id", b"instance_id", "oldest_s", b"oldest_s", "picks", b"picks", "ready", b"ready", "resting", b"resting", "state", b"state", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_s: _TypeAlias = _typing.Literal["expected_s"]  # noqa: Y015
+    _WhichOneofArgType__expected_s: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_s) -> _WhichOneofReturnType__expected_s | None: ...
 
 Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
 
