@@ -19,7 +19,7 @@ from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer
 from tests.discovery.brains import TTL
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Follower:

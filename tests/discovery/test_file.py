@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -89,21 +90,25 @@ async def test_a_record_is_never_seen_half_written(registry: FileRegistry, root:
     lease = await registry.register(an_instance())
     path = root / "brain" / "brain-a.json"
 
-    def read_on() -> int:
-        deadline = time.monotonic() + 0.3
-        count = 0
-        while time.monotonic() < deadline:
-            record.load(path.read_bytes(), service="brain", instance_id="brain-a")
-            count += 1
-        return count
+    weights: set[float] = set()
+    stop = threading.Event()
+
+    def read_on() -> None:
+        while not stop.is_set():
+            found = record.load(path.read_bytes(), service="brain", instance_id="brain-a")
+            weights.add(found.weight)
 
     reading = asyncio.create_task(asyncio.to_thread(read_on))
     weight = 1
-    while not reading.done():
-        weight += 1
-        await lease.update(weight=weight)
-    assert await reading > 10
-    assert weight > 10
+    try:
+        async with asyncio.timeout(30):
+            while len(weights) < 20 and not reading.done():
+                weight += 1
+                await lease.update(weight=weight)
+    finally:
+        stop.set()
+        await reading
+    assert weights <= set(range(1, weight + 1))
 
 
 async def test_a_lease_is_renewed_every_third_of_its_ttl(root: Path) -> None:

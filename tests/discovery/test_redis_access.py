@@ -154,7 +154,7 @@ async def test_a_fail_over_takes_nobody_out(
     tmp_path: Path, open_at: Open, follow: Follow, eventually: Eventually
 ) -> None:
     async with sentinels(tmp_path / "redis") as redis:
-        owners, watching = open_at(redis.url, NEW, ttl=2.0), open_at(redis.url, NEW, ttl=2.0)
+        owners, watching = open_at(redis.url, NEW, ttl=5.0), open_at(redis.url, NEW, ttl=5.0)
         leases = [await owners.register(an_instance(name)) for name in "ab"]
         follower = follow(watching)
         await follower.until_ids("a", "b")
@@ -174,7 +174,7 @@ async def test_a_cluster_that_loses_a_master_takes_nobody_out(
     tmp_path: Path, open_at: Open, follow: Follow, eventually: Eventually
 ) -> None:
     async with cluster(tmp_path / "redis") as redis:
-        owners, watching = open_at(redis.url, NEW, ttl=2.0), open_at(redis.url, NEW, ttl=2.0)
+        owners, watching = open_at(redis.url, NEW, ttl=5.0), open_at(redis.url, NEW, ttl=5.0)
         leases = [await owners.register(an_instance(name)) for name in "ab"]
         follower = follow(watching)
         await follower.until_ids("a", "b")

@@ -209,7 +209,7 @@ async def test_an_owner_writes_its_row_anew_now_and_then_and_nobody_is_told_of_t
     first = (await rows(owners))[b"brain-a"]
     revision = await raw(owners, "GET", KEYS.revision)
     passed = REWRITE_S
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await rows(owners))[b"brain-a"] == first:
             await asyncio.sleep(0.01)
     assert await raw(owners, "GET", KEYS.revision) != revision
@@ -226,7 +226,7 @@ async def test_an_owner_mends_a_row_that_was_spoilt(
     follower = follow(owners)
     await follower.until_ids("a")
     await raw(owners, "HSET", KEYS.instances, "brain-a", "garbage")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (await rows(owners))[b"brain-a"].startswith(b"v1.new."):
             await asyncio.sleep(0.01)
     assert set(follower.last.instances) == {"brain-a"}

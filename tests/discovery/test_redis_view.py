@@ -50,6 +50,13 @@ def test_who_shows_up_again_is_not_missing_any_more() -> None:
         assert set(view.instances()) == {"a"}
 
 
+def test_a_record_that_says_nothing_new_is_no_change() -> None:
+    view = View(grace=GRACE)
+    assert view.put(an_instance("a"))
+    assert not view.put(an_instance("a"))
+    assert view.put(an_instance("a", port=5))
+
+
 def test_an_event_takes_out_at_once() -> None:
     view = View(grace=GRACE)
     view.read(reading("a", "b"), now=0, anew=False)

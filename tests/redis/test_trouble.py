@@ -176,6 +176,7 @@ async def old_server(hello: bytes) -> AsyncIterator[int]:
         (bulk("server", "redis", "version", "6.0.16", "mode", "standalone"), "6.0.16"),
         (b"-ERR unknown command 'HELLO'\r\n", "5 or older"),
     ],
+    ids=["6.0", "5"],
 )
 async def test_a_server_that_is_too_old_is_named(form: str, hello: bytes, version: str) -> None:
     async with old_server(hello) as port:
