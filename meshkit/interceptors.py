@@ -29,6 +29,7 @@ from meshkit.balancing.endpoint import Endpoint
 from meshkit.call import Call, current_scope
 from meshkit.errors import PermissionDenied, Unimplemented
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
+from meshkit.mesh import shielded_of
 from meshkit.pipeline import END, Exchange, Handler, Method, compose
 from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
@@ -50,6 +51,7 @@ from meshkit.transport.reception import Reception
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
+    from meshkit.shielded import Shielded
 
 __all__ = ["Demand", "MeshInterceptor", "current_call", "sign"]
 
@@ -83,7 +85,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._demands = dict(demands)
         self._reception = Reception(service, new_instance_id(service))
         settings = config or _settings()
-        self._guard = guard_of(settings, service, self._reception.instance_id)
+        self._shielded = shielded_of(settings, service)
+        only = self._shielded.ring if self._shielded else None
+        self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
         self._stream_max_age = settings.stream_max_age_s
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -91,6 +95,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         """Wraps the handler of a method, once."""
+        if self._shielded is not None:
+            self._shielded.follow(self._guard.verifier.revocations)
         path: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None or path.startswith(OPEN):
@@ -99,6 +105,11 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if wrapped is None:
             wrapped = self._wrapped[path] = self._wrap(path, handler)
         return wrapped
+
+    async def close(self) -> None:
+        """Ends the connection to Shield, where there is one. Calls are let in no longer."""
+        if self._shielded is not None:
+            await self._shielded.close()
 
     def _wrap(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
         known = described(path)
@@ -126,7 +137,9 @@ def sign(
     name: str = "",
     permissions: Sequence[str] = ("*",),
 ) -> MeshChannel:
-    """Wraps a channel in one whose calls carry token and proof. Closing it does not close the channel.
+    """Wraps a channel in one whose calls carry token and proof.
+
+    Closing it does not close the channel; it ends the connection to Shield, where there is one.
 
     Args:
         channel: The channel.
@@ -139,6 +152,8 @@ def sign(
         ConfigError: The settings are wrong.
     """
     settings = config or _settings()
+    shielded = shielded_of(settings, name)
+    tokens = tokens_of(settings, name) if shielded is None else shielded.tokens
     link = _OneChannel(channel)
     unknown = Endpoint(Instance(service=service, instance_id="unknown:1", address="unknown:1"), link)
 
@@ -151,13 +166,15 @@ def sign(
 
     caller = Caller(
         service,
-        compose((presenting(tokens_of(settings, name)), picked, signing()), attempt),
+        compose((presenting(tokens), picked, signing()), attempt),
         tenant=settings.tenant,
         timeout=settings.default_timeout_s,
         permissions=tuple(permissions),
         realm=realm_of(settings),
     )
-    return _Signed(caller, link)
+    signed = _Signed(caller, link)
+    signed.shielded = shielded
+    return signed
 
 
 class _OneChannel(Attempts):
@@ -224,6 +241,14 @@ _KINDS: dict[Any, type[_Forthcoming]] = {
 
 class _Signed(MeshChannel):
     """A channel over the one that was wrapped."""
+
+    shielded: Shielded | None = None
+
+    async def close(self, grace: float | None = None) -> None:
+        """Ends what it holds itself."""
+        await super().close(grace)
+        if self.shielded is not None:
+            await self.shielded.close()
 
     def _callable(
         self,

@@ -27,6 +27,8 @@ from meshkit.transport.link import GrpcLink
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
     from meshkit.discovery import Registry, Snapshot
+    from meshkit.security.signing import TokenSource
+    from meshkit.shielded import Shielded
 
 C = TypeVar("C", bound=Client)
 
@@ -51,7 +53,8 @@ class Mesh:
         self.config = config
         self._owns_registry = registry is None
         self.registry = registry or registry_of(config)
-        self.tokens = tokens_of(config, name)
+        self.shielded = shielded_of(config, name)
+        self.tokens: TokenSource = self.shielded.tokens if self.shielded else tokens_of(config, name)
         self._realm = realm_of(config)
         self.budget = Budget()
         self.dial: Dial = self._dial
@@ -85,6 +88,8 @@ class Mesh:
         for pool in self._pools.values():
             await pool.close()
         self._pools.clear()
+        if self.shielded is not None:
+            await self.shielded.close()
         if self._owns_registry:
             await self.registry.close()
 
@@ -232,3 +237,12 @@ class Mesh:
             permissions=tuple(permissions),
             realm=self._realm,
         )
+
+
+def shielded_of(config: SharedConfig, name: str) -> Shielded | None:
+    """The tie to Shield; None where the mesh has none."""
+    if not config.shield_grpc_url:
+        return None
+    from meshkit.shielded import Shielded
+
+    return Shielded(config, name)

@@ -79,7 +79,12 @@ class Replica:
         self.instance: Instance | None = None
         self._shared = shared_of(config)
         self._guard = guard_of(
-            config, self.name, self.instance_id, shared=self._shared, ring=self.service.key_ring()
+            config,
+            self.name,
+            self.instance_id,
+            shared=self._shared,
+            ring=self.service.key_ring(),
+            only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
         self._jobs: list[asyncio.Task[None]] = []
@@ -126,6 +131,8 @@ class Replica:
         try:
             await self.server.start()
             await self._shared.start()
+            if self.mesh.shielded is not None:
+                self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
             self._lease = await self.registry.register(self.instance)

@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "token": ("meshkit.cli.token:app", "Make and look at tokens."),
     "keys": ("meshkit.cli.keys:app", "Make, rotate and hand out keys."),
     "projects": ("meshkit.cli.projects:app", "Let other projects call."),
+    "shield": ("meshkit.cli.shield:app", "Operate Shield."),
     "revoke": ("meshkit.cli.revoke:app", "Refuse tokens before their time."),
     "registry": ("meshkit.cli.registry:app", "Look into the registry in Redis."),
     "gen": ("meshkit.cli.gen:gen", "Make Python of a folder of protos."),

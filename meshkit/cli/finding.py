@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.output import Failure
@@ -23,20 +23,24 @@ LOOK_S = 5.0
 
 
 async def settings() -> SharedConfig:
-    """The settings of the environment; with the Redis of a mesh that is up on the state folder, where it started one.
+    """The settings of the environment; with Redis and Shield of the mesh that is up on the state folder, if it has any.
 
     Raises:
         ConfigError: They are wrong.
-        Failure: There is such a Redis, and its URL cannot be read.
+        Failure: There is such a Redis or Shield, and where it is cannot be read.
     """
     from meshkit.cli.local_redis import local_redis_url
+    from meshkit.cli.local_shield import local_shield_address
     from meshkit.config import SharedConfig
 
     config: SharedConfig = SharedConfig.load()
-    if config.registry_url or config.redis is not None:
-        return config
-    url = local_redis_url(config.state_dir)
-    return SharedConfig.load(redis_url=url) if url else config
+    found: dict[str, Any] = {}
+    if not (config.registry_url or config.redis is not None):
+        found["redis_url"] = local_redis_url(config.state_dir)
+    if not config.shield_grpc_url:
+        found["shield_grpc_url"] = local_shield_address(config.state_dir)
+    given = {name: value for name, value in found.items() if value}
+    return SharedConfig.load(**given) if given else config
 
 
 @asynccontextmanager

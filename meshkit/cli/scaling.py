@@ -104,12 +104,17 @@ class Scaler:
 
         Raises:
             NotFound: There is no such service here; nothing was changed.
+            InvalidArgument: More than one replica is wanted of a service that can have one; nothing was changed.
             DeadlineExceeded: Not everything happened in time; the message says what did not.
             FailedPrecondition: A replica has ended and is not started again.
         """
         for name in request.replicas:
             if name not in self._programs:
                 raise NotFound(no_such_service(name, self._programs), reason="SERVICE_UNKNOWN")
+            if request.replicas[name] > 1 and self._programs[name].environment.get("GRPC_PORT", "0") != "0":
+                raise InvalidArgument(
+                    f"{name} has a port that others know, and so one replica here", reason="ONE_REPLICA"
+                )
         changes: dict[str, Resized] = {}
         try:
             async with asyncio.timeout(request.timeout_s), self._turn:

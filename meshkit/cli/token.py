@@ -64,6 +64,12 @@ def mint(
     A signed call is good once, for about half a minute. docs/wire.md says what the metadata mean.
     """
     config = _settings()
+    if config.shield_grpc_url and service != "shield":
+        raise Failure(
+            f"this mesh has a Shield (CU_SHIELD_GRPC_URL), and {service} takes its tokens only: a token made here is "
+            "good for --for shield",
+            code=ExitCode.USAGE,
+        )
     tenants = _tenants(config, tenant)
     source = _source(config, service, subject)
     minted = _mint(source, config, service, tenants, permission or ["*"], ttl)

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,11 +53,13 @@ class Surroundings:
         config: Its settings.
         environment: What replicas get on top of this process's environment.
         beside: What runs besides the replicas, for people.
+        ports: Services with a port that others know, of which there is one replica.
     """
 
     config: SharedConfig
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     beside: Mapping[str, object] = field(default_factory=dict)
+    ports: Mapping[str, str] = field(default_factory=dict)
 
 
 def up(
@@ -78,6 +80,12 @@ def up(
             "--redis", help="Discovery in Redis: that of REDIS_URL, or a redis-server started for it."
         ),
     ] = False,
+    shield: Annotated[
+        bool,
+        typer.Option(
+            "--shield", help="Tokens from Shield: that of CU_SHIELD_GRPC_URL, or one that runs with the mesh."
+        ),
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart/--no-restart", help="Start processes again that died, with backoff.")
     ] = True,
@@ -92,7 +100,7 @@ def up(
     configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
-    asyncio.run(_up(plan, restart=restart, redis=redis))
+    asyncio.run(_up(plan, restart=restart, redis=redis, shield=shield))
 
 
 def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
@@ -113,7 +121,7 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
     return Plan(targets, dict.fromkeys(targets, 1) | counts)
 
 
-async def _up(plan: Plan, *, restart: bool, redis: bool) -> None:
+async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool) -> None:
     from meshkit.config import SharedConfig
     from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
@@ -126,6 +134,8 @@ async def _up(plan: Plan, *, restart: bool, redis: bool) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(only_mesh_on(config.state_dir))
         surroundings = await _with_redis(config, restarts, stack) if redis else Surroundings(config)
+        if shield:
+            plan, surroundings = _with_shield(plan, surroundings, stack)
         await _run(plan, surroundings, restarts)
 
 
@@ -151,6 +161,22 @@ async def _with_redis(config: SharedConfig, restarts: Restarts, stack: AsyncExit
     note(f"a redis-server of its own; for programs beside it: REDIS_URL_FILE={local.url_file}")
     config = config.model_copy(update={"redis_url": Secret(local.url)})
     return Surroundings(config, {"REDIS_URL": local.url}, {"redis": local})
+
+
+def _with_shield(plan: Plan, surroundings: Surroundings, stack: AsyncExitStack) -> tuple[Plan, Surroundings]:
+    """Uses the Shield that is configured, or has one run with the mesh."""
+    from meshkit.cli.local_shield import SHIELD, TARGET, local_shield
+
+    config = surroundings.config
+    if config.shield_grpc_url:
+        beside = {**surroundings.beside, SHIELD: f"{config.shield_grpc_url}, which is not ours"}
+        return plan, replace(surroundings, beside=beside)
+    address = stack.enter_context(local_shield(config.state_dir, config.grpc_host))
+    note(f"a Shield of its own; for programs beside it: CU_SHIELD_GRPC_URL={address}")
+    plan = Plan({SHIELD: TARGET, **plan.targets}, {SHIELD: 1, **plan.replicas})
+    environment = {**surroundings.environment, "CU_SHIELD_GRPC_URL": address}
+    ports = {SHIELD: address.rpartition(":")[2]}
+    return plan, replace(surroundings, environment=environment, ports=ports)
 
 
 async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:
@@ -185,10 +211,13 @@ def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
 
     folder = str(surroundings.config.state_dir)
     environment = {
-        **child_environment(GRPC_PORT="0", SERVICE_NAME="", CU_STATE_DIR=folder),
+        **child_environment(SERVICE_NAME="", CU_STATE_DIR=folder),
         **surroundings.environment,
     }
-    return {name: Program.serving(target, name, environment) for name, target in plan.targets.items()}
+    return {
+        name: Program.serving(target, name, {**environment, "GRPC_PORT": surroundings.ports.get(name, "0")})
+        for name, target in plan.targets.items()
+    }
 
 
 async def _show_until_stopped(board: Board) -> None:

@@ -15,8 +15,8 @@ from meshkit.resilience.timeouts import FIRST_MESSAGE_TIMEOUT
 
 Clock = Callable[[], float]
 
-TOKEN_REVOKED = "TOKEN_REVOKED"
-"""The reason of a refusal that the next attempt need not meet: it has a new token."""
+WITH_ANOTHER_TOKEN = frozenset({"TOKEN_REVOKED", "KEY_RETIRED", "KEY_UNKNOWN"})
+"""Reasons of refusals that the next attempt need not meet: where the service says so, it has a new token."""
 
 
 class Budget:
@@ -113,7 +113,7 @@ def harmless(method: Method, error: MeshError) -> bool:
         return False
     if isinstance(error, Unavailable):
         return error.unprocessed or method.idempotent
-    if error.reason == TOKEN_REVOKED and isinstance(error, Unauthenticated):
+    if error.reason in WITH_ANOTHER_TOKEN and isinstance(error, Unauthenticated):
         return error.unprocessed  # the next attempt is signed with another token
     if isinstance(error, ResourceExhausted):
         return error.unprocessed or (method.idempotent and error.pushback is not None)

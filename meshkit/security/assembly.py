@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from meshkit.config import SharedConfig
     from meshkit.security.projects import ProjectStore
 
+
 ANYBODY = "client"
 """Name under which a script calls that has no SERVICE_NAME."""
 
@@ -28,6 +29,7 @@ def guard_of(
     *,
     shared: Shared | None = None,
     ring: KeyRing | None = None,
+    only: KeyRing | None = None,
 ) -> Guard:
     """What lets calls of one instance in.
 
@@ -37,12 +39,13 @@ def guard_of(
         instance_id: Id of the instance.
         shared: What it shares with other verifiers; whoever made it starts and closes it.
         ring: Where the service itself finds keys besides.
+        only: Where keys are found instead of all that the settings name: those of Shield.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
     shared = shared or Shared()
-    rings = key_ring(config, shared.projects)
+    rings = only or key_ring(config, shared.projects)
     verifier = TokenVerifier(
         service,
         rings if ring is None else ChainedRing((rings, ring)),
@@ -64,20 +67,22 @@ def guard_of(
 
 
 def realm_of(config: SharedConfig) -> str:
-    """Where tokens that are made with these settings are good: namespace, project, newest key.
+    """Where tokens that calls are made with are good: namespace, project, newest key, and Shield where there is one.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
     """
-    return f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
+    own = f"{config.namespace}/{config.project_id}/{config.ensure_project_secrets()[0].kid}"
+    return f"{own}/{config.shield_grpc_url}" if config.shield_grpc_url else own
 
 
-def tokens_of(config: SharedConfig, name: str = "") -> HmacTokens:
-    """Where the tokens for outgoing calls come from.
+def tokens_of(config: SharedConfig, name: str = "", *, forwards: bool = True) -> HmacTokens:
+    """The tokens for outgoing calls that the project's own secret makes.
 
     Args:
         config: Settings; its project and newest secret are as whom calls are made.
         name: Name under which calls are made; `SERVICE_NAME` by default.
+        forwards: Whether calls on behalf of somebody forward that one's token.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
@@ -85,7 +90,7 @@ def tokens_of(config: SharedConfig, name: str = "") -> HmacTokens:
     newest = config.ensure_project_secrets()[0]
     caller = name or config.service_name or ANYBODY
     identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
-    return HmacTokens(identity, lifetime=config.token_ttl_s)
+    return HmacTokens(identity, lifetime=config.token_ttl_s, forwards=forwards)
 
 
 def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyRing:

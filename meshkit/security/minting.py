@@ -135,16 +135,15 @@ class HmacTokens:
             self._kept.popitem(last=False)
         return minted
 
-    def replace(self, revoked: Minted) -> None:
-        """See `TokenSource.replace`. The new one is the newer one as far as whole seconds can tell."""
+    def replace(self, refused: Minted) -> None:
+        """See `TokenSource.replace`: the next one is newer, as far as whole seconds can tell."""
         for scope, kept in self._kept.items():
-            if kept is revoked:
+            if kept is refused:
                 service, tenant, permissions = scope
+                tenants = (tenant,) if tenant else ()
+                newer = int(refused.issued_at) + 1
                 self._kept[scope] = self.mint(
-                    service,
-                    tenants=(tenant,) if tenant else (),
-                    permissions=permissions,
-                    issued_after=int(revoked.issued_at) + 1,
+                    service, tenants=tenants, permissions=permissions, issued_after=newer
                 )
                 return
 

@@ -53,7 +53,7 @@ class Revocations:
         max_lifetime: Seconds between `iat` and `exp` of a token at most: what ends when, follows from it.
         skew: Seconds by which clocks may differ.
         limit: Tokens that are known at most.
-        awaited: Whether every call is refused until it was read for the first time what is revoked.
+        awaited: Whether every call is refused until it was read for the first time what is revoked in Redis.
         clock: Unix time in seconds.
 
     Attributes:
@@ -71,7 +71,7 @@ class Revocations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.generation = 0
-        self._awaited = awaited
+        self._awaited = {"Redis"} if awaited else set()
         self._max_lifetime = max_lifetime
         self._skew = skew
         self._limit = limit
@@ -131,9 +131,13 @@ class Revocations:
         watches = self._watched_projects.get(project, ())
         self._changed(watch for watch in watches if any(map(self.is_revoked, watch.bearers)))
 
-    def have_been_read(self) -> None:
-        """Takes note that what is revoked was read for the first time."""
-        self._awaited = False
+    def expect(self, source: str) -> None:
+        """Has every call refused until what is revoked was read for the first time from another source."""
+        self._awaited.add(source)
+
+    def have_been_read(self, source: str = "Redis") -> None:
+        """Takes note that what is revoked was read for the first time from there."""
+        self._awaited.discard(source)
 
     def is_revoked(self, bearer: Principal) -> bool:
         """Whether the token that a principal came with is revoked."""
@@ -150,7 +154,7 @@ class Revocations:
             Unavailable: Nobody knows yet; the call can be made again, here or elsewhere.
         """
         if self._awaited:
-            raise _not_read()
+            raise _not_read(self._awaited)
         if self.is_revoked(bearer):
             error = token_revoked()
             error.unprocessed = True
@@ -210,9 +214,10 @@ def token_revoked() -> Unauthenticated:
     )
 
 
-def _not_read() -> Unavailable:
+def _not_read(awaited: Iterable[str]) -> Unavailable:
     error = Unavailable(
-        "which tokens are revoked was not read yet: Redis is away since this instance started",
+        f"which tokens are revoked was not read yet from {' and '.join(sorted(awaited))}, away since this instance "
+        "started",
         reason="REVOCATIONS_NOT_READ",
     )
     error.unprocessed = True

@@ -37,9 +37,13 @@ class TokenSource(Protocol):
         """
         ...
 
-    def replace(self, revoked: Minted) -> None:
-        """Takes note that a token was revoked: it is not kept, and the next one is newer."""
+    def replace(self, refused: Minted) -> None:
+        """Makes no more use of a token that was refused though its time has not come; the next one is another."""
         ...
+
+
+_REPLACED = frozenset({TOKEN_REVOKED, "KEY_RETIRED", "KEY_UNKNOWN"})
+"""Reasons of refusals that another token may not meet."""
 
 
 def presenting(source: TokenSource) -> Middleware:
@@ -52,13 +56,12 @@ def presenting(source: TokenSource) -> Middleware:
     def wrap(next: Handler) -> Handler:
         async def presented(exchange: Exchange) -> None:
             call, permissions = exchange.call, exchange.permissions
-            token = source.kept(call, permissions) or await source.obtain(call, permissions)
-            exchange.token = token
+            exchange.token = source.kept(call, permissions) or await source.obtain(call, permissions)
             try:
                 await next(exchange)
             except Unauthenticated as error:
-                if error.reason == TOKEN_REVOKED:
-                    source.replace(token)
+                if error.reason in _REPLACED:
+                    source.replace(exchange.token)
                 raise
 
         return presented

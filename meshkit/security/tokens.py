@@ -62,6 +62,17 @@ class Verified:
     subject: Principal | None = None
     actors: tuple[Actor, ...] = ()
 
+    @property
+    def bearers(self) -> tuple[Principal, ...]:
+        """Whose tokens and projects this one falls with: the caller's, the subject's, those of all who act."""
+        if self.subject is None:
+            return (self.principal,)
+        acting = (
+            replace(self.principal, project=actor.project, name=actor.name, token_id=actor.token_id)
+            for actor in self.actors
+        )
+        return (self.principal, self.subject, *acting)
+
 
 @dataclass(slots=True)
 class _Remembered:
@@ -127,7 +138,7 @@ class TokenVerifier:
         if found is None or found.verified.principal.expires_at + self._skew <= self._clock():
             return None
         if found.unrevoked != self.revocations.generation:
-            self._demand_unrevoked(found.verified)
+            self._check_unrevoked(found.verified)
             found.unrevoked = self.revocations.generation
         return found.verified
 
@@ -148,29 +159,26 @@ class TokenVerifier:
             return found
         generation = self._generation
         verified = await self._check(token, audience)
-        self._demand_unrevoked(verified)
+        self._check_unrevoked(verified)
         if generation == self._ring.generation:
             self._seen[(token, audience)] = _Remembered(verified, self.revocations.generation)
             if len(self._seen) > self._capacity:
                 self._seen.popitem(last=False)
         return verified
 
-    def _demand_unrevoked(self, verified: Verified) -> None:
-        """Refuses a token that is revoked, or was exchanged for one that is."""
-        principal = verified.principal
-        self.revocations.check(principal)
-        if verified.subject is not None:
-            self.revocations.check(verified.subject)
-        for actor in verified.actors:
-            self.revocations.check(replace(principal, project=actor.project, token_id=actor.token_id))
+    def _check_unrevoked(self, verified: Verified) -> None:
+        for bearer in verified.bearers:
+            self.revocations.check(bearer)
 
     async def _check(self, token: str, audience: str) -> Verified:
         algorithm, project, kid = _key_name(token)
         row = await self._ring.find(project, kid)
         if row is None:
-            raise Unauthenticated(f"the key {project}:{kid} is not known here", reason="KEY_UNKNOWN")
+            error = Unauthenticated(f"the key {project}:{kid} is not known here", reason="KEY_UNKNOWN")
+            raise _replaceable(error, project)
         if row.status is KeyStatus.RETIRED:
-            raise Unauthenticated(f"the key {project}:{kid} is retired", reason="KEY_RETIRED")
+            error = Unauthenticated(f"the key {project}:{kid} is retired", reason="KEY_RETIRED")
+            raise _replaceable(error, project)
         if algorithm != row.algorithm:
             raise Unauthenticated(
                 f"the token's alg is {algorithm}, and the key {project}:{kid} verifies {row.algorithm} only",
@@ -339,6 +347,12 @@ def _key_name(token: str) -> tuple[str, str, str]:
     if not (colon and PROJECT.fullmatch(project) and KID.fullmatch(kid)):
         raise _malformed("kid is not <project>:<kid>")
     return algorithm, project, kid
+
+
+def _replaceable(error: MeshError, project: str) -> MeshError:
+    """The error, made one that a call may meet with another token: Shield signs with another key by now."""
+    error.unprocessed = project == ISSUER
+    return error
 
 
 def _names(claims: Mapping[str, Any], claim: str, is_name: Callable[[str], bool]) -> frozenset[str]:

@@ -12,6 +12,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the demo's state and logs, and say where.")
     ] = False,
+    shield: Annotated[bool, typer.Option("--shield", help="Have all tokens come from a Shield.")] = False,
 ) -> None:
     """Starts the mesh on this machine, harvests a feed, ingests documents, answers questions, kills replicas.
 
@@ -19,4 +20,4 @@ def demo(
     """
     from reference_services.demo.scenario import play
 
-    raise typer.Exit(asyncio.run(play(keep=keep)))
+    raise typer.Exit(asyncio.run(play(keep=keep, shield=shield)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -21,12 +22,24 @@ TARGETS = {
     "router": "reference_services.router.service:Router",
     "worker": "reference_services.worker.service:Worker",
     "zero": "reference_services.zero.service:Zero",
+    "shield": "reference_services.shield.service:Shield",
 }
 REPLICAS = {"brain": 3, "router": 2, "worker": 3, "zero": 2}
 TENANT = "demo"
 BOOT_SECONDS = 60.0
 
-_OWN_SETTINGS = ("CU_", "GRPC_", "SERVICE_", "LOG_", "BRAIN_", "ROUTER_", "WORKER_", "ZERO_", "HARVEST_")
+_OWN_SETTINGS = (
+    "CU_",
+    "GRPC_",
+    "SERVICE_",
+    "LOG_",
+    "BRAIN_",
+    "ROUTER_",
+    "WORKER_",
+    "ZERO_",
+    "SHIELD_",
+    "HARVEST_",
+)
 
 
 class NotAsWanted(Exception):
@@ -79,32 +92,50 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(folder: Path, feeds: Path) -> AsyncGenerator[Machine, None]:
+async def machine(folder: Path, feeds: Path, *, shield: bool = False) -> AsyncGenerator[Machine, None]:
     """Starts everything, and ends it.
 
     Args:
         folder: Where all state and logs go.
         feeds: Folder that the worker may harvest from.
+        shield: Whether tokens come from a Shield.
 
     Raises:
         NotAsWanted: Not everything serves in time.
     """
-    config = SharedConfig(namespace="demo", state_dir=folder / "state", tenant=TENANT, service_name="demo")
+    port = _free_port() if shield else 0
+    config = SharedConfig(
+        namespace="demo",
+        state_dir=folder / "state",
+        tenant=TENANT,
+        service_name="demo",
+        shield_grpc_url=f"127.0.0.1:{port}" if shield else "",
+    )
     config.ensure_state_dir()
     config.ensure_project_secrets()
     environment = child_environment(
         without=_OWN_SETTINGS,
         CU_NAMESPACE=config.namespace,
         CU_STATE_DIR=str(config.state_dir),
-        GRPC_PORT="0",
+        CU_SHIELD_GRPC_URL=config.shield_grpc_url,
         HARVEST_ROOTS=str(feeds),
         HARVEST_BATCH_ROWS="20",
         WORKER_CONCURRENCY="2",
     )
     async with Supervisor(folder / "logs") as supervisor, Mesh(config) as mesh:
         started = Machine(mesh, supervisor, folder)
-        for service, replicas in REPLICAS.items():
-            await supervisor.scale(Program.serving(TARGETS[service], service, environment, folder), replicas)
-        for service, replicas in REPLICAS.items():
+        wanted = {"shield": 1, **REPLICAS} if shield else REPLICAS
+        for service, replicas in wanted.items():
+            settings = {**environment, "GRPC_PORT": str(port if service == "shield" else 0)}
+            await supervisor.scale(Program.serving(TARGETS[service], service, settings, folder), replicas)
+        for service, replicas in wanted.items():
             await started.serving(service, replicas)
         yield started
+
+
+def _free_port() -> int:
+    """A port of loopback that nobody has at the moment."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port

@@ -67,11 +67,12 @@ class Harvest:
     killed: list[str] = field(default_factory=list)
 
 
-async def play(*, keep: bool) -> int:
+async def play(*, keep: bool, shield: bool = False) -> int:
     """Plays the demo.
 
     Args:
         keep: Whether to keep its state and logs although all went well.
+        shield: Whether tokens come from a Shield, which is killed as well.
 
     Returns:
         The exit code: 0 only if every step did what it should.
@@ -82,7 +83,7 @@ async def play(*, keep: bool) -> int:
     try:
         if lack := lacking(folder):
             raise NotAsWanted(lack)
-        await _play(folder, report)
+        await _play(folder, report, shield=shield)
     except (NotAsWanted, MeshError, TimeoutError, OSError, sqlite3.Error, ConfigError) as error:
         report.check(
             False, "the demo broke off", str(error) or f"the harvest did not end within {HARVEST_SECONDS:g} s"
@@ -99,12 +100,13 @@ async def play(*, keep: bool) -> int:
     return 1 if report.failed else 0
 
 
-async def _play(folder: Path, report: Report) -> None:
+async def _play(folder: Path, report: Report, *, shield: bool) -> None:
     start = time.monotonic()
-    report.say(f"starting {', '.join(f'{count} {name}' for name, count in REPLICAS.items())} as processes …")
-    async with machine(folder, FEED.parent) as running:
+    wanted = {"shield": 1, **REPLICAS} if shield else REPLICAS
+    report.say(f"starting {', '.join(f'{count} {name}' for name, count in wanted.items())} as processes …")
+    async with machine(folder, FEED.parent, shield=shield) as running:
         report.done(
-            "the mesh serves", f"{sum(REPLICAS.values())} replicas after {time.monotonic() - start:.1f} s"
+            "the mesh serves", f"{sum(wanted.values())} replicas after {time.monotonic() - start:.1f} s"
         )
         await _ingest(running, report)
         probe = await _probe(running)
@@ -161,7 +163,7 @@ async def _harvest(running: Machine, report: Report) -> Harvest:
 
 
 async def _make_trouble(running: Machine, executor: str, harvest: Harvest, report: Report) -> None:
-    """Kills a brain and the worker that leads the harvest, and stops another worker for a while."""
+    """Kills a brain, the worker that leads the harvest, and Shield; stops another worker for a while."""
     instances = {one.instance_id: one for one in await running.mesh.instances("worker")}
     if executor not in instances:
         raise NotAsWanted(f"the registry does not know {executor or 'the worker'} that leads the harvest")
@@ -169,7 +171,7 @@ async def _make_trouble(running: Machine, executor: str, harvest: Harvest, repor
     other = next(child for child in running.supervisor.children["worker"] if child is not leader)
     victim = running.supervisor.children["brain"][0]
     harvest.broken = time.perf_counter()
-    for child in (victim, leader):
+    for child in (victim, leader, *running.supervisor.children.get("shield", ())):
         report.say(f"  kill -9 {child.pid} ({child.name})")
         running.kill(child)
         harvest.killed.append(f"{child.name} killed")

@@ -39,6 +39,9 @@ MAX_LIFETIME_S = 3600.0
 
 _SWEEP_LIMIT = 1000
 
+_ROUNDING_S = 0.001
+"""So that a token which is to end with another does, whatever is lost as seconds are added up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -258,11 +261,12 @@ class Authority:
 
     async def _holder(self, project: str, name: str, allowed: Allowed, *others: str) -> Principal:
         """Whom a token made now is for. Where a project was revoked within this second, it is of the next one."""
-        now = int(self._clock())
-        revoked = await self._storage.is_revoked([], [project, *others], now)
+        now = self._clock()
+        issued_at = int(now)
+        issued_at += await self._storage.is_revoked([], [project, *others], issued_at)
+        ends = int(now + allowed.lifetime + _ROUNDING_S)
         token_id = secrets.token_urlsafe(16)
-        ends = now + int(allowed.lifetime)
-        return Principal(project, name, allowed.permissions, allowed.tenants, token_id, ends, now + revoked)
+        return Principal(project, name, allowed.permissions, allowed.tenants, token_id, ends, issued_at)
 
     async def _make(
         self,
