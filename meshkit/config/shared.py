@@ -231,7 +231,7 @@ class SharedConfig(BaseModel):
         "that are not idempotent: else each replica takes such a call once.",
         json_schema_extra={"default_text": "on where REDIS_URL is set"},
     )
-    redis_failure: OnFailure = Field(
+    without_redis: OnFailure = Field(
         default_factory=_in(OnFailure.OPEN, OnFailure.CLOSED),
         description="What becomes of calls that Redis has to be asked about while it is away: `closed` refuses them, "
         "`open` lets them in. Those are the ones of CU_REPLAY_SHARED, and all as long as no revocations were read "

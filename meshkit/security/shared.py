@@ -51,7 +51,7 @@ def shared_of(config: SharedConfig) -> Shared:
     from meshkit.config import Environment
     from meshkit.config.grammar import OnFailure
 
-    closed = config.redis_failure is OnFailure.CLOSED
+    closed = config.without_redis is OnFailure.CLOSED
     revocations = Revocations(
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,

@@ -254,13 +254,13 @@ async def test_where_it_closes_nobody_is_let_in_before_the_first_reading(
     me = Handmade("echo")
     settings = {**SETTINGS, "redis_url": late.url, "replay_shared": False}
     for failure, reason in (("open", ""), ("closed", "REVOCATIONS_NOT_READ")):
-        local = LocalMesh(Echo, settings={**settings, "redis_failure": failure})
+        local = LocalMesh(Echo, settings={**settings, "without_redis": failure})
         async with local:
             found = local.service(local.instances[0]).instance
             assert found is not None
             outcome = await call(found.address, GREET, BODY, me.headers(GREET, BODY))
             assert (outcome.reason, outcome.unprocessed) == (reason, bool(reason))
-    local = LocalMesh(Echo, settings={**settings, "redis_failure": "closed"})
+    local = LocalMesh(Echo, settings={**settings, "without_redis": "closed"})
     async with local:
         found = local.service(local.instances[0]).instance
         feed = local._running[local.instances[0]]._shared.feed

@@ -170,7 +170,7 @@ async def test_idempotent_methods_never_reach_redis(echoes: Replicas, server: Lo
 async def test_redis_away_is_open_or_closed_as_the_settings_say(
     server: LocalServer, failure: str, reason: str
 ) -> None:
-    settings = {**SETTINGS, "redis_url": server.url, "redis_failure": failure}
+    settings = {**SETTINGS, "redis_url": server.url, "without_redis": failure}
     local = LocalMesh(Notes, settings=settings)
     async with local:
         replicas = Replicas(local)
