@@ -1,0 +1,5 @@
+"""Certificates: watched where they are used, made and renewed where the mesh has an authority of its own."""
+
+from meshkit.security.certificates.watch import CertificateFiles, client_certificates, server_certificates
+
+__all__ = ["CertificateFiles", "client_certificates", "server_certificates"]
