@@ -162,6 +162,8 @@ def sign(
 class _OneChannel(Attempts):
     """A channel that somebody else keeps."""
 
+    trouble = ""
+
     def _begin(self, exchange: Exchange) -> Any:
         call = exchange.context = super()._begin(exchange)
         return call

@@ -125,7 +125,13 @@ class Replica:
         for service in (self.service, inspection_of(self)):
             self.server.add(
                 service.definition.contract.full_name,
-                handlers(service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
+                handlers(
+                    service,
+                    self._guard,
+                    self.admission,
+                    stream_max_age=self.config.stream_max_age_s,
+                    namespace=self.config.namespace,
+                ),
             )
         self.health.add_to(self.server.grpc)
         if self.config.env is Environment.LOCAL:
@@ -230,7 +236,14 @@ class Replica:
 def check_tls(kind: type[CUService], config: SharedConfig) -> list[Problem]:
     """What keeps a service from serving as its certificates are set up, and from telling its peers apart."""
     name = config.service_name or kind.definition.name
-    return check_serving(config, name)
+    problems = check_serving(config, name)
+    choosy = any(rpc.allow_peers for rpc in kind.definition.rpcs)
+    if choosy and not (config.grpc_tls_enabled and config.grpc_tls_require_client_auth):
+        what = (
+            f"{name} lets certain peers in only (allow_peers), and without certificates of theirs knows none"
+        )
+        problems.append(Problem("GRPC_TLS_REQUIRE_CLIENT_AUTH", what, "set it and GRPC_TLS_ENABLED to true"))
+    return problems
 
 
 async def repeat(

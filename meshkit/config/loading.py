@@ -34,7 +34,7 @@ def load(
     Args:
         config_class: What to load.
         environ: Read instead of the process's environment.
-        shared_process: Several services share this process, so SERVICE_NAME and GRPC_PORT are refused.
+        shared_process: Several services share this process, so SERVICE_NAME and the ports are refused.
         **overrides: Values by field name that hold whatever the sources say.
 
     Raises:
@@ -129,7 +129,7 @@ def _default_state_dir(
 
 
 def _check_files(config: SharedConfig) -> list[Problem]:
-    problems = tls.check_files(config) if config.grpc_tls_enabled else []
+    problems = tls.check_files(config)
     path = config.project_keys_file
     if path is not None and not path.is_file():
         what = f"there is no file {path}"

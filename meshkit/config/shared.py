@@ -302,7 +302,7 @@ class SharedConfig(BaseModel):
 
         Args:
             environ: Read instead of the process's environment.
-            shared_process: Several services share this process, so SERVICE_NAME and GRPC_PORT are refused.
+            shared_process: Several services share this process, so SERVICE_NAME and the ports are refused.
             **overrides: Values by field name that hold whatever the sources say.
 
         Raises:

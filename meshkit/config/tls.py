@@ -79,6 +79,8 @@ def check_settings(config: SharedConfig) -> Iterator[Problem]:
 
 def check_files(config: SharedConfig, *, now: float | None = None) -> list[Problem]:
     """What is wrong with the files, as far as that does not depend on which service reads them."""
+    if not config.grpc_tls_enabled:
+        return []
     _, problems = read_authorities(config)
     service = config.service_name
     for use in Use:

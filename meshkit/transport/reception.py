@@ -18,6 +18,7 @@ from meshkit import metadata
 from meshkit.call import BLANK, Deadline, Trace
 from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError
 from meshkit.pipeline import END, Exchange, Handler, Method
+from meshkit.transport.peer import ConnectedPeer
 from meshkit.transport.status import code_of, text_of, trailers_of
 
 Context = ServicerContext[Any, Any]
@@ -81,16 +82,20 @@ class Reception:
         assert task is not None
         self.tasks.add(task)
         self.newest = loop.time()
+        peer = ConnectedPeer(context)
         try:
-            exchange = self._exchange(method, context, send)
+            exchange = self._exchange(method, context, send, peer)
             await handler(exchange)
             context.set_trailing_metadata(((metadata.INSTANCE, self.instance_id), *exchange.trailers.items()))
         except MeshError as error:
             await self._abort(context, error)
         finally:
+            peer.release()
             self.tasks.discard(task)
 
-    def _exchange(self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
+    def _exchange(
+        self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]], peer: ConnectedPeer
+    ) -> Exchange:
         headers = _single_valued(context.invocation_metadata() or ())
         remaining = context.time_remaining()
         call = BLANK.having(
@@ -98,7 +103,7 @@ class Reception:
             instance_id=self.instance_id,
             method=method.path,
             deadline=Deadline() if remaining is None else Deadline.after(remaining),
-            peer=context.peer(),
+            peer=peer,
             metadata={key: value for key, value in headers.items() if key not in metadata.REQUEST_KEYS},
             trace=Trace.parse(
                 _text(headers, metadata.TRACEPARENT),

@@ -1,4 +1,4 @@
-"""A link whose certificates are replaced while calls are under way: a new connection first, then the old one drained."""
+"""A link whose certificates are replaced under load: a new connection first, then the old one is drained."""
 
 from __future__ import annotations
 

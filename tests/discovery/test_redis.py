@@ -20,7 +20,7 @@ from meshkit.errors import AlreadyExists, Unavailable
 from meshkit.instance import RECORD_VERSION, Instance, State
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer
-from tests.redis.certificates import Certificates
+from tests.certificates import Certificates
 from tests.redis.servers import acl_server, cluster, sentinels, tls_server
 
 Follow = Callable[..., Any]

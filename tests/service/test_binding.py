@@ -296,7 +296,9 @@ def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:
     text = fault(make)
     assert "Greeter" in text
     assert f"{HERE}:{line_of('misspelt')}" in text
-    assert "takes no prt (did you mean port?). It takes contract, name, port, middleware." in text
+    assert (
+        "takes no prt (did you mean port?). It takes contract, name, port, middleware, allow_peers." in text
+    )
 
 
 def test_class_keywords_of_mix_ins_are_theirs_on_either_side() -> None:

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshkit.config import Wrong
 from meshkit.config.certificates import Certificate, dns_name, parse_certificates, parse_key, read_file
+from meshkit.config.tls import PLACE
 from meshkit.security.certificates.authority import AUTHORITY_DAYS, DAYS, Authority
 
 RENEWED_SHARE = 1 / 3
@@ -171,6 +173,20 @@ class CertificateFolder:
             yield
         finally:
             os.close(descriptor)
+
+
+def settings_of(folder: CertificateFolder) -> dict[str, Any]:
+    """Settings by field name with which any program uses the certificates of a folder, with mTLS."""
+    own = folder.file(PLACE)
+    return {
+        "grpc_tls_enabled": True,
+        "grpc_tls_ca_cert": folder.authority_file,
+        "grpc_tls_server_cert": own,
+        "grpc_tls_server_key": own,
+        "grpc_tls_client_cert": own,
+        "grpc_tls_client_key": own,
+        "grpc_tls_require_client_auth": True,
+    }
 
 
 def _left(certificate: Certificate, now: float) -> float:
