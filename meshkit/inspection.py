@@ -16,8 +16,10 @@ from meshkit.service import CUService, rpc
 if TYPE_CHECKING:
     from meshkit.balancing.endpoint import Endpoint
     from meshkit.balancing.pool import EndpointPool
+    from meshkit.config.certificates import Certificate
     from meshkit.latency import Latencies
     from meshkit.replica import Replica
+    from meshkit.security.certificates import CertificateFiles
 
 PERMISSION = "mesh:inspect"
 
@@ -53,6 +55,11 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
                 refusing=replica.admission.refusing or "",
             ),
             budget=pb.Budget(balance=replica.mesh.budget.balance()),
+            certificates=[
+                _expiry(files, leaf)
+                for files in (replica.certificates, replica.mesh.certificates)
+                if files is not None and (leaf := files.material.leaf) is not None
+            ],
         )
 
     @rpc(permission=PERMISSION, tenant="none")
@@ -118,6 +125,16 @@ def _endpoint(pool: EndpointPool, endpoint: Endpoint) -> pb.Endpoint:
         oldest_s=now - oldest.started if oldest else 0.0,
         picks=endpoint.picks,
         failures=endpoint.failures,
+        trouble=endpoint.link.trouble,
+    )
+
+
+def _expiry(files: CertificateFiles, leaf: Certificate) -> pb.CertificateExpiry:
+    return pb.CertificateExpiry(
+        side=files.use.name.lower(),
+        file=str(files.file),
+        spiffe_id=next(iter(leaf.uris), ""),
+        not_after=_timestamp(leaf.not_after),
     )
 
 

@@ -23,25 +23,29 @@ LOOK_S = 5.0
 
 
 async def settings() -> SharedConfig:
-    """The settings of the environment; with the Redis of a mesh that is up on the state folder, where it started one.
+    """The settings of the environment; with Redis and certificates of a mesh that is up on the state folder.
 
     Raises:
         ConfigError: They are wrong.
         Failure: There is such a Redis, and its URL cannot be read.
     """
     from meshkit.cli.local_redis import local_redis_url
+    from meshkit.cli.local_tls import local_tls_settings
     from meshkit.config import SharedConfig
 
     config: SharedConfig = SharedConfig.load()
-    if config.registry_url or config.redis is not None:
-        return config
-    url = local_redis_url(config.state_dir)
-    return SharedConfig.load(redis_url=url) if url else config
+    found = local_tls_settings(config)
+    if not config.registry_url and config.redis is None and (url := local_redis_url(config.state_dir)):
+        found["redis_url"] = url
+    return SharedConfig.load(**found) if found else config
 
 
 @asynccontextmanager
-async def configured_registry() -> AsyncIterator[Registry]:
+async def configured_registry(config: SharedConfig | None = None) -> AsyncIterator[Registry]:
     """Opens the registry that the environment names, for as long as the block lasts.
+
+    Args:
+        config: The settings, where they were read already.
 
     Raises:
         ConfigError: The settings are wrong, or the registry cannot be opened.
@@ -49,7 +53,7 @@ async def configured_registry() -> AsyncIterator[Registry]:
     from meshkit.discovery import registry_of
     from meshkit.telemetry.logs import configure
 
-    config = await settings()
+    config = config or await settings()
     configure("WARNING", json=False)
     registry = registry_of(config)
     try:

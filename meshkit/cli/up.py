@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,6 +78,9 @@ def up(
             "--redis", help="Discovery in Redis: that of REDIS_URL, or a redis-server started for it."
         ),
     ] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Mutual TLS, with certificates of the state folder's own authority.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart/--no-restart", help="Start processes again that died, with backoff.")
     ] = True,
@@ -92,7 +95,7 @@ def up(
     configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
-    asyncio.run(_up(plan, restart=restart, redis=redis))
+    asyncio.run(_up(plan, restart=restart, redis=redis, tls=tls))
 
 
 def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
@@ -113,7 +116,7 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
     return Plan(targets, dict.fromkeys(targets, 1) | counts)
 
 
-async def _up(plan: Plan, *, restart: bool, redis: bool) -> None:
+async def _up(plan: Plan, *, restart: bool, redis: bool, tls: bool) -> None:
     from meshkit.config import SharedConfig
     from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
@@ -126,6 +129,8 @@ async def _up(plan: Plan, *, restart: bool, redis: bool) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(only_mesh_on(config.state_dir))
         surroundings = await _with_redis(config, restarts, stack) if redis else Surroundings(config)
+        if tls:
+            surroundings = await _with_tls(surroundings, plan, stack)
         await _run(plan, surroundings, restarts)
 
 
@@ -151,6 +156,27 @@ async def _with_redis(config: SharedConfig, restarts: Restarts, stack: AsyncExit
     note(f"a redis-server of its own; for programs beside it: REDIS_URL_FILE={local.url_file}")
     config = config.model_copy(update={"redis_url": Secret(local.url)})
     return Surroundings(config, {"REDIS_URL": local.url}, {"redis": local})
+
+
+async def _with_tls(surroundings: Surroundings, plan: Plan, stack: AsyncExitStack) -> Surroundings:
+    """Uses the certificates that are configured, or makes them and keeps them until the stack is closed.
+
+    Raises:
+        Failure: The authority in the state folder cannot be used.
+    """
+    from meshkit.cli.local_tls import folder_in, local_tls
+
+    config = surroundings.config
+    if config.grpc_tls_enabled:
+        return replace(surroundings, beside={**surroundings.beside, "tls": "as configured"})
+    made = await stack.enter_async_context(local_tls(config, plan.targets))
+    environment = {config.env_name(field): str(value) for field, value in made.items()}
+    told = f"mutual, with the authority in {folder_in(config.state_dir)}"
+    return replace(
+        surroundings,
+        environment={**surroundings.environment, **environment},
+        beside={**surroundings.beside, "tls": told},
+    )
 
 
 async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:

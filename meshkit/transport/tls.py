@@ -142,10 +142,10 @@ def trouble_of(details: str, secured: Secured | None) -> Trouble:
         for sign, meaning in _TLS_TROUBLES:
             if sign in details:
                 return Trouble(meaning.format(name=secured.name), lasting=True)
-    cause = details.partition("last error: ")[2] or details
-    if any(sign in cause for sign in _HUNG_UP):
+    _, wrapped, cause = details.partition("last error: ")
+    if any(sign in (cause or details) for sign in _HUNG_UP):
         return Trouble(f"it closed the connection at once: {_hung_up(secured)}", secured is not None)
-    return Trouble(cause.rpartition(": ")[2] or cause, lasting=False)
+    return Trouble((cause.rpartition(": ")[2] or cause) if wrapped else details, lasting=False)
 
 
 def _hung_up(secured: Secured | None) -> str:

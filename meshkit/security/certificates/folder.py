@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshkit.config import Wrong
 from meshkit.config.certificates import Certificate, dns_name, parse_certificates, parse_key, read_file
 from meshkit.config.tls import PLACE
-from meshkit.security.certificates.authority import AUTHORITY_DAYS, DAYS, Authority
+from meshkit.security.certificates.authority import AUTHORITY_DAYS, CLOCKS_S, DAYS, Authority
 
 RENEWED_SHARE = 1 / 3
 """A certificate is renewed when this share of its lifetime is left: before anybody warns of it."""
@@ -128,7 +128,7 @@ class CertificateFolder:
                         f"{service} has no certificate in {self.path}",
                         f"make one with `meshkit certs issue {service}`",
                     )
-                days = (leaf.not_after - leaf.not_before) / 86400
+                days = (leaf.not_after - leaf.not_before - CLOCKS_S) / 86400
                 self._issue(authority, service, days, _hosts(leaf, self.namespace))
 
     def is_due(self, service: str) -> bool:
