@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick test-soak clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-rotation test-soak clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-tail       latencies beside a slow server, failures beside a failing one, for each policy"
 	@echo "make bench-shard      how well tenants stay where they are"
 	@echo "make bench-pick       what a pick costs"
+	@echo "make bench-rotation   certificates replaced while calls go on"
 	@echo "make test-soak        minutes of load: no growth in tasks, descriptors, memory"
 
 $(FOR_DEMO): $(SETUP)
@@ -71,6 +72,9 @@ bench-discovery: $(FOR_TEST)
 
 bench-faults: $(FOR_TEST)
 	$(PY) benchmarks/registry_faults.py
+
+bench-rotation: $(FOR_TEST)
+	$(PY) benchmarks/rotation.py
 
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
