@@ -25,9 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "examples" / "greeter"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "greeter"))
 
 from cryptography import x509
 from greeter.v1 import greeter_pb2 as pb
@@ -39,6 +38,7 @@ from meshkit.security.certificates.folder import CertificateFolder, settings_of
 from meshkit.telemetry.logs import configure
 from meshkit.transport.rotation import RotatingLink
 
+ROOT = Path(__file__).resolve().parents[1]
 RATE = 200.0
 REPLICAS = 2
 LIMIT_S = 5.0
