@@ -206,7 +206,8 @@ def faults(
         now: Unix time in seconds.
     """
     leaf = Certificate.of(chain[0])
-    issue = f"issue one with `meshkit certs issue {service or 'NAME'}`"
+    named = service or next(iter(leaf.uris), "").removeprefix(spiffe_id("", namespace)) or "NAME"
+    issue = f"issue one with `meshkit certs issue {named if '/' not in named else 'NAME'}`"
     if now >= leaf.not_after:
         yield Wrong(f"expired on {moment(leaf.not_after)}", issue)
     elif now < leaf.not_before:

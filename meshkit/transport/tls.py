@@ -39,7 +39,7 @@ class Certificates(Protocol):
         ...
 
     def follow(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Calls back whenever there is new material, until what this returns is called."""
+        """Calls back whenever there is new material, until what this returns is called, once or more often."""
         ...
 
 

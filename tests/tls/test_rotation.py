@@ -215,3 +215,27 @@ async def test_a_mesh_closes_while_it_connects_anew(stage: Stage, eventually: An
         await eventually(lambda: link._next is not None or link._current is not begun)
     assert link._next is None
     assert not link._leaving
+
+
+async def test_a_link_may_be_closed_again_with_less_grace(stage: Stage, eventually: Any) -> None:
+    """As when an instance leaves, and its caller closes while a call there is under way, on a connection replaced."""
+    async with AsyncExitStack() as stack:
+        replica, mesh = await stage.enter(stack)
+        forever = asyncio.Event()
+
+        async def endless(request: Text, call: Call) -> AsyncIterator[Text]:
+            yield Text(value="first")
+            await forever.wait()
+
+        replica.service.behave["Follow"] = endless  # type: ignore[attr-defined]
+        async with mesh.client(ProbeClient).follow(Text(), timeout=60) as replies:
+            await anext(aiter(replies))
+            link = link_of(mesh)
+            before = link._current
+            stage.client.replace(stage.authority.service("router"))
+            await eventually(lambda: link._current is not before)
+            patient = asyncio.ensure_future(link.close(60))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(link.close(0), 20)
+            await asyncio.wait_for(patient, 20)
+            assert not link._leaving

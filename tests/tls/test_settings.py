@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from typer.testing import CliRunner
 
+from meshkit.cli.config import app as config_app
 from meshkit.config import ConfigError, SharedConfig
 from meshkit.config.tls import check_files, check_serving
 from tests.certificates import Signer, pem_of, write_private
@@ -297,3 +299,16 @@ def test_a_service_with_wrong_certificates_exits_with_78_before_a_port_is_tried(
     )
     assert str(port) not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_settings_of_a_service_are_checked_with_its_name(files: Files) -> None:
+    environ = {
+        name.upper(): str(value) for name, value in settings(files).items() if name.startswith("grpc_tls")
+    }
+    result = CliRunner(env=environ | {"CU_STATE_DIR": str(files.folder)}).invoke(
+        config_app, ["check", "main:Greeter", "meshkit.config:SharedConfig"]
+    )
+    assert result.exit_code == os.EX_CONFIG
+    assert "main:Greeter: configuration: 2 problems" in result.stderr
+    assert "is not for greeter: it lacks the DNS name greeter.contextunity" in result.stderr
+    assert "meshkit.config:SharedConfig: the configuration is right" in result.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ class CertificateFiles:
         self._paths = [path for path in named if path is not None]
         self._taken = self._seen = self._stamps()
         self._refused: Stamps = ()
-        self._followers: list[Callable[[], None]] = []
+        self._followers: dict[int, Callable[[], None]] = {}
+        self._numbers = count()
         self._watching: asyncio.Task[None] | None = None
         self._warned_at = float("-inf")
         material, problems = self._read()
@@ -87,9 +89,14 @@ class CertificateFiles:
         return self._paths[min(1, len(self._paths) - 1)]
 
     def follow(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Calls back whenever there is new material, until what this returns is called."""
-        self._followers.append(changed)
-        return lambda: self._followers.remove(changed)
+        """Calls back whenever there is new material, until what this returns is called, once or more often."""
+        number = next(self._numbers)
+        self._followers[number] = changed
+
+        def unfollow() -> None:
+            self._followers.pop(number, None)
+
+        return unfollow
 
     def start(self) -> None:
         """Begins to look, on the running event loop."""
@@ -131,7 +138,7 @@ class CertificateFiles:
         self._warned_at = float("-inf")
         until = moment(material.leaf.not_after) if material.leaf else ""
         log.info("certificates read again", file=str(self.file), side=self.use.name.lower(), until=until)
-        for changed in list(self._followers):
+        for changed in list(self._followers.values()):
             changed()
 
     def _warn(self) -> None:
