@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-rotation test-soak test-lowest fuzz clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -10,23 +10,24 @@ FOR_FUZZ := .venv/.for-fuzz
 SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
-	@echo "make demo             the mesh on this machine: a real job, replicas killed under load, a summary"
-	@echo "make test             format, lint, types, generated code, tests"
-	@echo "make check            make test without the tests"
-	@echo "make format           formats and mends what can be mended"
-	@echo "make gen              generates code and pages anew from protos and settings"
-	@echo "make bench            the overhead of the mesh beside bare grpc.aio"
-	@echo "make bench-discovery  how fast changes reach the watchers, and what the registry costs"
-	@echo "make bench-faults     calls while Redis is stopped, emptied, paused, failed over"
-	@echo "make bench-failover   calls while replicas are killed, stopped, restarted, cut off, beside Envoy and others"
-	@echo "make bench-tail       latencies beside a slow server, failures beside a failing one, for each policy"
-	@echo "make bench-shard      how well tenants stay where they are"
-	@echo "make bench-pick       what a pick costs"
-	@echo "make test-lowest      the tests with the lowest version of each dependency that is allowed"
-	@echo "make bench-auth       what the checks of a call cost, with and without revocations"
-	@echo "make bench-rotation   calls while keys are rotated"
-	@echo "make fuzz             a million inputs for all that parses what comes from outside"
-	@echo "make test-soak        minutes of load: no growth in tasks, descriptors, memory"
+	@echo "make demo                        the mesh on this machine: a real job, replicas killed under load, a summary"
+	@echo "make test                        format, lint, types, generated code, tests"
+	@echo "make check                       make test without the tests"
+	@echo "make format                      formats and mends what can be mended"
+	@echo "make gen                         generates code and pages anew from protos and settings"
+	@echo "make test-lowest                 the tests with the lowest version of each dependency that is allowed"
+	@echo "make test-soak                   minutes of load: no growth in tasks, descriptors, memory"
+	@echo "make fuzz                        a million inputs for all that parses what comes from outside"
+	@echo "make bench                       the overhead of the mesh beside bare grpc.aio"
+	@echo "make bench-discovery             how fast changes reach the watchers, and what the registry costs"
+	@echo "make bench-faults                calls while Redis is stopped, emptied, paused, failed over"
+	@echo "make bench-failover              calls while replicas are killed, stopped, restarted, cut off, beside Envoy and others"
+	@echo "make bench-tail                  latencies beside a slow server, failures beside a failing one, for each policy"
+	@echo "make bench-shard                 how well tenants stay where they are"
+	@echo "make bench-pick                  what a pick costs"
+	@echo "make bench-auth                  what the checks of a call cost, with and without revocations"
+	@echo "make bench-key-rotation          calls while keys are rotated"
+	@echo "make bench-certificate-rotation  calls while certificates are replaced"
 
 $(FOR_DEMO): $(SETUP)
 	@scripts/bootstrap reference,fast
@@ -84,8 +85,8 @@ bench-faults: $(FOR_TEST)
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
 
-bench-auth bench-rotation: bench-%: $(FOR_TEST)
-	$(PY) benchmarks/$*.py
+bench-auth bench-key-rotation bench-certificate-rotation: bench-%: $(FOR_TEST)
+	$(PY) benchmarks/$(subst -,_,$*).py
 
 fuzz: $(FOR_FUZZ)
 	$(PY) tests/fuzz/run.py

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshkit.call import Call as Call
     from meshkit.call import Deadline as Deadline
+    from meshkit.call import Peer as Peer
     from meshkit.call import Principal as Principal
     from meshkit.client import CallOptions as CallOptions
     from meshkit.client import Client as Client
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from meshkit.supervisor import Supervisor as Supervisor
 
 _HOMES = {
-    "meshkit.call": ("Call", "Deadline", "Principal"),
+    "meshkit.call": ("Call", "Deadline", "Peer", "Principal"),
     "meshkit.client": ("CallOptions", "Client", "ResponseStream"),
     "meshkit.config": ("SharedConfig",),
     "meshkit.declaration": ("PUBLIC", "resource"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Never
 
 from meshkit.call import Call
@@ -39,9 +39,16 @@ class Binding:
     def __init__(self, cls: type[Any], contract: ServiceDescriptor) -> None:
         self._cls = cls
         self._contract = contract
+        self._peers: frozenset[str] | None = None
         self._names = method_names(contract.methods_by_name, reserved=_RESERVED)
 
-    def define(self, name: str | None, port: int, middleware: tuple[Middleware, ...]) -> Definition:
+    def define(
+        self,
+        name: str | None,
+        port: int,
+        middleware: tuple[Middleware, ...],
+        allow_peers: Collection[str] | None = None,
+    ) -> Definition:
         """Binds the class.
 
         Raises:
@@ -55,6 +62,7 @@ class Binding:
         if not 0 <= port < 65536:
             raise self._fault(None, f"port {port} is no port", "give one from 0 (a free one) to 65535")
         self._check_policy(inspect.getattr_static(self._cls, "authorize", None))
+        self._peers = self._peers_of(None, allow_peers)
         return Definition(
             name=name,
             port=port,
@@ -63,6 +71,7 @@ class Binding:
             jobs=tuple(self._jobs()),
             resources={key: value for key, value in self._members() if isinstance(value, resource)},
             middleware=tuple(middleware),
+            allow_peers=self._peers,
         )
 
     def _members(self) -> Iterator[tuple[str, Any]]:
@@ -135,7 +144,22 @@ class Binding:
         self._check_shape(function, method)
         request, reply = GetMessageClass(descriptor.input_type), GetMessageClass(descriptor.output_type)
         self._check_annotations(function, method, request, reply)
-        return Rpc(method, attribute, mark.permission, mark.tenant, mark.timeout, request, reply)
+        peers = self._peers if mark.allow_peers is None else self._peers_of(function, mark.allow_peers)
+        return Rpc(method, attribute, mark.permission, mark.tenant, mark.timeout, request, reply, peers)
+
+    def _peers_of(self, function: Any, names: Any) -> frozenset[str] | None:
+        """The services in `allow_peers`; None where nothing is said."""
+        if names is None:
+            return None
+        if not isinstance(names, (set, frozenset, tuple, list)):
+            raise self._fault(function, f"allow_peers={names!r}", 'give a set of names: {"router"}')
+        if not names:
+            raise self._fault(function, "allow_peers names nobody", "name services, or leave it out")
+        for name in names:
+            if not (isinstance(name, str) and SERVICE_NAME.fullmatch(name)):
+                mend = f"a service's name is {SERVICE_NAME.pattern}"
+                raise self._fault(function, f"allow_peers={names!r}: {name!r} is no service", mend)
+        return frozenset(names)
 
     def _check_shape(self, function: Any, method: Method) -> None:
         plain = inspect.unwrap(function)

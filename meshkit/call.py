@@ -140,6 +140,51 @@ class Trace:
         return Trace(parent, self.state, self.baggage)
 
 
+class Peer:
+    """Who is at the other end of the connection that a call came over.
+
+    Under mTLS that is proved by its certificate. It says which program made the connection, the principal in whose
+    name the call is made.
+
+    Args:
+        address: See `address`.
+        spiffe_id: See `spiffe_id`.
+    """
+
+    def __init__(self, address: str = "", spiffe_id: str = "") -> None:
+        self._address = address
+        self._spiffe_id = spiffe_id
+
+    @property
+    def address(self) -> str:
+        """Its network address, as gRPC gives it: `ipv4:10.0.0.7:41298`."""
+        return self._address
+
+    @property
+    def spiffe_id(self) -> str:
+        """The id in its certificate, `spiffe://<namespace>/<service>`; empty where it need not show one."""
+        return self._spiffe_id
+
+    @property
+    def service(self) -> str:
+        """The last part of that id, its name; empty without one. It may be of another namespace."""
+        return self.spiffe_id.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.spiffe_id} at {self.address}" if self.spiffe_id else self.address
+
+    def __repr__(self) -> str:
+        return f"Peer(address={self.address!r}, spiffe_id={self.spiffe_id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Peer):
+            return NotImplemented
+        return (self.address, self.spiffe_id) == (other.address, other.spiffe_id)
+
+    def __hash__(self) -> int:
+        return hash((self.address, self.spiffe_id))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One request, as the service that serves it sees it.
@@ -153,7 +198,7 @@ class Call:
         tenant: The tenant that the call is for; empty where the method asks for none.
         criticality: `critical`, `default` or `sheddable`.
         deadline: When the caller stops waiting, or the method's own cap if that is earlier.
-        peer: Network address of the caller, as gRPC gives it.
+        peer: Who is at the other end of the connection: its network address, and under mTLS its SPIFFE id.
         metadata: The request's other metadata; keys of the mesh itself are not in it.
         trace: Where the call stands in its trace.
     """
@@ -166,7 +211,7 @@ class Call:
     tenant: str = ""
     criticality: Criticality = "default"
     deadline: Deadline = field(default_factory=Deadline)
-    peer: str = ""
+    peer: Peer = field(default_factory=Peer)
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace.start)
     subject_token: str = field(default="", repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
@@ -72,6 +72,7 @@ class RpcMark:
     tenant: TenantMode
     timeout: float | None
     name: str | None
+    allow_peers: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Rpc:
         timeout: Seconds that the service allows itself at most; None for no cap of its own.
         request: Class of the request messages.
         reply: Class of the reply messages.
+        allow_peers: Names of the services that may call it, as their certificates say; None for any.
     """
 
     method: Method
@@ -95,6 +97,7 @@ class Rpc:
     timeout: float | None
     request: type[Message]
     reply: type[Message]
+    allow_peers: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class Definition:
         jobs: Its background jobs.
         resources: Its resources by attribute, in the order they are opened.
         middleware: The user's own layers, outermost first.
+        allow_peers: Names of the services that may call its methods, where these say nothing else; None for any.
     """
 
     name: str
@@ -127,3 +131,4 @@ class Definition:
     jobs: tuple[Job, ...]
     resources: dict[str, resource[Any]]
     middleware: tuple[Middleware, ...]
+    allow_peers: frozenset[str] | None = None

@@ -19,8 +19,10 @@ from meshkit.service import CUService, has_policy, rpc
 if TYPE_CHECKING:
     from meshkit.balancing.endpoint import Endpoint
     from meshkit.balancing.pool import EndpointPool
+    from meshkit.config.certificates import Certificate
     from meshkit.latency import Latencies
     from meshkit.replica import Replica
+    from meshkit.security.certificates import CertificateFiles
 
 PERMISSION = "mesh:inspect"
 
@@ -57,6 +59,11 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
             ),
             budget=pb.Budget(balance=replica.mesh.budget.balance()),
             methods=[_method(rpc, replica.service) for rpc in replica.service.definition.rpcs],
+            certificates=[
+                _expiry(files, leaf)
+                for files in (replica.certificates, replica.mesh.certificates)
+                if files is not None and (leaf := files.material.leaf) is not None
+            ],
         )
 
     @rpc(permission=PERMISSION, tenant="none")
@@ -136,6 +143,16 @@ def _endpoint(pool: EndpointPool, endpoint: Endpoint) -> pb.Endpoint:
         picks=endpoint.picks,
         failures=endpoint.failures,
         expected_s=policy.average(endpoint) if isinstance(policy, PeakEwma) else None,
+        trouble=endpoint.link.trouble,
+    )
+
+
+def _expiry(files: CertificateFiles, leaf: Certificate) -> pb.CertificateExpiry:
+    return pb.CertificateExpiry(
+        side=files.use.name.lower(),
+        file=str(files.file),
+        spiffe_id=next(iter(leaf.uris), ""),
+        not_after=_timestamp(leaf.not_after),
     )
 
 

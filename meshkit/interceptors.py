@@ -10,6 +10,9 @@ A client keeps its channel and its stubs; the channel is wrapped in one that sig
     channel = sign(grpc.aio.insecure_channel("orders:50051"), "orders")
     stub = OrderServiceStub(channel)
 
+`Demand(…, peers=frozenset({"router"}))` lets in the peers of these names only, where the server asks for client
+certificates of the mesh.
+
 Neither takes part in discovery, balancing or retries; how many calls the server takes, and how it stops, stays its own
 affair. Calls are signed for any instance (`x-cu-to: -`), so a server
 that wants them to be for itself alone has to become a `CUService`.
@@ -34,6 +37,7 @@ from meshkit.pipeline import END, Exchange, Handler, Method, compose
 from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand
+from meshkit.security.peers import only_peers
 from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
 from meshkit.transport.caller import Caller
@@ -89,6 +93,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         only = self._shielded.ring if self._shielded else None
         self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
         self._stream_max_age = settings.stream_max_age_s
+        self._namespace = settings.namespace
         self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
@@ -119,6 +124,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         layers = (
             _aborting,
             error_boundary,
+            *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),
             *((aging(self._stream_max_age), ending(self._guard.verifier.revocations)) if streams else ()),
@@ -179,6 +185,8 @@ def sign(
 
 class _OneChannel(Attempts):
     """A channel that somebody else keeps."""
+
+    trouble = ""
 
     def _begin(self, exchange: Exchange) -> Any:
         call = exchange.context = super()._begin(exchange)

@@ -13,16 +13,20 @@ from meshkit.balancing.pool import EndpointPool
 from meshkit.call import Criticality, scoped
 from meshkit.calling import Choices, Policies, hedged, methods_of, onion
 from meshkit.client import Client
+from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience
 from meshkit.security.assembly import realm_of, tokens_of
+from meshkit.security.certificates import client_certificates
 from meshkit.security.rights import PERMISSION
 from meshkit.transport.caller import Caller, MeshInvoker
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.link import GrpcLink
+from meshkit.transport.rotation import RotatingLink
+from meshkit.transport.tls import Secured
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
@@ -46,7 +50,7 @@ class Mesh:
         name: Name of the service or script that calls; `SERVICE_NAME` by default.
 
     Raises:
-        ConfigError: There is no project secret, and none may be made.
+        ConfigError: There is no project secret, and none may be made; or a certificate file is not right.
     """
 
     def __init__(self, config: SharedConfig, registry: Registry | None = None, *, name: str = "") -> None:
@@ -55,6 +59,7 @@ class Mesh:
         self.registry = registry or registry_of(config)
         self.shielded = shielded_of(config, name)
         self.tokens: TokenSource = self.shielded.tokens if self.shielded else tokens_of(config, name)
+        self.certificates = client_certificates(config, name or config.service_name)
         self._realm = realm_of(config)
         self.budget = Budget()
         self.dial: Dial = self._dial
@@ -90,6 +95,8 @@ class Mesh:
         self._pools.clear()
         if self.shielded is not None:
             await self.shielded.close()
+        if self.certificates is not None:
+            await self.certificates.close()
         if self._owns_registry:
             await self.registry.close()
 
@@ -221,8 +228,25 @@ class Mesh:
         """The services that were called, or asked for, and their endpoints."""
         return self._pools
 
+    def secured(self, service: str) -> Secured | None:
+        """How a channel to an instance of the service is secured now; None where TLS is off."""
+        if self.certificates is None:
+            return None
+        return Secured(self.certificates.material, dns_name(service, self.config.namespace))
+
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
-        return GrpcLink(instance, on_change, max_message_bytes=self.config.max_message_bytes)
+        most = self.config.max_message_bytes
+        if self.certificates is None:
+            return GrpcLink(instance, on_change, max_message_bytes=most)
+        self.certificates.start()
+        return RotatingLink(
+            instance,
+            on_change,
+            certificates=self.certificates,
+            name=dns_name(instance.service, self.config.namespace),
+            max_message_bytes=most,
+            grace=self.config.stream_max_age_s,
+        )
 
     def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
         if isinstance(permissions, str):

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import Environment
+from meshkit.config import ConfigError, Environment, Problem
+from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of
+from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
 from meshkit.serving import handlers
-from meshkit.transport.health import Health
+from meshkit.transport.health import Health, HealthPort
 from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
+from meshkit.transport.tls import server_credentials
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
@@ -55,7 +58,7 @@ class Replica:
         overrides: Openers to use instead of those of its resources.
 
     Raises:
-        ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
+        ConfigError: There is no project secret, and none may be made; or the keys file is wrong, or a certificate.
     """
 
     def __init__(
@@ -70,9 +73,13 @@ class Replica:
         self.config = config
         self.registry = registry
         self.name = config.service_name or kind.definition.name
+        if problems := check_tls(kind, config):
+            raise ConfigError(problems)
+        self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission(config.max_calls, refusing="STARTING")
         self.health = Health((kind.definition.contract.full_name,))
+        self.health_port = None if config.health_port is None else HealthPort(self.health)
         self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
@@ -91,15 +98,18 @@ class Replica:
         self._lease: Lease | None = None
         self._serving = False
         self._closed = False
+        self.probed_at: int | None = None
 
     def bind(self) -> None:
-        """Takes the port.
+        """Takes the port, and that for probes.
 
         Raises:
-            PortTaken: It cannot be had.
+            PortTaken: One cannot be had.
         """
         port = self.kind.definition.port if self.config.grpc_port is None else self.config.grpc_port
-        bound = self.server.bind(self.config.grpc_host, port)
+        bound = self.server.bind(self.config.grpc_host, port, self._credentials())
+        if self.health_port is not None:
+            self.probed_at = self.health_port.bind(self.config.health_host, self.config.health_port or 0)
         address = self.config.grpc_advertise or f"{_reachable(self.config.grpc_host)}:{bound}"
         self.instance = self.service.instance = Instance(
             service=self.name,
@@ -122,13 +132,23 @@ class Replica:
 
         for service in (self.service, inspection_of(self)):
             self.server.add(
-                handlers(service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
+                handlers(
+                    service,
+                    self._guard,
+                    self.admission,
+                    stream_max_age=self.config.stream_max_age_s,
+                    namespace=self.config.namespace,
+                ),
             )
         self.health.add_to(self.server.grpc)
         if self.config.env is Environment.LOCAL:
             add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
         try:
             await self.server.start()
+            if self.health_port is not None:
+                await self.health_port.start()
+            if self.certificates is not None:
+                self.certificates.start()
             await self._shared.start()
             if self.mesh.shielded is not None:
                 self.mesh.shielded.follow(self._shared.revocations)
@@ -206,8 +226,31 @@ class Replica:
         try:
             await self._resources.close()
         finally:
+            if self.certificates is not None:
+                await self.certificates.close()
+            if self.health_port is not None:
+                await self.health_port.stop()
             await self._shared.close()
             await self.mesh.close()
+
+    def _credentials(self) -> Any:
+        """With what the port is secured; None where TLS is off."""
+        if self.certificates is None:
+            return None
+        return server_credentials(self.certificates, require_client=self.config.grpc_tls_require_client_auth)
+
+
+def check_tls(kind: type[CUService], config: SharedConfig) -> list[Problem]:
+    """What keeps a service from serving as its certificates are set up, and from telling its peers apart."""
+    name = config.service_name or kind.definition.name
+    problems = check_serving(config, name)
+    choosy = any(rpc.allow_peers for rpc in kind.definition.rpcs)
+    if choosy and not (config.grpc_tls_enabled and config.grpc_tls_require_client_auth):
+        what = (
+            f"{name} lets certain peers in only (allow_peers), and without certificates of theirs knows none"
+        )
+        problems.append(Problem("GRPC_TLS_REQUIRE_CLIENT_AUTH", what, "set it and GRPC_TLS_ENABLED to true"))
+    return problems
 
 
 async def repeat(

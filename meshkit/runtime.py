@@ -15,7 +15,7 @@ import structlog
 
 from meshkit.config import ConfigError, Problem, SharedConfig
 from meshkit.errors import MeshError
-from meshkit.replica import Overrides, Replica
+from meshkit.replica import Overrides, Replica, check_tls
 from meshkit.transport.server import PortTaken
 
 if TYPE_CHECKING:
@@ -69,11 +69,15 @@ class Runtime:
         problems: list[Problem] = []
         for kind in self._services:
             try:
-                found[kind] = self._configs.get(kind) or kind.config_class().load(
+                config = self._configs.get(kind) or kind.config_class().load(
                     shared_process=len(self._services) > 1
                 )
+                wrong = check_tls(kind, config)
             except ConfigError as error:
-                problems.extend(problem for problem in error.problems if problem not in problems)
+                wrong = error.problems
+            else:
+                found[kind] = config
+            problems.extend(problem for problem in wrong if problem not in problems)
         problems.extend(_port_clashes(found))
         if problems:
             raise ConfigError(problems)

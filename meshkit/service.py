@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar, overload
 
 from meshkit.binding import Binding, refuse_strangers
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_KEYWORDS = ("contract", "name", "port", "middleware", "allow_peers")
+"""What the class statement of a service takes."""
+
 
 @overload
 def rpc(
@@ -31,6 +34,7 @@ def rpc(
     tenant: TenantMode = "required",
     timeout: float | None = None,
     name: str | None = None,
+    allow_peers: Collection[str] | None = None,
 ) -> Callable[[F], F]: ...
 @overload
 def rpc(function: Never, /) -> Never: ...
@@ -42,6 +46,7 @@ def rpc(
     tenant: TenantMode = "required",
     timeout: float | None = None,
     name: str | None = None,
+    allow_peers: Collection[str] | None = None,
     **others: Any,
 ) -> Any:
     """Marks a method as the implementation of an RPC of the contract; the function itself stays as it is.
@@ -52,12 +57,14 @@ def rpc(
         tenant: Whether the method is called for a tenant: `required`, `optional` or `none`.
         timeout: Seconds after which the service itself ends a call, however long the caller would wait.
         name: The RPC's name in the contract where it is not the method's name in CamelCase.
+        allow_peers: Names of the services that may call it, as their certificates say (mTLS); by default those that
+            the class allows, which is any where it names none.
         **others: None are known; they are there to be told by name, with method, file and line.
 
     Raises:
         TypeError: There is no such argument.
     """
-    mark = RpcMark(permission, tenant, timeout, name)
+    mark = RpcMark(permission, tenant, timeout, name, allow_peers)
 
     def decorate(method: F) -> F:
         if others:
@@ -103,7 +110,8 @@ class CUService:
 
     Class keywords: `contract`, the descriptor of the gRPC service; `name` in the mesh (by default the contract's name
     without `Service`, in kebab case); `port` it listens on (0 picks a free one); `middleware`, layers of its own around
-    its methods. A subclass without a contract is a mix-in and is not bound.
+    its methods; `allow_peers`, names of the services that alone may call it, as their certificates say (mTLS). A
+    subclass without a contract is a mix-in and is not bound.
 
     While it runs, an instance has `config` (of the class that its annotation names, else `SharedConfig`), `mesh` to
     call other services, `instance` (what it registered) and `log`.
@@ -132,10 +140,11 @@ class CUService:
         name: str | None = None,
         port: int = 0,
         middleware: tuple[Middleware, ...] = (),
+        allow_peers: Collection[str] | None = None,
         **others: Never,
     ) -> None:
         if others and not _others_take_keywords(cls):
-            refuse_strangers(cls, None, "the class", others, ("contract", "name", "port", "middleware"))
+            refuse_strangers(cls, None, "the class", others, _KEYWORDS)
         super().__init_subclass__(**others)
         inherited: Definition | None = getattr(cls, "definition", None)
         if (
@@ -143,8 +152,9 @@ class CUService:
         ):  # what the subclass changes counts, also what it demands
             contract, name, port = inherited.contract, name or inherited.name, port or inherited.port
             middleware = middleware or inherited.middleware
+            allow_peers = inherited.allow_peers if allow_peers is None else allow_peers
         if contract is not None:
-            cls.definition = Binding(cls, contract).define(name, port, middleware)
+            cls.definition = Binding(cls, contract).define(name, port, middleware, allow_peers)
 
     async def authorize(self, call: Call) -> None:
         """Decides on each call by a policy of the service's own; override it. By default all are let in.

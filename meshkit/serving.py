@@ -25,6 +25,7 @@ from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
 from meshkit.resilience.admission import Admission, admitting
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
+from meshkit.security.peers import only_peers
 from meshkit.service import has_policy
 from meshkit.transport.codec import decoding
 
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 
 def handlers(
-    service: CUService, guard: Guard, admission: Admission, *, stream_max_age: float = 3600.0
+    service: CUService,
+    guard: Guard,
+    admission: Admission,
+    *,
+    stream_max_age: float = 3600.0,
+    namespace: str = "",
 ) -> Mapping[Method, Handler]:
     """The methods of a service, each with its onion: serialized messages in, serialized messages out.
 
@@ -45,21 +51,25 @@ def handlers(
         guard: What lets its calls in.
         admission: What limits them.
         stream_max_age: Seconds after which a stream is ended, to be opened anew.
+        namespace: Name of the mesh, which peers must be of where only some are let in.
     """
     return {
-        rpc.method: compose(layers(service, rpc, guard, admission, stream_max_age), invoking(service, rpc))
+        rpc.method: compose(
+            layers(service, rpc, guard, admission, stream_max_age, namespace), invoking(service, rpc)
+        )
         for rpc in service.definition.rpcs
     }
 
 
 def layers(
-    service: CUService, rpc: Rpc, guard: Guard, admission: Admission, stream_max_age: float
+    service: CUService, rpc: Rpc, guard: Guard, admission: Admission, stream_max_age: float, namespace: str
 ) -> tuple[Middleware, ...]:
     """The layers of a method, outermost first; up to `decoding` none of them reads the caller's message."""
     streams = rpc.method.streams_requests or rpc.method.streams_replies
     return (
         error_boundary,
         admitting(admission),
+        *((only_peers(rpc.allow_peers, namespace),) if rpc.allow_peers else ()),
         guard.layer(demand(rpc)),
         deadline(rpc.timeout),
         *((aging(stream_max_age), ending(guard.verifier.revocations)) if streams else ()),

@@ -19,6 +19,11 @@ class Link(Protocol):
         """Whether a call begun now would be sent at once."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why there is no connection; empty where there is one, or it is not known."""
+        ...
+
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call over this connection, once."""
         ...

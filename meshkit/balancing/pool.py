@@ -28,6 +28,9 @@ log = structlog.get_logger("meshkit.balancing")
 REST_S = 1.0
 """Seconds for which an instance that takes no calls (it starts, drains, or is another by now) is not asked again."""
 
+MAX_TROUBLES = 3
+"""Reasons why there is no connection that an error names at most."""
+
 TICK_S = 0.1
 """Seconds between two looks at calls under way and at shut gates, while there are any."""
 
@@ -284,11 +287,19 @@ class EndpointPool:
             why, reason = f"{self.registry} knows none", "NO_INSTANCE"
         else:
             why, reason = f"{self.registry} cannot be read; the log says why", "REGISTRY_UNREADABLE"
+        if troubles := self._troubles():
+            why = f"{why} ({troubles})"
         error = Unavailable(
             f"no instance of {self.service} took the call in time: {why}", reason=reason, **facts
         )
         error.unprocessed = True
         return error
+
+    def _troubles(self) -> str:
+        """Why there are no connections, as far as links know; the first few of several reasons."""
+        found = {endpoint.link.trouble: endpoint for endpoint in self.endpoints.values()}
+        told = [f"{each.instance.address}: {why}" for why, each in found.items() if why]
+        return "; ".join(told[:MAX_TROUBLES])
 
     async def _wait(self, seconds: float) -> bool:
         """Waits until something changed; False when the time is up first."""

@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "health": ("meshkit.cli.health:health", "Ask instances whether they serve."),
     "config": ("meshkit.cli.config:app", "Check and explain settings."),
     "token": ("meshkit.cli.token:app", "Make and look at tokens."),
+    "certs": ("meshkit.cli.certs:app", "Make, renew and look at certificates."),
     "keys": ("meshkit.cli.keys:app", "Make, rotate and hand out keys."),
     "projects": ("meshkit.cli.projects:app", "Let other projects call."),
     "shield": ("meshkit.cli.shield:app", "Operate Shield."),

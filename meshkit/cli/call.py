@@ -189,7 +189,12 @@ async def _contracts(mesh: Mesh, service: str, timeout: float | None) -> Contrac
                         continue
                     try:
                         limit = mesh.config.max_message_bytes
-                        return await reflect(instance.address, timeout=seconds, max_message_bytes=limit)
+                        return await reflect(
+                            instance.address,
+                            timeout=seconds,
+                            max_message_bytes=limit,
+                            secured=mesh.secured(service),
+                        )
                     except MeshError as error:
                         error.instance = instance.instance_id
                         failure = error

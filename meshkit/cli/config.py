@@ -57,7 +57,7 @@ def check(
     names = targets or ["meshkit.config:SharedConfig"]
     for name in names:
         try:
-            _config_class(name).load(shared_process=shared_process)
+            _check(name, _config_class(name).load(shared_process=shared_process))
         except ConfigError as error:
             failed[name] = error
     _report(names, failed, as_json=as_json)
@@ -71,6 +71,24 @@ def reference(targets: Targets = None) -> None:
     from meshkit.config.reference import reference as page
 
     say(page([(target, _config_class(target)) for target in targets or ()]).rstrip("\n"))
+
+
+def _check(target: str | None, config: SharedConfig) -> None:
+    """What a service checks beyond its settings: its certificates, which must be in its name.
+
+    Raises:
+        ConfigError: They are not right.
+    """
+    from meshkit.config import ConfigError
+    from meshkit.service import CUService
+
+    found = load_object(target) if target else None
+    if not (isinstance(found, type) and issubclass(found, CUService)):
+        return
+    from meshkit.replica import check_tls
+
+    if problems := check_tls(found, config):
+        raise ConfigError(problems)
 
 
 def _report(names: list[str], failed: dict[str, ConfigError], *, as_json: bool) -> None:

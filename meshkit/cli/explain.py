@@ -154,8 +154,14 @@ def _layers(config: SharedConfig, mesh: Mesh) -> list[tuple[str, str]]:
             "sign",
             f"as project {config.project_id} with its key {kid}, for the instance that was picked",
         ),
-        ("send", f"over a connection made before, messages of {config.grpc_max_message_mb} MiB at most"),
+        ("send", f"over {_kind(config)} made before, messages of {config.grpc_max_message_mb} MiB at most"),
     ]
+
+
+def _kind(config: SharedConfig) -> str:
+    if not config.grpc_tls_enabled:
+        return "a connection in plain text"
+    return "an mTLS connection" if config.grpc_tls_client_cert else "a TLS connection"
 
 
 def _tell(found: dict[str, Any]) -> None:
@@ -216,7 +222,7 @@ def _cells(endpoint: pb.Endpoint) -> list[str]:
         endpoint.address,
         endpoint.zone,
         "resting" if endpoint.resting else endpoint.state,
-        "yes" if endpoint.ready else "no",
+        "yes" if endpoint.ready else f"no: {endpoint.trouble}" if endpoint.trouble else "no",
         gate,
         f"{endpoint.weight:g}",
         str(endpoint.in_flight),

@@ -23,7 +23,7 @@ LOOK_S = 5.0
 
 
 async def settings() -> SharedConfig:
-    """The settings of the environment; with Redis and Shield of the mesh that is up on the state folder, if it has any.
+    """The settings of the environment; with Redis, Shield and certificates of a mesh that is up on the state folder.
 
     Raises:
         ConfigError: They are wrong.
@@ -31,10 +31,11 @@ async def settings() -> SharedConfig:
     """
     from meshkit.cli.local_redis import local_redis_url
     from meshkit.cli.local_shield import local_shield_address
+    from meshkit.cli.local_tls import local_tls_settings
     from meshkit.config import SharedConfig
 
     config: SharedConfig = SharedConfig.load()
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = local_tls_settings(config)
     if not (config.registry_url or config.redis is not None):
         found["redis_url"] = local_redis_url(config.state_dir)
     if not config.shield_grpc_url:
@@ -44,8 +45,11 @@ async def settings() -> SharedConfig:
 
 
 @asynccontextmanager
-async def configured_registry() -> AsyncIterator[Registry]:
+async def configured_registry(config: SharedConfig | None = None) -> AsyncIterator[Registry]:
     """Opens the registry that the environment names, for as long as the block lasts.
+
+    Args:
+        config: The settings, where they were read already.
 
     Raises:
         ConfigError: The settings are wrong, or the registry cannot be opened.
@@ -53,7 +57,7 @@ async def configured_registry() -> AsyncIterator[Registry]:
     from meshkit.discovery import registry_of
     from meshkit.telemetry.logs import configure
 
-    config = await settings()
+    config = config or await settings()
     configure("WARNING", json=False)
     registry = registry_of(config)
     try:

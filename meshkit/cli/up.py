@@ -86,6 +86,9 @@ def up(
             "--shield", help="Tokens from Shield: that of CU_SHIELD_GRPC_URL, or one that runs with the mesh."
         ),
     ] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Mutual TLS, with certificates of the state folder's own authority.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart/--no-restart", help="Start processes again that died, with backoff.")
     ] = True,
@@ -100,7 +103,7 @@ def up(
     configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
-    asyncio.run(_up(plan, restart=restart, redis=redis, shield=shield))
+    asyncio.run(_up(plan, restart=restart, redis=redis, shield=shield, tls=tls))
 
 
 def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
@@ -136,7 +139,7 @@ def _named(words: Sequence[str]) -> dict[str, str]:
     return targets
 
 
-async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool) -> None:
+async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool, tls: bool) -> None:
     from meshkit.config import SharedConfig
     from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
@@ -151,6 +154,8 @@ async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool) -> None:
         surroundings = await _with_redis(config, restarts, stack) if redis else Surroundings(config)
         if shield:
             plan, surroundings = _with_shield(plan, surroundings, stack)
+        if tls:
+            surroundings = await _with_tls(surroundings, plan, stack)
         await _run(plan, surroundings, restarts)
 
 
@@ -192,6 +197,27 @@ def _with_shield(plan: Plan, surroundings: Surroundings, stack: AsyncExitStack) 
     environment = {**surroundings.environment, "CU_SHIELD_GRPC_URL": address}
     ports = {SHIELD: address.rpartition(":")[2]}
     return plan, replace(surroundings, environment=environment, ports=ports)
+
+
+async def _with_tls(surroundings: Surroundings, plan: Plan, stack: AsyncExitStack) -> Surroundings:
+    """Uses the certificates that are configured, or makes them and keeps them until the stack is closed.
+
+    Raises:
+        Failure: The authority in the state folder cannot be used.
+    """
+    from meshkit.cli.local_tls import folder_in, local_tls
+
+    config = surroundings.config
+    if config.grpc_tls_enabled:
+        return replace(surroundings, beside={**surroundings.beside, "tls": "as configured"})
+    made = await stack.enter_async_context(local_tls(config, plan.targets))
+    environment = {config.env_name(field): str(value) for field, value in made.items()}
+    told = f"mutual, with the authority in {folder_in(config.state_dir)}"
+    return replace(
+        surroundings,
+        environment={**surroundings.environment, **environment},
+        beside={**surroundings.beside, "tls": told},
+    )
 
 
 async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:

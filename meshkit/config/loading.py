@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from meshkit.config import sources, state
+from meshkit.config import sources, state, tls
 from meshkit.config.grammar import NAMESPACE, Environment
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.rules import check_production
@@ -34,7 +34,7 @@ def load(
     Args:
         config_class: What to load.
         environ: Read instead of the process's environment.
-        shared_process: Several services share this process, so SERVICE_NAME and GRPC_PORT are refused.
+        shared_process: Several services share this process, so SERVICE_NAME and the ports are refused.
         **overrides: Values by field name that hold whatever the sources say.
 
     Raises:
@@ -129,7 +129,9 @@ def _default_state_dir(
 
 
 def _check_files(config: SharedConfig) -> list[Problem]:
+    problems = tls.check_files(config)
     path = config.project_keys_file
-    if path is None or path.is_file():
-        return []
-    return [Problem("CU_PROJECT_KEYS_FILE", f"there is no file {path}", "mend the path, or unset it")]
+    if path is not None and not path.is_file():
+        what = f"there is no file {path}"
+        problems.append(Problem("CU_PROJECT_KEYS_FILE", what, "mend the path, or unset it"))
+    return problems

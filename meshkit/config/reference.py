@@ -42,15 +42,16 @@ A service's own settings are the fields of its config class: `brain_database_url
 Names that begin with `CU_` and are no setting are refused, and so are names that begin with `GRPC_` and are
 within two letters of one; gRPC's own `GRPC_VERBOSITY` and the variables of Kubernetes service links pass.
 In the configuration file of a service any unknown name is refused. Where several services share a process,
-`GRPC_PORT` and `SERVICE_NAME` are refused, because they could be meant for only one.
+`GRPC_PORT`, `CU_HEALTH_PORT` and `SERVICE_NAME` are refused, because they could be meant for only one.
 """
 
-_RULES = f"""\
+_RULES = """\
 ## Production
 
-`CU_ENV=production` is refused by this release ({RELEASE}), because it has no TLS. The report names every
-other rule that is broken as well:
+With `CU_ENV=production` a program starts only where all of this holds. Its report names every rule that is broken:
 
+- TLS is on, and complete: the authority, the certificate and key that a service shows to its callers, and, unless
+  `GRPC_TLS_REQUIRE_CLIENT_AUTH` is off, those that it shows to the services that it calls ([TLS](tls.md));
 - the registry is one that machines share, not `file://` or `memory://`;
 - each Redis is asked with `rediss…://` and credentials, and where there is one `REDIS_SECRET_KEY` is set;
 - a project secret is set;

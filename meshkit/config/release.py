@@ -25,16 +25,8 @@ class Unbuilt:
 
 
 _NO = frozenset({"false", "0", "no", "off"})
-_TLS = "TLS"
 
 UNBUILT: dict[str, Unbuilt] = {
-    "GRPC_TLS_ENABLED": Unbuilt(_TLS, _NO),
-    "GRPC_TLS_CA_CERT": Unbuilt(_TLS),
-    "GRPC_TLS_SERVER_CERT": Unbuilt(_TLS),
-    "GRPC_TLS_SERVER_KEY": Unbuilt(_TLS),
-    "GRPC_TLS_CLIENT_CERT": Unbuilt(_TLS),
-    "GRPC_TLS_CLIENT_KEY": Unbuilt(_TLS),
-    "GRPC_TLS_REQUIRE_CLIENT_AUTH": Unbuilt(_TLS, _NO),
     "CU_SHIELD_GRPC_URL": Unbuilt("Shield"),
     "OTEL_ENABLED": Unbuilt("export of traces and metrics", _NO),
     "OTEL_EXPORTER_OTLP_ENDPOINT": Unbuilt("export of traces and metrics"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from meshkit.config import tls
 from meshkit.config.grammar import Environment, LbPolicy, RequestProof, is_loopback
 from meshkit.config.problems import Problem, Wrong
 from meshkit.config.redis_url import RedisUrl, is_redis_url
 from meshkit.config.registry_url import is_shared
-from meshkit.config.release import RELEASE
 
 if TYPE_CHECKING:
     from meshkit.config.shared import SharedConfig
@@ -32,6 +32,7 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
         problems.append(
             Problem("CU_LB_SUBSET_SIZE", what, "unset it, or use another policy than tenant_shard")
         )
+    problems += tls.check_settings(config)
     if config.env is Environment.LOCAL and (missing := missing_secret(config)):
         problems.append(missing)
     return problems
@@ -52,15 +53,13 @@ def missing_secret(config: SharedConfig) -> Problem | None:
 def check_production(config: SharedConfig) -> list[Problem]:
     """Every production rule that a configuration breaks; `load` runs it where `CU_ENV` is production.
 
-    This release has no TLS, so no configuration passes: it says so rather than start a mesh in the clear.
+    That TLS is complete where it is on is checked in any environment.
     """
-    problems = [
-        Problem(
-            "GRPC_TLS_ENABLED",
-            f"TLS is not in this release ({RELEASE}); CU_ENV=production refuses to start without it",
-            "use CU_ENV=local, within a network that you trust, until a release has it",
-        )
-    ]
+    problems = []
+    if not config.grpc_tls_enabled:
+        what = "production encrypts calls, and TLS is off"
+        mend = "set it to true, and GRPC_TLS_CA_CERT, GRPC_TLS_SERVER_CERT and GRPC_TLS_SERVER_KEY with it"
+        problems.append(Problem("GRPC_TLS_ENABLED", what, mend))
     problems += _check_redis(config)
     if problem := missing_secret(config):
         problems.append(problem)

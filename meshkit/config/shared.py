@@ -126,6 +126,45 @@ class SharedConfig(BaseModel):
     grpc_max_message_mb: int = Field(
         default=16, ge=1, le=1024, description="Largest message in MiB, both directions, both sides."
     )
+    grpc_tls_enabled: bool = Field(
+        default=False, description="Whether calls are encrypted, on both sides of them; production: yes."
+    )
+    grpc_tls_ca_cert: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that sign the certificates of the mesh; needed for TLS.",
+    )
+    grpc_tls_server_cert: Path | None = Field(
+        default=None,
+        description="PEM file of the certificate that a service shows to its callers, with the DNS name "
+        "`<service>.<namespace>` and the URI `spiffe://<namespace>/<service>`; `{service}` in its path stands for "
+        "the service's name. Read again when it changes.",
+    )
+    grpc_tls_server_key: Path | None = Field(
+        default=None, description="PEM file of its private key, which others may not read."
+    )
+    grpc_tls_client_cert: Path | None = Field(
+        default=None,
+        description="PEM file of the certificate that this program shows to the services that it calls; a "
+        "service may name the one that it serves with. Read again when it changes.",
+    )
+    grpc_tls_client_key: Path | None = Field(
+        default=None, description="PEM file of its private key, which others may not read."
+    )
+    grpc_tls_require_client_auth: bool = Field(
+        default_factory=lambda data: data["grpc_tls_enabled"] and data["env"] is Environment.PRODUCTION,
+        description="Whether callers must show a certificate too (mTLS).",
+        json_schema_extra={"default_text": "on in production, where TLS is on"},
+    )
+    health_host: grammar.Host = Field(
+        default="127.0.0.1", description="Address or name that the health port is bound to."
+    )
+    health_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port where grpc.health.v1 alone is served, in plain text, for probes that have no "
+        "certificate; 0 for any free one; unset: nowhere but on GRPC_PORT.",
+    )
     max_calls: int = Field(
         default=1000,
         ge=1,
@@ -280,7 +319,7 @@ class SharedConfig(BaseModel):
 
         Args:
             environ: Read instead of the process's environment.
-            shared_process: Several services share this process, so SERVICE_NAME and GRPC_PORT are refused.
+            shared_process: Several services share this process, so SERVICE_NAME and the ports are refused.
             **overrides: Values by field name that hold whatever the sources say.
 
         Raises:
@@ -325,7 +364,16 @@ class SharedConfig(BaseModel):
         secrets.parse_sealing_keys(text)
         return Secret(text)
 
-    @field_validator("state_dir", "project_keys_file", mode="after")
+    @field_validator(
+        "state_dir",
+        "project_keys_file",
+        "grpc_tls_ca_cert",
+        "grpc_tls_server_cert",
+        "grpc_tls_server_key",
+        "grpc_tls_client_cert",
+        "grpc_tls_client_key",
+        mode="after",
+    )
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else state.absolute(value)

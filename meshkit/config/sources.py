@@ -41,6 +41,9 @@ class Raw:
 
 Layer = dict[str, Raw]
 
+_SINGLE = {"service_name": "SERVICE_NAME", "grpc_port": "GRPC_PORT", "health_port": "CU_HEALTH_PORT"}
+"""Settings that are for one service only."""
+
 
 @dataclass(slots=True)
 class Reading:
@@ -217,7 +220,7 @@ def _as_text(value: object) -> Any:
 def _refuse_single(values: dict[str, Raw]) -> list[Problem]:
     what = "several services share this process, and it can be meant for one only"
     return [
-        Problem(setting, what, "unset it; each class has a name and a port of its own", values[name].source)
-        for name, setting in (("service_name", "SERVICE_NAME"), ("grpc_port", "GRPC_PORT"))
+        Problem(setting, what, "unset it; each class has its own", values[name].source)
+        for name, setting in _SINGLE.items()
         if name in values
     ]

@@ -35,10 +35,12 @@ class Demand:
     Attributes:
         permission: `service:verb`; empty for a public method.
         tenant: `required`, `optional` or `none`.
+        peers: For `MeshInterceptor`: names of the services that alone may call, as their certificates say; empty: any.
     """
 
     permission: str = ""
     tenant: Literal["required", "optional", "none"] = "required"
+    peers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ class FaultyLink:
         """As the connection is."""
         return self._link.ready
 
+    @property
+    def trouble(self) -> str:
+        """As with the connection."""
+        return self._link.trouble
+
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call, once.
 

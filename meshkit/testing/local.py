@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from meshkit.config import SharedConfig
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.mesh import Mesh
 from meshkit.replica import Overrides, Replica
+from meshkit.security.certificates import ANYBODY
 from meshkit.testing.faults import Faults
 from meshkit.testing.targets import Known
 
@@ -39,6 +41,8 @@ class LocalMesh:
         tenant: The tenant of calls that name none.
         seed: Of the randomness of its faults.
         clock: What the delays of its faults are measured by, so that no test waits for them; see `Clock`.
+        tls: Whether all connections are mTLS, with certificates of an authority that is made for it. Whoever calls
+            from the test is the peer `client`.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class LocalMesh:
         tenant: str = "local",
         seed: int = 0,
         clock: Clock | None = None,
+        tls: bool = False,
     ) -> None:
         self._services = services
         self._replicas = replicas
@@ -64,6 +69,7 @@ class LocalMesh:
         self._seed = seed
         self._clock = clock
         self._faults: Faults | None = None
+        self._tls = tls
         self.registry = MemoryRegistry()
 
     async def __aenter__(self) -> Mesh:
@@ -110,7 +116,8 @@ class LocalMesh:
         Returns:
             Its id.
         """
-        config = self._config(kind.config_class(), {"grpc_port": 0, **self._configs.get(kind, {})})
+        own = {"service_name": self._name(kind)} if self._tls else {}
+        config = self._config(kind.config_class(), {"grpc_port": 0, **own, **self._configs.get(kind, {})})
         replica = Replica(kind, config, self.registry, overrides=self._overrides)
         if self._faults is not None:
             self._faults.attach(replica.mesh)
@@ -150,7 +157,17 @@ class LocalMesh:
     def _config(self, kind: type[SharedConfig], values: Mapping[str, Any]) -> SharedConfig:
         assert self._state is not None
         given = {"project_secret": self._secret, "state_dir": self._state.name, **self._settings, **values}
-        return kind(**given)
+        return kind(**(self._certified(given.get("service_name", "")) if self._tls else {}) | given)
+
+    def _certified(self, name: str) -> dict[str, Any]:
+        """The settings of mTLS, with certificates for all who may be named."""
+        from meshkit.security.certificates.folder import CertificateFolder, settings_of
+
+        assert self._state is not None
+        namespace = self._settings.get("namespace", SharedConfig.model_fields["namespace"].default)
+        folder = CertificateFolder(Path(self._state.name) / "tls", namespace)
+        folder.ensure({*map(self._name, self._services), *filter(None, (name,)), ANYBODY})
+        return settings_of(folder)
 
     async def _stop(self) -> None:
         if self._mesh is not None:

@@ -9,10 +9,15 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from meshkit.transport.server import take_port
+
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+MAX_PROBES = 100
+"""Questions that the health port answers at once; it is open to anybody who can reach it."""
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -80,3 +85,39 @@ class Health(health_pb2_grpc.HealthServicer):
             if self._closed:
                 return
             await changed.wait()
+
+
+class HealthPort:
+    """A port of its own where an instance's health is served and nothing else, in plain text.
+
+    It is for probes of those who have no certificate, such as an orchestrator's, under TLS.
+
+    Args:
+        health: What it serves.
+    """
+
+    def __init__(self, health: Health) -> None:
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=MAX_PROBES)
+        health.add_to(self._server)
+        self._started = False
+
+    def bind(self, host: str, port: int) -> int:
+        """Takes the port, and returns it; a free one where 0 was asked for.
+
+        Raises:
+            PortTaken: It cannot be had.
+        """
+        return take_port(self._server, host, port, setting="CU_HEALTH_PORT")
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        self._started = True
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Answers no more, and gives up the port."""
+        if (
+            not self._started
+        ):  # gRPC gives up a port that it bound only when it stops, and stops only what started
+            await self.start()
+        await self._server.stop(0)

@@ -106,6 +106,19 @@ class HealthWatch:
             return error.code() not in _NO_ANSWER
         return True
 
+    async def failure(self, timeout: float) -> str:
+        """What gRPC says when it is asked over a channel that has no connection; empty where it says nothing.
+
+        Args:
+            timeout: Seconds that it has for that.
+        """
+        try:
+            await self._check(_ASK, timeout=timeout)
+        except AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                return error.details() or ""
+        return ""
+
     async def _listen(self) -> str:
         """Hears one stream to its end, and says how it ended.
 

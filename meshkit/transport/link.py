@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import structlog
 from grpc.aio import EOF, AioRpcError
 
 from meshkit import metadata
@@ -18,6 +19,9 @@ from meshkit.pipeline import END, Exchange, Method
 from meshkit.transport.health_watch import HealthWatch
 from meshkit.transport.options import channel_options
 from meshkit.transport.status import code_of, error_from, text_of, trailers_of
+from meshkit.transport.tls import Secured, open_channel, trouble_of
+
+log = structlog.get_logger("meshkit.transport")
 
 _TOO_LARGE = "larger than max"
 """What gRPC's own refusal of a message says; for wording only."""
@@ -34,7 +38,11 @@ MORE = 9
 SPARE_S = 60.0
 """Seconds after which a further connection that is not needed is closed."""
 
+ASK_WHY_S = 1.0
+"""Seconds that a channel without a connection has to say why."""
+
 _READY = grpc.ChannelConnectivity.READY
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _IDLE = grpc.ChannelConnectivity.IDLE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
@@ -165,18 +173,30 @@ class GrpcLink(Attempts):
         instance: Whom to connect to.
         on_change: Called whenever `ready` may have changed.
         max_message_bytes: Largest message taken or sent, in bytes.
+        secured: With TLS, so; in plain text where it is None.
+
+    Attributes:
+        trouble: Why there is no connection; empty where there is one, or it is not known yet.
     """
 
-    def __init__(self, instance: Instance, on_change: Callable[[], None], *, max_message_bytes: int) -> None:
-        self._open = partial(
-            grpc.aio.insecure_channel, instance.address, options=channel_options(max_message_bytes)
-        )
+    def __init__(
+        self,
+        instance: Instance,
+        on_change: Callable[[], None],
+        *,
+        max_message_bytes: int,
+        secured: Secured | None = None,
+    ) -> None:
+        self._open = partial(open_channel, instance.address, channel_options(max_message_bytes), secured)
         super().__init__(self._open())
         self._more: list[Attempts] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._closing = False
         self._on_change = on_change
+        self.trouble = ""
         self._name = instance.instance_id
+        self._address = instance.address
+        self._secured = secured
         self._health = HealthWatch(self._channel, on_change, name=self._name)
         self._keeping = asyncio.create_task(self._keep_connected(), name=f"meshkit link {self._name}")
 
@@ -238,9 +258,22 @@ class GrpcLink(Attempts):
         while (state := self._channel.get_state(try_to_connect=True)) is not _SHUTDOWN:
             self._on_change()
             if state is _READY:
+                self.trouble = ""
                 await self._follow_health()
             else:
+                if state is _FAILED:
+                    await self._ask_why()
                 await self._channel.wait_for_state_change(state)
+
+    async def _ask_why(self) -> None:
+        """Finds out why there is no connection; the log has it where somebody has to do something about it."""
+        failure = await self._health.failure(ASK_WHY_S)
+        if not failure:
+            return
+        why, lasting = trouble_of(failure, self._secured)
+        if lasting and why != self.trouble:
+            log.warning("no connection to an instance", instance=self._name, address=self._address, why=why)
+        self.trouble = why
 
     async def _follow_health(self) -> None:
         """Follows the instance's health until the connection is lost.

@@ -11,6 +11,7 @@ from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from meshkit.transport.options import channel_options
+from meshkit.transport.tls import Secured, open_channel, trouble_of
 
 SERVING = "SERVING"
 UNREACHABLE = "UNREACHABLE"
@@ -39,32 +40,31 @@ class Probe:
         return self.status == SERVING
 
 
-async def probe(address: str, *, timeout: float, contract: str = "") -> Probe:
+async def probe(address: str, *, timeout: float, contract: str = "", secured: Secured | None = None) -> Probe:
     """Asks once. Whatever happens is an answer, not an exception.
 
     Args:
         address: `host:port`.
         timeout: Seconds to wait for the answer, connecting included.
         contract: Full name of a gRPC service to ask about; by default the server as a whole.
+        secured: With TLS, so; in plain text where it is None.
     """
     begun = time.monotonic()
     request = health_pb2.HealthCheckRequest(service=contract)
-    async with grpc.aio.insecure_channel(address, options=channel_options(_MAX_ANSWER)) as channel:
+    async with open_channel(address, channel_options(_MAX_ANSWER), secured) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(request, timeout=timeout)
         except AioRpcError as error:
-            return Probe(UNREACHABLE, time.monotonic() - begun, _problem(error, timeout))
+            return Probe(UNREACHABLE, time.monotonic() - begun, _problem(error, timeout, secured))
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     return Probe(name, time.monotonic() - begun)
 
 
-def _problem(error: AioRpcError, timeout: float) -> str:
+def _problem(error: AioRpcError, timeout: float, secured: Secured | None) -> str:
     match error.code():
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"no answer within {timeout:g} s"
         case grpc.StatusCode.UNIMPLEMENTED:
             return "serves gRPC, but not grpc.health.v1"
-    text = error.details() or ""
-    _, last, cause = text.partition("last error: ")
-    return (cause.rpartition(": ")[2] or cause) if last else text or error.code().name
+    return trouble_of(error.details() or error.code().name, secured).text

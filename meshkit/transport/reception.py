@@ -19,6 +19,7 @@ from meshkit.call import BLANK, Deadline, Trace
 from meshkit.errors import Internal, InvalidArgument, MeshError
 from meshkit.pipeline import END, Exchange, Handler, Method
 from meshkit.transport.half_close import reading
+from meshkit.transport.peer import ConnectedPeer
 from meshkit.transport.status import code_of, text_of, trailers_of
 
 Context = ServicerContext[Any, Any]
@@ -81,8 +82,9 @@ class _Served:
         assert task is not None
         reception.tasks.add(task)
         reception.newest = loop.time()
+        peer = ConnectedPeer(context)
         try:
-            exchange = self._exchange(context, send)
+            exchange = self._exchange(context, send, peer)
             await self._handler(exchange)
             context.set_trailing_metadata(
                 ((metadata.INSTANCE, reception.instance_id), *exchange.trailers.items())
@@ -90,9 +92,12 @@ class _Served:
         except MeshError as error:
             await self._abort(context, error)
         finally:
+            peer.release()
             reception.tasks.discard(task)
 
-    def _exchange(self, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
+    def _exchange(
+        self, context: Context, send: Callable[[Any], Awaitable[None]], peer: ConnectedPeer
+    ) -> Exchange:
         headers = _single_valued(self._pairs)
         remaining = context.time_remaining()
         deadline = Deadline() if remaining is None else Deadline.after(remaining)
@@ -102,7 +107,7 @@ class _Served:
             instance_id=self._reception.instance_id,
             method=method.path,
             deadline=deadline,
-            peer=context.peer(),
+            peer=peer,
             metadata={key: headers[key] for key in headers if key not in metadata.REQUEST_KEYS},
             trace=Trace.parse(
                 text(metadata.TRACEPARENT, ""), text(metadata.TRACESTATE, ""), text(metadata.BAGGAGE, "")

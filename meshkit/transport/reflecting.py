@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
+from grpc import StatusCode
 from grpc.aio import EOF, AioRpcError
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import Internal
 from meshkit.transport.options import channel_options
 from meshkit.transport.status import error_from
+from meshkit.transport.tls import Secured, open_channel, trouble_of
 
 MAX_FILES = 1000
 """Proto files that are taken from one server at most."""
@@ -37,24 +38,30 @@ class Contracts:
     pool: DescriptorPool = field(repr=False)
 
 
-async def reflect(address: str, *, timeout: float, max_message_bytes: int) -> Contracts:
+async def reflect(
+    address: str, *, timeout: float, max_message_bytes: int, secured: Secured | None = None
+) -> Contracts:
     """Asks the server at an address what it serves.
 
     Args:
         address: `host:port`.
         timeout: Seconds that all of it may take.
         max_message_bytes: Largest answer taken, in bytes.
+        secured: With TLS, so; in plain text where it is None.
 
     Raises:
         MeshError: It does not answer, serves no reflection, or answers with what does not fit together.
     """
-    async with grpc.aio.insecure_channel(address, options=channel_options(max_message_bytes)) as channel:
+    async with open_channel(address, channel_options(max_message_bytes), secured) as channel:
         make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for blocking channels only
         call = make_stub(channel).ServerReflectionInfo(timeout=timeout)
         try:
             return await _Conversation(call, address).contracts()
         except AioRpcError as error:
-            raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
+            details = error.details() or ""
+            if error.code() is StatusCode.UNAVAILABLE:
+                details = f"{address}: {trouble_of(details, secured).text}"
+            raise error_from(error.code(), details, error.trailing_metadata()) from error
         finally:
             call.cancel()
 

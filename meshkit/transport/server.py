@@ -19,13 +19,49 @@ QUIET_S = 0.1
 
 
 _MEND = (
-    "is in use, or not ours to take: set GRPC_PORT to another port (0 picks a free one; where several services share "
+    "is in use, or not ours to take: set {setting} to another port (0 picks a free one; where several services share "
     "the process, give the class another port=), or end what listens there"
 )
 
 
 class PortTaken(Exception):
     """The address cannot be listened on."""
+
+
+def take_port(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    *,
+    setting: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> int:
+    """Takes a port for a server.
+
+    Args:
+        server: The server, not started.
+        host: Address or name to bind to.
+        port: The port; 0 for a free one.
+        setting: Name of the setting that says which.
+        credentials: With TLS, these; in plain text without.
+
+    Returns:
+        The port; the one that the system chose where 0 was asked for.
+
+    Raises:
+        PortTaken: It cannot be had.
+    """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise PortTaken(f"{address} {_MEND.format(setting=setting)}") from error
+    if not bound:
+        raise PortTaken(f"{address} {_MEND.format(setting=setting)}")
+    return bound
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -73,8 +109,13 @@ class Server:
         for method, handler in methods.items():
             self._methods.add(method, handler)
 
-    def bind(self, host: str, port: int) -> int:
+    def bind(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
         """Takes a port.
+
+        Args:
+            host: Address or name to bind to.
+            port: The port; 0 for a free one.
+            credentials: With TLS, these; in plain text without.
 
         Returns:
             The port; the one that the system chose where 0 was asked for.
@@ -82,14 +123,7 @@ class Server:
         Raises:
             PortTaken: It cannot be had.
         """
-        shown = f"[{host}]" if ":" in host else host
-        try:
-            bound = self.grpc.add_insecure_port(f"{shown}:{port}")
-        except RuntimeError as error:
-            raise PortTaken(f"{shown}:{port} {_MEND}") from error
-        if not bound:
-            raise PortTaken(f"{shown}:{port} {_MEND}")
-        return bound
+        return take_port(self.grpc, host, port, setting="GRPC_PORT", credentials=credentials)
 
     async def start(self) -> None:
         """Begins to take calls. All contracts must have been added."""

@@ -36,6 +36,7 @@ class FakeLink:
     on_change: Callable[[], None] = lambda: None
     ready: bool = True
     alive: bool = True
+    trouble: str = ""
     pings: int = 0
     closed: float | None = None
     ended: asyncio.Event | None = None

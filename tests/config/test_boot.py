@@ -51,7 +51,7 @@ def test_broken_production_rules_end_the_process_before_a_port_is_tried(folder: 
         "CU_REGISTRY_URL: production identifies itself to Redis",
         "REDIS_SECRET_KEY: production seals what it writes into Redis",
         "CU_PROJECT_SECRET: production needs a project secret",
-        "GRPC_TLS_ENABLED: TLS is not in this release",
+        "GRPC_TLS_ENABLED: production encrypts calls, and TLS is off",
     ):
         assert line in done.stderr
     assert str(taken) not in done.stderr

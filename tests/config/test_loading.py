@@ -223,9 +223,6 @@ def test_unknown_keys_of_a_services_file_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "feature"),
     [
-        ("GRPC_TLS_ENABLED", "true", "TLS"),
-        ("GRPC_TLS_CA_CERT", "/ca.pem", "TLS"),
-        ("GRPC_TLS_REQUIRE_CLIENT_AUTH", "true", "TLS"),
         ("CU_SHIELD_GRPC_URL", "h:1", "Shield"),
         ("OTEL_ENABLED", "true", "export of traces and metrics"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h", "export of traces and metrics"),
@@ -241,7 +238,6 @@ def test_settings_of_later_releases_are_refused(name: str, value: str, feature: 
 
 def test_settings_of_later_releases_may_be_off() -> None:
     off = {
-        "GRPC_TLS_ENABLED": "False",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "CU_REPLAY_SHARED": "off",
         "OTEL_ENABLED": "0",
@@ -257,8 +253,8 @@ def test_a_setting_that_a_service_defines_is_its_own() -> None:
 
 def test_services_that_share_a_process_have_no_single_port_or_name(folder: Path) -> None:
     (folder / ".env").write_text("SERVICE_NAME=brain\n")
-    found = problems({"GRPC_PORT": "1"}, shared_process=True)
-    assert set(found) == {"GRPC_PORT", "SERVICE_NAME"}
+    found = problems({"GRPC_PORT": "1", "CU_HEALTH_PORT": "2"}, shared_process=True)
+    assert set(found) == {"GRPC_PORT", "SERVICE_NAME", "CU_HEALTH_PORT"}
     assert "several services share this process" in found["GRPC_PORT"]
     assert ".env line 1" in found["SERVICE_NAME"]
     (folder / ".env").unlink()

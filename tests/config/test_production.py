@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from meshkit.config import ConfigError, Environment, RequestProof, check_production
+from tests.certificates import Signer, write_private
 from tests.config.samples import SECRET, BrainConfig
 
-NO_TLS = "TLS is not in this release (0.1); CU_ENV=production refuses to start without it"
+NO_TLS = "production encrypts calls, and TLS is off"
 KEY = f"k1:{'A' * 43}"
 GOOD = {
     "CU_ENV": "production",
@@ -22,8 +23,43 @@ def report(environ: dict[str, str]) -> dict[str, str]:
     return {problem.setting: problem.what for problem in caught.value.problems}
 
 
-def test_production_is_refused_for_the_lack_of_tls_alone_where_all_else_is_right() -> None:
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, str]:
+    """TLS on, and complete."""
+    signer, ca = Signer(), tmp_path / "ca.pem"
+    ca.write_bytes(signer.pem)
+    own = str(write_private(tmp_path / "brain.pem", signer.service("brain").both))
+    files = {f"GRPC_TLS_{side}_{kind}": own for side in ("SERVER", "CLIENT") for kind in ("CERT", "KEY")}
+    return {"GRPC_TLS_ENABLED": "true", "GRPC_TLS_CA_CERT": str(ca), **files}
+
+
+def test_production_starts_where_all_is_right(tls: dict[str, str]) -> None:
+    config = BrainConfig.load(GOOD | tls)
+    assert config.grpc_tls_enabled
+    assert config.grpc_tls_require_client_auth, "in production by default"
+    assert not BrainConfig.load(
+        GOOD | tls | {"GRPC_TLS_REQUIRE_CLIENT_AUTH": "no"}
+    ).grpc_tls_require_client_auth
+
+
+def test_production_wants_tls() -> None:
     assert report(GOOD) == {"GRPC_TLS_ENABLED": NO_TLS}
+
+
+@pytest.mark.parametrize(
+    ("without", "what"),
+    [
+        (
+            "GRPC_TLS_CA_CERT",
+            "TLS is on, and nothing says which authority signs the certificates of the mesh",
+        ),
+        ("GRPC_TLS_SERVER_KEY", "GRPC_TLS_SERVER_CERT is set, and the certificate's key is not"),
+        ("GRPC_TLS_CLIENT_CERT", "GRPC_TLS_CLIENT_KEY is set, and the key's certificate is not"),
+    ],
+)
+def test_production_wants_all_of_tls(tls: dict[str, str], without: str, what: str) -> None:
+    del tls[without]
+    assert report(GOOD | tls)[without] == what
 
 
 def test_all_broken_rules_are_one_report_together_with_wrong_values() -> None:

@@ -12,6 +12,7 @@ from meshkit.config.redis_url import RedisUrl
 from meshkit.discovery import registry_of
 from meshkit.errors import Unavailable
 from meshkit.redis.server import LocalServer
+from tests.certificates import Certificates
 from tests.discovery.brains import (
     KEYS,
     NEW,
@@ -22,7 +23,6 @@ from tests.discovery.brains import (
     an_instance,
     crash,
 )
-from tests.redis.certificates import Certificates
 from tests.redis.servers import PASSWORD, acl_server, ask, cluster, sentinels, smallest, tls_server
 
 # Who may use Redis, and how

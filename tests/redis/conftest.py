@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from meshkit.redis.server import LocalServer
-from tests.redis.certificates import Certificates
+from tests.certificates import Certificates
 from tests.redis.servers import Cluster, Sentinels, client_of, cluster, sentinels
 
 

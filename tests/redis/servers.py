@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from meshkit.redis.server import HOST, LocalServer, free_port
-from tests.redis.certificates import Certificates
+from tests.certificates import Certificates
 
 PASSWORD = "not-a-secret: of a test's servers"
 PATIENCE_S = 30.0

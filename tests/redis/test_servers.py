@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError, NoPermissionError
 
-from tests.redis.certificates import Certificates
+from tests.certificates import Certificates
 from tests.redis.servers import Cluster, Sentinels, acl_server, ask, sentinels, tls_server
 
 

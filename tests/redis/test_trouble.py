@@ -12,7 +12,7 @@ from meshkit.config.redis_url import RedisUrl
 from meshkit.redis.database import MAX_COMMANDS, Database
 from meshkit.redis.server import HOST, LocalServer
 from meshkit.redis.trouble import RedisTrouble
-from tests.redis.certificates import Certificates
+from tests.certificates import Certificates
 from tests.redis.servers import MASTER, PASSWORD, ask, cluster, sentinels, smallest
 
 KINDS = ("single", "sentinel", "cluster")

@@ -1,4 +1,4 @@
-"""Keys are rotated under load, and no call fails; `benchmarks/rotation.py` does the same for longer."""
+"""Keys are rotated under load, and no call fails; `benchmarks/key_rotation.py` does the same for longer."""
 
 from pathlib import Path
 

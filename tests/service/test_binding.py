@@ -309,7 +309,9 @@ def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:
     text = fault(make)
     assert "Greeter" in text
     assert f"{HERE}:{line_of('misspelt')}" in text
-    assert "takes no prt (did you mean port?). It takes contract, name, port, middleware." in text
+    assert (
+        "takes no prt (did you mean port?). It takes contract, name, port, middleware, allow_peers." in text
+    )
 
 
 def test_class_keywords_of_mix_ins_are_theirs_on_either_side() -> None:
@@ -339,7 +341,9 @@ def test_a_misspelt_argument_of_the_decorator_is_told_with_what_was_meant() -> N
     text = fault(make)
     assert "Greeter.greet" in text
     assert f"{HERE}:{line_of('late')}" in text
-    assert "@rpc takes no timeot (did you mean timeout?). It takes permission, tenant, timeout, name." in text
+    assert (
+        "@rpc takes no timeot (did you mean timeout?). It takes permission, tenant, timeout, name, " in text
+    )
 
 
 def test_a_public_method_is_one_that_says_so() -> None:
@@ -383,3 +387,50 @@ def test_a_resource_that_is_not_open_says_what_to_do_and_a_test_may_set_it() -> 
 def test_the_public_face_has_what_a_middleware_needs() -> None:
     assert END is not None
     assert Exchange is not None
+
+
+@pytest.mark.parametrize(
+    ("peers", "what", "mend"),
+    [
+        ("router", "allow_peers='router'", 'Give a set of names: {"router"}.'),
+        (set(), "allow_peers names nobody", "Name services, or leave it out."),
+        ({"Router"}, "'Router' is no service", "A service's name is [a-z]"),
+        ([7], "7 is no service", "A service's name is [a-z]"),
+        ({"router": True}, "allow_peers={'router': True}", "Give a set of names"),
+    ],
+)
+def test_peers_that_make_no_sense_are_refused(peers: Any, what: str, mend: str) -> None:
+    def on_the_class() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT, allow_peers=peers):
+            """Names its peers wrongly."""
+
+    def on_a_method() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            """Names the peers of a method wrongly."""
+
+            @rpc(permission="greeter:greet", allow_peers=peers)
+            async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
+                return pb.GreetResponse()
+
+    for make, place in ((on_the_class, "Greeter ("), (on_a_method, "Greeter.greet (")):
+        text = fault(make)
+        assert what in text
+        assert mend in text
+        assert place in text
+
+
+def test_a_methods_peers_replace_those_of_its_class_and_a_subclass_keeps_them() -> None:
+    class Greeter(Good, CUService, contract=CONTRACT, allow_peers=["router"]):
+        """Lets the router in, at one method the brain."""
+
+        @rpc(permission="greeter:greet", allow_peers=("brain", "zero"))
+        async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
+            return pb.GreetResponse()
+
+    class Later(Greeter, name="later"):
+        """The same."""
+
+    for kind in (Greeter, Later):
+        peers = {each.attribute: each.allow_peers for each in kind.definition.rpcs}
+        assert peers.pop("greet") == {"brain", "zero"}
+        assert set(peers.values()) == {frozenset({"router"})}

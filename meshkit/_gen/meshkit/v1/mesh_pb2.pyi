@@ -55,6 +55,7 @@ class DescribeResponse(_message.Message):
     ADMISSION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service."""
     instance_id: _builtins.str
@@ -83,6 +84,10 @@ class DescribeResponse(_message.Message):
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedMethod]:
         """The methods of its contract, and what they ask of their callers."""
 
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateExpiry]:
+        """The certificates that it shows; none without TLS."""
+
     def __init__(
         self,
         *,
@@ -98,14 +103,49 @@ class DescribeResponse(_message.Message):
         admission: Global___Admission | None = ...,
         budget: Global___Budget | None = ...,
         methods: _abc.Iterable[Global___ServedMethod] | None = ...,
+        certificates: _abc.Iterable[Global___CertificateExpiry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "instance_id", b"instance_id", "methods", b"methods", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "methods", b"methods", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class CertificateExpiry(_message.Message):
+    """Until when a certificate holds that an instance shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    side: _builtins.str
+    """`server` or `client`: to whom calls it, or to whom it calls."""
+    file: _builtins.str
+    """The file."""
+    spiffe_id: _builtins.str
+    """Its id, `spiffe://<namespace>/<service>`."""
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        side: _builtins.str = ...,
+        file: _builtins.str = ...,
+        spiffe_id: _builtins.str = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "not_after", b"not_after", "side", b"side", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateExpiry: _TypeAlias = CertificateExpiry  # noqa: Y015
 
 @_typing.final
 class ServedMethod(_message.Message):
@@ -363,6 +403,7 @@ class Endpoint(_message.Message):
     PICKS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     EXPECTED_S_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     address: _builtins.str
     zone: _builtins.str
@@ -390,6 +431,8 @@ class Endpoint(_message.Message):
     """How many of these calls failed by its fault."""
     expected_s: _builtins.float
     """Seconds that a call to it is taken to need, by the latest and by failures; unset where the policy does not measure."""
+    trouble: _builtins.str
+    """Why there is no connection to it; empty where there is one, or it is not known."""
     def __init__(
         self,
         *,
@@ -408,10 +451,11 @@ class Endpoint(_message.Message):
         picks: _builtins.int = ...,
         failures: _builtins.int = ...,
         expected_s: _builtins.float | None = ...,
+        trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s", "expected_s", b"expected_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s", "address", b"address", "expected_s", b"expected_s", "failures", b"failures", "gate", b"gate", "gate_opens_in_s", b"gate_opens_in_s", "gate_reason", b"gate_reason", "in_flight", b"in_flight", "instance_id", b"instance_id", "oldest_s", b"oldest_s", "picks", b"picks", "ready", b"ready", "resting", b"resting", "state", b"state", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s", "address", b"address", "expected_s", b"expected_s", "failures", b"failures", "gate", b"gate", "gate_opens_in_s", b"gate_opens_in_s", "gate_reason", b"gate_reason", "in_flight", b"in_flight", "instance_id", b"instance_id", "oldest_s", b"oldest_s", "picks", b"picks", "ready", b"ready", "resting", b"resting", "state", b"state", "trouble", b"trouble", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_s: _TypeAlias = _typing.Literal["expected_s"]  # noqa: Y015
     _WhichOneofArgType__expected_s: _TypeAlias = _typing.Literal["_expected_s", b"_expected_s"]  # noqa: Y015

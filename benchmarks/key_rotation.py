@@ -1,7 +1,7 @@
 """Calls while keys are rotated: a project's own secret, a key in a keys file, a key in the project store.
 
-    python benchmarks/rotation.py               # about two minutes
-    python benchmarks/rotation.py --calls 100   # so many calls around each step
+    python benchmarks/key_rotation.py               # about two minutes
+    python benchmarks/key_rotation.py --calls 100   # so many calls around each step
 
 200 calls a second, without retries being counted as failures. Own secrets go through `meshkit keys new`, `rotate` and
 `retire`, with two replicas and their callers started anew at each step; keys of other projects while the service runs.
