@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from meshkit.discovery.memory import MemoryRegistry
 from meshkit.pipeline import Method
 from meshkit.replica import Replica
 from meshkit.resilience.admission import Admission
+from meshkit.security.revocations import Revocations
 from meshkit.serving import handlers
 from meshkit.testing import LocalMesh
 from tests.certificates import Signed, Signer
@@ -250,6 +252,8 @@ async def test_a_peer_is_refused_before_its_messages_are_read(method: str) -> No
         raise AssertionError("the peer was refused already")
 
     class NoGuard:
+        verifier = SimpleNamespace(revocations=Revocations())
+
         def layer(self, demand: object) -> Any:
             return lambda next: unread
 
