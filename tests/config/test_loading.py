@@ -223,10 +223,8 @@ def test_unknown_keys_of_a_services_file_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "feature"),
     [
-        ("CU_SHIELD_GRPC_URL", "h:1", "Shield"),
         ("OTEL_ENABLED", "true", "export of traces and metrics"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h", "export of traces and metrics"),
-        ("CU_SHIELD_GRPC_URL_FILE", "/x", "Shield"),
         ("METRICS_PORT", "9090", "the Prometheus page"),
     ],
 )
