@@ -27,7 +27,6 @@ class Unbuilt:
 _NO = frozenset({"false", "0", "no", "off"})
 
 UNBUILT: dict[str, Unbuilt] = {
-    "CU_SHIELD_GRPC_URL": Unbuilt("Shield"),
     "OTEL_ENABLED": Unbuilt("export of traces and metrics", _NO),
     "OTEL_EXPORTER_OTLP_ENDPOINT": Unbuilt("export of traces and metrics"),
     "METRICS_PORT": Unbuilt("the Prometheus page", _NO),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -48,6 +49,7 @@ class Feed:
         self._revision = 0
         self._keys_revision = 0
         self._following: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()
         self._backoff = Backoff(first=0.1, most=2.0)
         self._told = False
 
@@ -56,6 +58,12 @@ class Feed:
         if self._following is None:
             self._revocations.expect(SOURCE)
             self._following = asked(self._follow(), "revocations")
+
+    async def ready(self) -> None:
+        """Waits until it is known what is revoked; but no longer than Shield has to answer."""
+        if not self._known.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._known.wait(), TIMEOUT_S)
 
     async def close(self) -> None:
         """Ends it."""
@@ -92,6 +100,7 @@ class Feed:
             self._on_keys()
         if message.current:
             self._revocations.have_been_read(SOURCE)
+            self._known.set()
             self._backoff.succeeded()
             if self._told:
                 log.info("revocations of Shield are followed again", shield=self._address)
