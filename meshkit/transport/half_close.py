@@ -7,7 +7,7 @@ it tells a moment later, by cancelling the task: too late for a handler that has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from grpc.aio import EOF, InternalError, ServicerContext, UsageError
@@ -62,7 +62,7 @@ async def _ended(context: ServicerContext[Any, Any], own_headers: bool) -> bool:
     """
     if not own_headers:
         try:
-            await context.send_initial_metadata(())
+            await _whole(context.send_initial_metadata(()))
             return True
         except InternalError:
             return False
@@ -71,3 +71,15 @@ async def _ended(context: ServicerContext[Any, Any], own_headers: bool) -> bool:
     await context.read()
     await asyncio.sleep(BREAK_OFF_S)
     return True
+
+
+async def _whole(sending: Coroutine[Any, Any, None]) -> None:
+    """Sends to the end, though whoever waits is cancelled: gRPC would send headers again that it does not know of."""
+    task = asyncio.ensure_future(sending)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            await asyncio.wait({task})
+        task.cancelled() or task.exception()
+        raise

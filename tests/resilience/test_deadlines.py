@@ -146,9 +146,9 @@ async def call_each_arity(client: Any, timeout: float) -> AsyncIterator[str]:
 
 
 async def test_a_deadline_shrinks_at_each_of_three_hops_for_calls_of_each_arity(chain: Chain) -> None:
-    await chain.client.read(Text(), timeout=10)  # connections come about
-    async for name in call_each_arity(chain.client, timeout=0.9):
-        assert chain.front.left[-1] <= 0.9 * COARSE, name
+    await chain.client.read(Text(), timeout=30)  # connections come about
+    async for name in call_each_arity(chain.client, timeout=4.5):
+        assert chain.front.left[-1] <= 4.5 * COARSE, name
         for hop in (chain.front, chain.middle):
             assert hop.went == [hop.came[-1].at - HOP_ALLOWANCE], name
         assert chain.middle.left[-1] <= (chain.front.left[-1] - HOP_ALLOWANCE) * COARSE, name

@@ -88,6 +88,29 @@ async def test_past_the_deadline_no_end_is_believed(refusal: Exception | None, p
         await receive()
 
 
+async def test_who_is_cancelled_meanwhile_lets_the_headers_be_sent(eventually: Any) -> None:
+    release, sent = asyncio.Event(), []
+
+    class Slow(Scripted):
+        async def send_initial_metadata(self, pairs: Any) -> None:
+            self.headers += 1
+            await release.wait()
+            sent.append(pairs)
+
+    context = Slow()
+    receive = reader(context)
+    await receive()
+    reading_on = asyncio.ensure_future(receive())
+    await eventually(lambda: context.headers == 1)
+    reading_on.cancel()
+    await asyncio.sleep(0)
+    assert not reading_on.done(), "gRPC would send them once more with the status"
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading_on
+    assert sent == [()]
+
+
 async def test_over_a_connection_an_end_is_proven_and_costs_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(half_close, "BREAK_OFF_S", 3600.0)
     local = LocalMesh(Probe)
