@@ -202,6 +202,6 @@ async def test_two_hundred_commands_at_once_take_turns(
         )
         assert all(replies)
         assert await ask(server, "DBSIZE") == 200
-        connected = [each for each in await ask(server, "CLIENT", "LIST") if each["user"] == "busy"]
+        connected = str(await ask(server, "CLIENT", "LIST")).count("user=busy")
         await database.close()
-    assert 0 < len(connected) <= MAX_COMMANDS * 2
+    assert 0 < connected <= MAX_COMMANDS * 2
