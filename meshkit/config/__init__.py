@@ -4,7 +4,7 @@ Services extend `SharedConfig`; `BrainConfig.load()` reads the configuration, or
 that is wrong. This is the only place of meshkit that looks at the environment.
 """
 
-from meshkit.config.databases import SqliteUrl, sqlite_path
+from meshkit.config.databases import DatabaseUrl, SqliteUrl, is_postgresql_url, sqlite_path
 from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
 from meshkit.config.loading import load
@@ -25,6 +25,7 @@ from meshkit.config.state import local_secret
 
 __all__ = [
     "ConfigError",
+    "DatabaseUrl",
     "Environment",
     "Explained",
     "LbPolicy",
@@ -43,6 +44,7 @@ __all__ = [
     "child_environment",
     "explain",
     "is_loopback",
+    "is_postgresql_url",
     "is_redis_url",
     "load",
     "local_secret",

@@ -1,9 +1,10 @@
-"""Database URLs of services. In this release a service keeps its rows in SQLite."""
+"""Database URLs of services: SQLite files, and PostgreSQL for the services that can use it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -12,7 +13,11 @@ from meshkit.config.problems import Wrong
 _SQLITE = "sqlite:///"
 
 
-def _check(url: str) -> str:
+_POSTGRESQL = ("postgresql://", "postgres://")
+_FORMS = "write postgresql://user:password@host/database, sqlite:////absolute/path, or leave it empty"
+
+
+def _check_sqlite(url: str) -> str:
     if url and not url.removeprefix(_SQLITE).strip("/"):
         raise Wrong("it names no file", "write sqlite:////absolute/path, or leave it empty")
     if url and not url.startswith(_SQLITE):
@@ -22,7 +27,26 @@ def _check(url: str) -> str:
     return url
 
 
-SqliteUrl = Annotated[str, AfterValidator(_check)]
+def _check(url: str) -> str:
+    if not url or url.startswith(_SQLITE):
+        return _check_sqlite(url)
+    if not is_postgresql_url(url):
+        raise Wrong("it is the URL of neither PostgreSQL nor SQLite", _FORMS)
+    rest = urlsplit(f"//{url.partition('://')[2]}")
+    if not rest.path.strip("/"):
+        raise Wrong("it names no database", _FORMS)
+    return url
+
+
+def is_postgresql_url(url: str) -> bool:
+    """Whether a database's URL is one of PostgreSQL."""
+    return url.startswith(_POSTGRESQL)
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_check)]
+"""A setting that names a database of PostgreSQL as libpq does, or an SQLite file as `SqliteUrl`; or nothing."""
+
+SqliteUrl = Annotated[str, AfterValidator(_check_sqlite)]
 """A setting that names an SQLite file as SQLAlchemy does, `sqlite:///relative` or `sqlite:////absolute`; or nothing."""
 
 

@@ -7,24 +7,28 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from meshkit.config import Secret, SharedConfig, SqliteUrl, sqlite_path
+from meshkit.config import DatabaseUrl, Secret, SharedConfig, is_postgresql_url, sqlite_path
 
 
 class BrainConfig(SharedConfig):
     """Settings of brain, beside those of every service."""
 
-    brain_database_url: SqliteUrl = Field(
+    brain_database_url: DatabaseUrl = Field(
         default="",
-        description="Where rows are kept: `sqlite:////absolute/path`; empty: brain.sqlite in the state folder.",
+        description="Where rows are kept: `postgresql://user:password@host/database`, or `sqlite:////absolute/path`; "
+        "empty: brain.sqlite in the state folder.",
+    )
+    brain_connections: int = Field(
+        default=8, ge=1, le=256, description="Connections to PostgreSQL at most, of a replica."
     )
     brain_readers: int = Field(
-        default=4, ge=1, le=64, description="Threads that read the database, in a replica."
+        default=4, ge=1, le=64, description="Threads that read the SQLite file, in a replica."
     )
     brain_vector_cache_mb: int = Field(
         default=256,
         ge=1,
         le=65536,
-        description="Memory in MiB for vectors of the tenants asked for last, in a replica.",
+        description="Memory in MiB for vectors of the tenants asked for last, in a replica; with SQLite only.",
     )
     brain_embedder: Literal["hashing", "openai"] = Field(
         default="hashing",
@@ -55,6 +59,11 @@ class BrainConfig(SharedConfig):
         return self
 
     @property
+    def postgresql(self) -> bool:
+        """Whether rows are kept in PostgreSQL."""
+        return is_postgresql_url(self.brain_database_url)
+
+    @property
     def database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where rows are not kept in PostgreSQL."""
         return sqlite_path(self.brain_database_url, self.state_dir / "brain.sqlite")

@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain.sqlite.rows import CellRows
 from reference_services.brain.store import CellWrite, DocumentRow, Stored, Vector
+from reference_services.brain.stored import MADE, STAGED_FOR, StoredCell, outcome
 from reference_services.sqlite import Database
 
-STAGED_FOR = 86_400_000_000
-"""Microseconds for which vectors of an unfinished document are kept."""
-
 _IN = "(SELECT value FROM json_each(?))"
-
-
-class _Row(NamedTuple):
-    seq: int
-    etag: str
-    spoken: str
-    created_at: int
-    document_id: str | None
-    version: int
 
 
 class SqliteCells:
@@ -54,12 +42,8 @@ class SqliteCells:
 
         def work(db: sqlite3.Connection) -> list[pb.UpsertOutcome]:
             there = _rows(db, tenant, [write.cell.id for write in writes])
-            outcomes = [_outcome(write, there.get(write.cell.id)) for write in writes]
-            due = [
-                write
-                for write, outcome in zip(writes, outcomes, strict=True)
-                if outcome.status in (pb.UpsertOutcome.STATUS_CREATED, pb.UpsertOutcome.STATUS_UPDATED)
-            ]
+            outcomes = [outcome(write, there.get(write.cell.id)) for write in writes]
+            due = [write for write, result in zip(writes, outcomes, strict=True) if result.status in MADE]
             _write(db, tenant, due, there, self._now())
             _raise_versions(db, tenant, writes, outcomes)
             return outcomes
@@ -180,29 +164,12 @@ class SqliteDocuments:
         await self._database.write(work)
 
 
-def _rows(db: sqlite3.Connection, tenant: str, ids: Sequence[str]) -> dict[str, _Row]:
+def _rows(db: sqlite3.Connection, tenant: str, ids: Sequence[str]) -> dict[str, StoredCell]:
     rows = db.execute(
         f"SELECT id, seq, etag, spoken, created_at, document_id, version FROM cells WHERE tenant = ? AND id IN {_IN}",
         (tenant, json.dumps(list(ids))),
     )
-    return {id_: _Row(*row) for id_, *row in rows}
-
-
-def _outcome(write: CellWrite, there: _Row | None) -> pb.UpsertOutcome:
-    """What a write comes to. Wanted content that is there already is no conflict: a retry is none."""
-    if there is None:
-        status = pb.UpsertOutcome.STATUS_CONFLICT if write.if_match else pb.UpsertOutcome.STATUS_CREATED
-    elif there.etag == write.cell.etag:
-        status = pb.UpsertOutcome.STATUS_UNCHANGED
-    elif write.version is not None and write.version < there.version:
-        status = pb.UpsertOutcome.STATUS_STALE
-    elif there.document_id is not None or (write.if_match is not None and write.if_match != there.etag):
-        status = pb.UpsertOutcome.STATUS_CONFLICT
-    else:
-        status = pb.UpsertOutcome.STATUS_UPDATED
-    if status in (pb.UpsertOutcome.STATUS_CONFLICT, pb.UpsertOutcome.STATUS_STALE):
-        return pb.UpsertOutcome(id=write.cell.id, status=status, etag=there.etag if there else "")
-    return pb.UpsertOutcome(id=write.cell.id, status=status, etag=write.cell.etag)
+    return {id_: StoredCell(*row) for id_, *row in rows}
 
 
 def _raise_versions(
@@ -213,8 +180,8 @@ def _raise_versions(
         "UPDATE cells SET version = max(version, ?) WHERE tenant = ? AND id = ?",
         [
             (write.version, tenant, write.cell.id)
-            for write, outcome in zip(writes, outcomes, strict=True)
-            if write.version is not None and outcome.status == pb.UpsertOutcome.STATUS_UNCHANGED
+            for write, result in zip(writes, outcomes, strict=True)
+            if write.version is not None and result.status == pb.UpsertOutcome.STATUS_UNCHANGED
         ],
     )
 
@@ -223,7 +190,7 @@ def _write(
     db: sqlite3.Connection,
     tenant: str,
     due: Sequence[CellWrite],
-    there: Mapping[str, _Row],
+    there: Mapping[str, StoredCell],
     now: int,
     stale: Sequence[int] = (),
 ) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from meshkit import Aborted, AlreadyExists
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
-from reference_services.brain.sqlite.rows import timestamp
 from reference_services.brain.sqlite.schema import BRAIN
+from reference_services.brain.stored import dated, same, successor, timestamp
 from reference_services.sqlite import Database
 
-Event = TypeVar("Event", pb.Episode, pb.Trace)
 Between = tuple[int | None, int | None]
 After = tuple[int, str] | None
 
@@ -39,8 +34,8 @@ class SqliteMemory:
                 "SELECT body FROM episodes WHERE tenant = ? AND id = ?", (tenant, episode.id)
             ).fetchone()
             if row is not None:
-                return _same(episode, pb.Episode.FromString(row[0]), "occurred_at", "EPISODE_EXISTS"), False
-            new = _dated(episode, "occurred_at", self._now())
+                return same(episode, pb.Episode.FromString(row[0]), "occurred_at", "EPISODE_EXISTS"), False
+            new = dated(episode, "occurred_at", self._now())
             db.execute(
                 "INSERT INTO episodes VALUES (?, ?, ?, ?, ?)",
                 (tenant, new.id, new.session_id, new.occurred_at.ToMicroseconds(), new.SerializeToString()),
@@ -75,19 +70,10 @@ class SqliteMemory:
                 "SELECT body FROM facts WHERE tenant = ? AND id = ?", (tenant, fact.id)
             ).fetchone()
             there = pb.Fact.FromString(row[0]) if row else None
-            if there is not None and there.etag == fact.etag:
+            new = successor(fact, there, if_match, self._now())
+            if new is None:
+                assert there is not None
                 return there, False
-            if if_match is not None and if_match != (there.etag if there else ""):
-                raise Aborted(
-                    "the fact is not as if_match says: read it again, and decide anew",
-                    reason="ETAG_MISMATCH",
-                    etag=there.etag if there else "",
-                )
-            new = pb.Fact()
-            new.CopyFrom(fact)
-            now = timestamp(self._now())
-            new.created_at.CopyFrom(there.created_at if there else now)
-            new.updated_at.CopyFrom(now)
             db.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
                 (tenant, new.id, new.subject, new.predicate, new.SerializeToString()),
@@ -135,9 +121,9 @@ class SqliteTraces:
                 "SELECT body FROM traces WHERE tenant = ? AND id = ?", (tenant, trace.id)
             ).fetchone()
             if row is not None:
-                _same(trace, pb.Trace.FromString(row[0]), "started_at", "TRACE_EXISTS")
+                same(trace, pb.Trace.FromString(row[0]), "started_at", "TRACE_EXISTS")
                 return False
-            new = _dated(trace, "started_at", self._now())
+            new = dated(trace, "started_at", self._now())
             db.execute(
                 "INSERT INTO traces VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -207,31 +193,6 @@ class SqliteFigures:
             return found
 
         return await self._database.read(work)
-
-
-def _dated(event: Event, field: str, now: int) -> Event:
-    """The event with its time, which is now where it has none."""
-    new = type(event)()
-    new.CopyFrom(event)
-    if not new.HasField(field):  # type: ignore[arg-type]
-        stamp: Timestamp = getattr(new, field)
-        stamp.CopyFrom(timestamp(now))
-    return new
-
-
-def _same(wanted: Event, there: Event, field: str, reason: str) -> Event:
-    """What is there, if it is what is wanted; a time that the wanted one leaves out does not count.
-
-    Raises:
-        AlreadyExists: It is something else.
-    """
-    bare = type(there)()
-    bare.CopyFrom(there)
-    if not wanted.HasField(field):  # type: ignore[arg-type]
-        bare.ClearField(field)  # type: ignore[arg-type]
-    if bare != wanted:
-        raise AlreadyExists("there is one with this id and other content: choose another id", reason=reason)
-    return there
 
 
 def _newest_first(column: str, between: Between, after: After) -> tuple[str, list[object]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -16,12 +15,8 @@ from reference_services.brain.sqlite.retrieval import SqliteRetrieval
 from reference_services.brain.sqlite.schema import BRAIN
 from reference_services.brain.sqlite.vectors import VectorCache
 from reference_services.brain.store import KnowledgeStore
+from reference_services.brain.stored import wall_clock
 from reference_services.sqlite import open_database
-
-
-def wall_clock() -> int:
-    """Microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 @asynccontextmanager

@@ -7,10 +7,10 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain.store import CellWrite, VectorOutdated
+from reference_services.brain.stored import category_key, creation, kind_of, stamped
 from reference_services.brain.words import fold, words
 
 LISTED_REMOVALS = 10_000
@@ -42,7 +42,7 @@ class CellRows:
         """Writes a cell that is not there."""
         if write.vector is None:
             raise VectorOutdated
-        created = write.cell.created_at.ToMicroseconds() if write.cell.HasField("created_at") else self._now
+        created = creation(write, self._now)
         cursor = self._db.execute(
             "INSERT INTO cells (tenant, id, kind, etag, spoken, source, document_id, created_at, updated_at, "
             "text_bytes, metadata, body, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -91,10 +91,7 @@ class CellRows:
         )
 
     def _columns(self, write: CellWrite, created: int) -> tuple[object, ...]:
-        cell = pb.Cell()
-        cell.CopyFrom(write.cell)
-        cell.created_at.CopyFrom(timestamp(created))
-        cell.updated_at.CopyFrom(timestamp(self._now))
+        cell = stamped(write.cell, created, self._now)
         return (
             kind_of(cell),
             cell.etag,
@@ -149,18 +146,6 @@ class CellRows:
             self._db.execute("UPDATE tenants SET forgotten = ? WHERE number = ?", (row[0], self._number))
 
 
-def kind_of(cell: pb.Cell) -> int:
-    """What a cell is."""
-    if cell.HasField("product"):
-        return pb.CELL_KIND_PRODUCT
-    return pb.CELL_KIND_PASSAGE if cell.HasField("passage") else pb.CELL_KIND_NOTE
-
-
-def category_key(category: str) -> str:
-    """A category as it is compared: folded, its parts joined by `>`."""
-    return ">".join(part.strip() for part in fold(category).split(">"))
-
-
 def own_words(number: int, text: str) -> str:
     """A text's words as they are indexed: each led by the tenant's number."""
     return " ".join(_own(number, words(text)))
@@ -168,10 +153,3 @@ def own_words(number: int, text: str) -> str:
 
 def _own(number: int, plain: Iterable[str]) -> Iterable[str]:
     return (f"{number}t{word}" for word in plain)
-
-
-def timestamp(micros: int) -> Timestamp:
-    """Microseconds since 1970 as a Timestamp."""
-    stamp = Timestamp()
-    stamp.FromMicroseconds(micros)
-    return stamp

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from reference_services.brain.sqlite.rows import category_key
 from reference_services.brain.store import ProductSelection, Selection
+from reference_services.brain.stored import category_key
 from reference_services.brain.words import fold
 
 Condition = tuple[str, tuple[object, ...]]

@@ -1,0 +1,8 @@
+"""A schema in PostgreSQL that the replicas of a service share: migrated, and used by one tenant at a time."""
+
+from reference_services.postgres.database import Connection as Connection
+from reference_services.postgres.database import Database as Database
+from reference_services.postgres.database import Overtaken as Overtaken
+from reference_services.postgres.database import open_database as open_database
+from reference_services.postgres.migrations import migrated as migrated
+from reference_services.postgres.schema import Schema as Schema

@@ -1,0 +1,153 @@
+"""Transactions for one tenant at a time, on a pool of connections that carry no tenant over to the next.
+
+The tenant is a setting of the transaction alone, and the policies of the tables let through what is its own. A
+connection that is not in such a transaction sees no row at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.rows import TupleRow
+
+from psycopg.sql import Literal as Quoted
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from meshkit import Unavailable
+from reference_services.postgres.faults import Incidents, is_lost
+from reference_services.postgres.schema import Schema, Target
+
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # what it warns of is told once, by `Incidents`
+
+T = TypeVar("T")
+Connection = AsyncConnection[TupleRow]
+Work = Callable[[Connection], Awaitable[T]]
+
+ATTEMPTS = 5
+"""How often a transaction is begun that others get into the way of."""
+
+RECONNECT_S = 5.0
+"""Seconds for which the pool tries to connect by itself; after that each call makes it try again."""
+
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WRITE = "BEGIN"
+
+
+class Overtaken(Exception):
+    """Another transaction made a row that this one was to make: begin it again."""
+
+
+class Database:
+    """A database, open. Made by `open_database`.
+
+    Args:
+        pool: Connections that use the rows as the schema's role.
+        schema: What is in it.
+        incidents: Tells errors.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[Connection], schema: Schema, incidents: Incidents) -> None:
+        self._pool = pool
+        self._schema = schema
+        self._incidents = incidents
+
+    async def read(self, tenant: str, work: Work[T]) -> T:
+        """Runs `work` on one snapshot of the tenant's rows.
+
+        Raises:
+            Unavailable: `DATABASE_UNAVAILABLE`, `DATABASE_BUSY`, `DATABASE_READ_ONLY`, `DATABASE_CLOSED`.
+            ResourceExhausted: `DATABASE_OVERLOADED`, `DATABASE_FULL`.
+            FailedPrecondition: `DATABASE_REFUSED`, `DATABASE_MISSING`, `DATABASE_FORBIDDEN`.
+            DataLoss: `DATABASE_DAMAGED`.
+        """
+        return await self._told(tenant, _READ, work)
+
+    async def write(self, tenant: str, work: Work[T]) -> T:
+        """Runs `work` as one transaction on the tenant's rows: all of it or, where it raises, nothing.
+
+        It is run again where other transactions got into its way, or the connection was lost before its end.
+        Raises what `read` does.
+        """
+        return await self._told(tenant, _WRITE, work)
+
+    async def _told(self, tenant: str, begin: str, work: Work[T]) -> T:
+        try:
+            return await self._tried(tenant, begin, work)
+        except psycopg.Error as error:
+            if (told := self._incidents.met(error)) is None:
+                raise
+            raise told from error
+
+    async def _tried(self, tenant: str, begin: str, work: Work[T]) -> T:
+        was_lost = False
+        for _ in range(ATTEMPTS):
+            ending = False
+            try:
+                async with self._pool.connection() as connection:
+                    await connection.execute(_beginning(begin, tenant))
+                    result = await work(connection)
+                    ending = True
+                    await connection.commit()
+                    return result
+            except (Overtaken, errors.SerializationFailure, errors.DeadlockDetected):
+                continue
+            except psycopg.OperationalError as error:
+                # whether a transaction that was being committed took effect is not known: the caller decides
+                if was_lost or ending or isinstance(error, PoolTimeout) or not is_lost(error):
+                    raise
+                was_lost = True
+                await self._pool.check()
+        raise Unavailable(
+            f"other calls keep changing the same rows of {self._schema.name}: try again",
+            reason="DATABASE_BUSY",
+        )
+
+
+@asynccontextmanager
+async def open_database(
+    target: Target,
+    schema: Schema,
+    *,
+    connections: int = 8,
+    waiting: int = 256,
+    patience: float = 3.0,
+) -> AsyncGenerator[Database]:
+    """Opens a database whose schema is up to date (see `migrated`).
+
+    Args:
+        target: The database.
+        schema: What is in it.
+        connections: At most so many.
+        waiting: Calls that may wait for a connection.
+        patience: Seconds for which they wait.
+    """
+    incidents = Incidents(target, schema)
+    pool = AsyncConnectionPool(
+        target.as_user(schema),
+        connection_class=_watched(incidents),
+        kwargs={"autocommit": True},
+        min_size=1,
+        max_size=connections,
+        max_waiting=waiting,
+        timeout=patience,
+        reconnect_timeout=RECONNECT_S,
+        name=schema.name,
+        open=False,
+    )
+    async with pool:
+        yield Database(pool, schema, incidents)
+
+
+async def rows(connection: Connection, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:
+    """The rows of a query; values stand in it as `%s`."""
+    return await (await connection.execute(query.encode(), values)).fetchall()
+
+
+def _beginning(begin: str, tenant: str) -> bytes:
+    """One message for the transaction and its tenant, to save the way to the server and back."""
+    return f"{begin}; SET LOCAL meshkit.tenant = {Quoted(tenant).as_string()}".encode()
