@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshkit import Call, CUService, InvalidArgument, resource, rpc
+from meshkit import Call, CUService, FailedPrecondition, InvalidArgument, resource, rpc
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds, remembering, writing
 from reference_services.brain.config import BrainConfig
@@ -44,6 +44,10 @@ async def open_embedder(service: Brain) -> AsyncGenerator[Embedder]:
 async def open_store(service: Brain) -> AsyncGenerator[KnowledgeStore]:
     """The store that the configuration asks for; the embedder must be open."""
     config = service.config
+    if config.postgresql:
+        async with _open_postgres(service) as store:
+            yield store
+        return
     if not config.brain_database_url:
         config.ensure_state_dir()
     async with open_sqlite(
@@ -54,6 +58,23 @@ async def open_store(service: Brain) -> AsyncGenerator[KnowledgeStore]:
         readers=config.brain_readers,
     ) as store:
         yield store
+
+
+def _open_postgres(service: Brain) -> AbstractAsyncContextManager[KnowledgeStore]:
+    try:
+        from reference_services.brain.postgres.opening import open_postgres
+    except ImportError as error:
+        raise FailedPrecondition(
+            "BRAIN_DATABASE_URL names a database of PostgreSQL, which needs psycopg and psycopg-pool: "
+            "pip install 'meshkit[postgres]'",
+            reason="EXTRA_MISSING",
+        ) from error
+    return open_postgres(
+        service.config.brain_database_url,
+        embedder=service.embedder.name,
+        dimensions=service.embedder.dimensions,
+        connections=service.config.brain_connections,
+    )
 
 
 class Brain(CUService, contract=pb.DESCRIPTOR.services_by_name["BrainService"], port=50051):

@@ -4,5 +4,8 @@ from reference_services.postgres.database import Connection as Connection
 from reference_services.postgres.database import Database as Database
 from reference_services.postgres.database import Overtaken as Overtaken
 from reference_services.postgres.database import open_database as open_database
+from reference_services.postgres.database import rows as rows
+from reference_services.postgres.migrations import locked as locked
 from reference_services.postgres.migrations import migrated as migrated
 from reference_services.postgres.schema import Schema as Schema
+from reference_services.postgres.schema import Target as Target

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.rows import TupleRow
-
 from psycopg.sql import Literal as Quoted
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -47,12 +46,16 @@ class Database:
 
     Args:
         pool: Connections that use the rows as the schema's role.
+        reach: Whether the last of them could be made.
         schema: What is in it.
         incidents: Tells errors.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[Connection], schema: Schema, incidents: Incidents) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[Connection], reach: _Reach, schema: Schema, incidents: Incidents
+    ) -> None:
         self._pool = pool
+        self._reach = reach
         self._schema = schema
         self._incidents = incidents
 
@@ -79,7 +82,8 @@ class Database:
         try:
             return await self._tried(tenant, begin, work)
         except psycopg.Error as error:
-            if (told := self._incidents.met(error)) is None:
+            why = self._reach.failure if isinstance(error, PoolTimeout) else None
+            if (told := self._incidents.met(why or error)) is None:
                 raise
             raise told from error
 
@@ -116,6 +120,7 @@ async def open_database(
     connections: int = 8,
     waiting: int = 256,
     patience: float = 3.0,
+    configure: Callable[[Connection], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[Database]:
     """Opens a database whose schema is up to date (see `migrated`).
 
@@ -125,27 +130,52 @@ async def open_database(
         connections: At most so many.
         waiting: Calls that may wait for a connection.
         patience: Seconds for which they wait.
+        configure: Called with each new connection.
     """
-    incidents = Incidents(target, schema)
+    reach = _Reach()
     pool = AsyncConnectionPool(
         target.as_user(schema),
-        connection_class=_watched(incidents),
+        connection_class=_watched(reach),
         kwargs={"autocommit": True},
         min_size=1,
         max_size=connections,
         max_waiting=waiting,
         timeout=patience,
         reconnect_timeout=RECONNECT_S,
+        configure=configure,
         name=schema.name,
         open=False,
     )
     async with pool:
-        yield Database(pool, schema, incidents)
+        yield Database(pool, reach, schema, Incidents(target, schema))
 
 
 async def rows(connection: Connection, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:
     """The rows of a query; values stand in it as `%s`."""
     return await (await connection.execute(query.encode(), values)).fetchall()
+
+
+class _Reach:
+    """Why the last attempt to connect failed; None where it did not."""
+
+    failure: psycopg.OperationalError | None = None
+
+
+def _watched(reach: _Reach) -> type[Connection]:
+    """Connections that leave word of why they could not be made: the pool only says that there is none."""
+
+    class Watched(AsyncConnection[TupleRow]):
+        @classmethod
+        async def connect(cls, *arguments: Any, **options: Any) -> Self:
+            try:
+                made = await super().connect(*arguments, **options)
+            except psycopg.OperationalError as error:
+                reach.failure = error
+                raise
+            reach.failure = None
+            return made
+
+    return Watched
 
 
 def _beginning(begin: str, tenant: str) -> bytes:

@@ -37,6 +37,13 @@ _CROWDED = _Fault(
     Unavailable, "DATABASE_BUSY", "is busy: try again", "let it take more connections, or run less replicas"
 )
 _FULL = _Fault(ResourceExhausted, "DATABASE_FULL", "has no room left", "give it more room")
+_OVERLOADED = _Fault(
+    ResourceExhausted,
+    "DATABASE_OVERLOADED",
+    "is asked too much: try again later",
+    "run more replicas, or give each more connections",
+)
+_CLOSED = _Fault(Unavailable, "DATABASE_CLOSED", "is closed", "nothing is to be done, the service ends")
 _READ_ONLY = _Fault(
     Unavailable, "DATABASE_READ_ONLY", "cannot be written now", "point {setting} at the primary"
 )
@@ -80,6 +87,8 @@ _FAULTS = {
 }
 """Faults by SQLSTATE, or how it begins."""
 
+_OF_POOL = {TooManyRequests: _OVERLOADED, PoolClosed: _CLOSED, PoolTimeout: _BUSY}
+
 _SPOKEN = (
     ("password authentication failed", _REFUSED),
     ("no password supplied", _REFUSED),
@@ -99,13 +108,6 @@ def is_lost(error: psycopg.Error) -> bool:
 
 def explained(error: psycopg.Error, schema: Schema) -> MeshError | None:
     """What a caller is told, with neither place nor cause; None for an error of our own SQL."""
-    if isinstance(error, TooManyRequests):
-        return ResourceExhausted(
-            f"too many calls wait for the database of {schema.name}: try again later",
-            reason="DATABASE_OVERLOADED",
-        )
-    if isinstance(error, PoolClosed):
-        return Unavailable(f"the database of {schema.name} is closed", reason="DATABASE_CLOSED")
     if (fault := _fault(error)) is None:
         return None
     return fault.kind(f"the database of {schema.name} {fault.what}", reason=fault.reason)
@@ -173,8 +175,9 @@ def _fault(error: psycopg.Error) -> _Fault | None:
             (_FAULTS[state] for state in _starts(error.sqlstate) if state in _FAULTS),
             None,
         )
-    if isinstance(error, PoolTimeout):
-        return _BUSY
+    for kind, fault in _OF_POOL.items():
+        if isinstance(error, kind):
+            return fault
     if not isinstance(error, psycopg.OperationalError):
         return None
     spoken = str(error)
@@ -186,5 +189,5 @@ def _starts(state: str) -> Iterator[str]:
 
 
 def _cause(error: psycopg.Error) -> str:
-    """The first line of what the server or libpq said. It may name user and host, never a password."""
-    return (error.diag.message_primary or str(error).strip() or type(error).__name__).splitlines()[0]
+    """What the server or libpq said, in one line. It may name user and host, never a password."""
+    return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())

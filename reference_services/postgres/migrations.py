@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Identifier
 
@@ -89,7 +90,10 @@ async def _begin(connection: Connection, target: Target, schema: Schema) -> None
             "END $$"
         ).format(role)
     )
-    if not await _one(connection, "SELECT pg_has_role(current_user, %s, 'MEMBER')", schema.role):
+    try:
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(SQL("SET LOCAL ROLE {}").format(role))
+    except InsufficientPrivilege:
         await connection.execute(SQL("GRANT {} TO CURRENT_USER").format(role))
     await connection.execute(SQL("CREATE SCHEMA {}").format(name))
     await connection.execute(SQL("GRANT USAGE ON SCHEMA {} TO {}").format(name, role))
@@ -140,8 +144,8 @@ async def _check_role(connection: Connection, schema: Schema) -> None:
     """Makes sure that the row policies hold for the role."""
     unsafe = await _one(
         connection,
-        "SELECT coalesce(bool_or(rolsuper OR rolbypassrls OR EXISTS (SELECT FROM pg_class WHERE relowner = pg_roles.oid "
-        "AND relnamespace = to_regnamespace(%s))), false) FROM pg_roles WHERE rolname = %s",
+        "SELECT rolsuper OR rolbypassrls OR EXISTS (SELECT FROM pg_class WHERE relowner = pg_roles.oid "
+        "AND relnamespace = to_regnamespace(%s)) FROM pg_roles WHERE rolname = %s",
         schema.name,
         schema.role,
     )
@@ -156,4 +160,3 @@ async def _check_role(connection: Connection, schema: Schema) -> None:
 async def _one(connection: Connection, query: str, *values: object) -> Any:
     row = await (await connection.execute(query.encode(), values or None)).fetchone()
     return row[0] if row else None
-

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -83,12 +84,11 @@ class Target:
 
     def _connecting(self, schema: Schema, options: Mapping[str, str]) -> str:
         known = conninfo_to_dict(self.url)
-        own = {
+        own: dict[str, Any] = {
             "application_name": f"meshkit-{schema.name}",
             "connect_timeout": CONNECT_TIMEOUT_S,
             "tcp_user_timeout": 1000 * STATEMENT_TIMEOUT_S,
         }
         spelt = " ".join(f"-c {name}={value}" for name, value in options.items())
-        return make_conninfo(
-            **{**own, **known, "options": f"{known.get('options') or ''} {spelt}".strip()}
-        )
+        own |= known | {"options": f"{known.get('options') or ''} {spelt}".strip()}
+        return make_conninfo(**own)

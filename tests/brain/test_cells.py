@@ -255,14 +255,15 @@ async def test_words_of_other_tenants_do_not_make_a_word_common(brain: Brain) ->
     before = [r.hit.lexical_score async for r in brain.search(request, ACME)]
     await put(brain, *[pb.Cell(id=f"{i}", text="granite granite chalk") for i in range(50)], call=OTHER)
     after = [r.hit.lexical_score async for r in brain.search(request, ACME)]
-    # the word's frequency is the tenant's own; what is left is the number of rows in the file
+    # the word's frequency is the tenant's own; in SQLite, what is left is the number of rows in the file
     assert len(before) == len(after) == 1
-    assert after[0] > before[0]
+    assert after[0] >= before[0]
 
 
-async def test_stats_say_what_there_is(brain: Brain) -> None:
+async def test_stats_say_what_there_is(brain: Brain, storage: tuple[str, int]) -> None:
     await put(brain, pb.Cell(id="a", text="four"), pb.Cell(id="b", text="Ö", product=pb.Product(sku="1")))
     stats = await brain.stats(pb.StatsRequest(), ACME)
-    assert (stats.cells, stats.text_bytes, stats.products, stats.storage) == (2, 6, 1, "sqlite")
-    assert (stats.embedder, stats.embedding_dimensions, stats.schema_version) == ("hashing-v1", 384, 2)
+    assert (stats.cells, stats.text_bytes, stats.products) == (2, 6, 1)
+    assert (stats.embedder, stats.embedding_dimensions) == ("hashing-v1", 384)
+    assert (stats.storage, stats.schema_version) == storage
     assert stats.HasField("updated_at")

