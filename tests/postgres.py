@@ -6,12 +6,14 @@ database = new_database(template)       # a copy of another one that nobody is c
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import subprocess
 import warnings
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import quote
@@ -38,9 +40,10 @@ class Server:
     """A server in a folder of its own, with a superuser `postgres` who needs no password."""
 
     def __init__(self) -> None:
-        self._folder = Path(mkdtemp(prefix="meshkit-postgres-"))
-        self._server: Any = get_server(self._folder / "data", cleanup_mode="delete")
-        self.directory = self._folder / "data"
+        folder = Path(mkdtemp(prefix="meshkit-postgres-"))
+        self.directory = folder / "data"
+        self._server: Any = get_server(self.directory, cleanup_mode=None)
+        atexit.register(self._end, folder)
         with self.superuser() as connection:
             for name, value in _FAST.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = {value}")
@@ -69,6 +72,11 @@ class Server:
         self._control(
             "restart", "-m", "fast", "-l", str(self.directory / "log"), "-o", f'-h "" -k {self.directory}'
         )
+
+    def _end(self, folder: Path) -> None:
+        if (self.directory / "postmaster.pid").exists():
+            self.stop()
+        rmtree(folder)
 
     def _control(self, *arguments: str) -> None:
         program = str(self._server.bin_path / "pg_ctl")

@@ -30,8 +30,11 @@ Work = Callable[[Connection], Awaitable[T]]
 ATTEMPTS = 5
 """How often a transaction is begun that others get into the way of."""
 
-RECONNECT_S = 5.0
+RECONNECT_S = 1.0
 """Seconds for which the pool tries to connect by itself; after that each call makes it try again."""
+
+AWAY_PATIENCE_S = 0.5
+"""Seconds that a call waits for a connection where the last attempt to make one failed."""
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN"
@@ -92,7 +95,7 @@ class Database:
         for _ in range(ATTEMPTS):
             ending = False
             try:
-                async with self._pool.connection() as connection:
+                async with self._pool.connection(self._patience) as connection:
                     await connection.execute(_beginning(begin, tenant))
                     result = await work(connection)
                     ending = True
@@ -110,6 +113,10 @@ class Database:
             f"other calls keep changing the same rows of {self._schema.name}: try again",
             reason="DATABASE_BUSY",
         )
+
+    @property
+    def _patience(self) -> float:
+        return self._pool.timeout if self._reach.failure is None else min(AWAY_PATIENCE_S, self._pool.timeout)
 
 
 @asynccontextmanager
