@@ -122,7 +122,6 @@ class Database:
 @asynccontextmanager
 async def open_database(
     target: Target,
-    schema: Schema,
     *,
     connections: int = 8,
     waiting: int = 256,
@@ -133,7 +132,6 @@ async def open_database(
 
     Args:
         target: The database.
-        schema: What is in it.
         connections: At most so many.
         waiting: Calls that may wait for a connection.
         patience: Seconds for which they wait.
@@ -141,7 +139,7 @@ async def open_database(
     """
     reach = _Reach()
     pool = AsyncConnectionPool(
-        target.as_user(schema),
+        target.as_user(),
         connection_class=_watched(reach),
         kwargs={"autocommit": True},
         min_size=1,
@@ -150,11 +148,11 @@ async def open_database(
         timeout=patience,
         reconnect_timeout=RECONNECT_S,
         configure=configure,
-        name=schema.name,
+        name=target.schema.name,
         open=False,
     )
     async with pool:
-        yield Database(pool, reach, schema, Incidents(target, schema))
+        yield Database(pool, reach, target.schema, Incidents(target))
 
 
 async def rows(connection: Connection, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:

@@ -113,10 +113,11 @@ def explained(error: psycopg.Error, schema: Schema) -> MeshError | None:
     return fault.kind(f"the database of {schema.name} {fault.what}", reason=fault.reason)
 
 
-def unusable(error: psycopg.Error, target: Target, schema: Schema) -> MeshError | None:
+def unusable(error: psycopg.Error, target: Target) -> MeshError | None:
     """What the operator is told of the same error: the database, the cause, and what to do about it."""
     if (fault := _fault(error)) is None:
         return None
+    schema = target.schema
     mend = fault.mend.format(setting=schema.setting, role=schema.role, user=target.user)
     return fault.kind(
         f"{target.place} cannot be the database of {schema.name}, it {fault.what} ({_cause(error)}): {mend}",
@@ -125,7 +126,7 @@ def unusable(error: psycopg.Error, target: Target, schema: Schema) -> MeshError 
 
 
 @contextmanager
-def told_to_operator(target: Target, schema: Schema) -> Iterator[None]:
+def told_to_operator(target: Target) -> Iterator[None]:
     """Errors of the database become errors that an operator can act on.
 
     Raises:
@@ -134,7 +135,7 @@ def told_to_operator(target: Target, schema: Schema) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        if (told := unusable(error, target, schema)) is None:
+        if (told := unusable(error, target)) is None:
             raise
         raise told from error
 
@@ -144,21 +145,19 @@ class Incidents:
 
     Args:
         target: The database.
-        schema: What is in it.
         clock: A monotonic clock, in seconds.
     """
 
-    def __init__(self, target: Target, schema: Schema, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, target: Target, clock: Callable[[], float] = time.monotonic) -> None:
         self._target = target
-        self._schema = schema
         self._clock = clock
         self._seen: dict[str, float] = {}
 
     def met(self, error: psycopg.Error) -> MeshError | None:
         """What a caller is told; None for an error of our own SQL. The log gets the cause where that is news."""
-        told = explained(error, self._schema)
+        told = explained(error, self._target.schema)
         if told is not None and self._is_news(told.reason):
-            whole = unusable(error, self._target, self._schema)
+            whole = unusable(error, self._target)
             log.error("the database fails", reason=whole.message if whole else told.message)
         return told
 

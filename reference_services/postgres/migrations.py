@@ -19,7 +19,7 @@ Connection = AsyncConnection[TupleRow]
 
 
 @asynccontextmanager
-async def migrated(target: Target, schema: Schema) -> AsyncGenerator[Connection]:
+async def migrated(target: Target) -> AsyncGenerator[Connection]:
     """A connection that may change the schema, which is made and brought up to date first where that is due.
 
     Any number of replicas may do so at once; what one of them begins and does not end leaves no trace.
@@ -29,12 +29,13 @@ async def migrated(target: Target, schema: Schema) -> AsyncGenerator[Connection]
             `EXTENSION_OLD`, `ROLE_UNSAFE`, `DATABASE_REFUSED`, `DATABASE_MISSING`, `DATABASE_FORBIDDEN`.
         Unavailable: `DATABASE_UNAVAILABLE`, `DATABASE_BUSY`.
     """
-    with told_to_operator(target, schema):
-        async with await AsyncConnection.connect(target.as_owner(schema), autocommit=True) as connection:
+    schema = target.schema
+    with told_to_operator(target):
+        async with await AsyncConnection.connect(target.as_owner(), autocommit=True) as connection:
             await _check_encoding(connection, target)
-            if await _found(connection, target, schema) < schema.version:
+            if await _found(connection, target) < schema.version:
                 async with locked(connection, schema):
-                    await _migrate(connection, target, schema)
+                    await _migrate(connection, target)
             await _check_role(connection, schema)
             yield connection
 
@@ -48,8 +49,9 @@ async def locked(connection: Connection, schema: Schema) -> AsyncGenerator[None]
         yield
 
 
-async def _found(connection: Connection, target: Target, schema: Schema) -> int:
+async def _found(connection: Connection, target: Target) -> int:
     """The version that the database has; 0 for none."""
+    schema = target.schema
     if not await _one(connection, "SELECT count(*) FROM pg_namespace WHERE nspname = %s", schema.name):
         return 0
     table = f"{schema.name}.migrations"
@@ -71,16 +73,17 @@ async def _found(connection: Connection, target: Target, schema: Schema) -> int:
     return found
 
 
-async def _migrate(connection: Connection, target: Target, schema: Schema) -> None:
-    found = await _found(connection, target, schema)
+async def _migrate(connection: Connection, target: Target) -> None:
+    found = await _found(connection, target)
     if found == 0:
-        await _begin(connection, target, schema)
-    for version, script in enumerate(schema.migrations[found:], found + 1):
+        await _begin(connection, target)
+    for version, script in enumerate(target.schema.migrations[found:], found + 1):
         await connection.execute(script.encode())
         await connection.execute("INSERT INTO migrations (version) VALUES (%s)", (version,))
 
 
-async def _begin(connection: Connection, target: Target, schema: Schema) -> None:
+async def _begin(connection: Connection, target: Target) -> None:
+    schema = target.schema
     for extension, least in schema.extensions.items():
         await _extend(connection, target, extension, least)
     name, role = Identifier(schema.name), Identifier(schema.role)

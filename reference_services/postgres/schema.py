@@ -5,10 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from meshkit import FailedPrecondition
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 20
@@ -44,51 +46,68 @@ class Schema:
         return zlib.crc32(f"meshkit {self.name}".encode())
 
 
-@dataclass(frozen=True)
 class Target:
     """A database, by its URL.
 
-    Attributes:
-        url: What libpq takes; may hold a password.
+    Args:
+        url: What libpq takes; may hold a password, which nothing here shows.
+        schema: What it is for.
+
+    Raises:
+        FailedPrecondition: `DATABASE_URL_INVALID`.
     """
 
-    url: str = field(repr=False)
+    def __init__(self, url: str, schema: Schema) -> None:
+        self._known = _known(url, schema)
+        self.schema = schema
 
-    @cached_property
+    @property
     def place(self) -> str:
-        """What messages call the database: host and name, no password."""
-        known = conninfo_to_dict(self.url)
+        """What messages call the database: host and name."""
+        known = self._known
         return f"{known.get('dbname', '')} at {known.get('host', 'localhost')}:{known.get('port', 5432)}"
 
-    @cached_property
+    @property
     def user(self) -> str:
         """Who logs in."""
-        return str(conninfo_to_dict(self.url).get("user", ""))
+        return str(self._known.get("user") or "its user")
 
-    def as_owner(self, schema: Schema) -> str:
+    def as_owner(self) -> str:
         """How to connect to change the schema."""
-        return self._connecting(schema, {"lock_timeout": "60s"})
+        return self._connecting({"lock_timeout": "60s"})
 
-    def as_user(self, schema: Schema) -> str:
+    def as_user(self) -> str:
         """How to connect to use the rows: as the role from the first moment, which RESET does not undo."""
         limit = f"{STATEMENT_TIMEOUT_S}s"
         return self._connecting(
-            schema,
             {
-                "role": schema.role,
+                "role": self.schema.role,
                 "statement_timeout": limit,
                 "idle_in_transaction_session_timeout": limit,
                 "jit": "off",
             },
         )
 
-    def _connecting(self, schema: Schema, options: Mapping[str, str]) -> str:
-        known = conninfo_to_dict(self.url)
+    def _connecting(self, options: Mapping[str, str]) -> str:
+        known = self._known
         own: dict[str, Any] = {
-            "application_name": f"meshkit-{schema.name}",
+            "application_name": f"meshkit-{self.schema.name}",
             "connect_timeout": CONNECT_TIMEOUT_S,
             "tcp_user_timeout": 1000 * STATEMENT_TIMEOUT_S,
         }
         spelt = " ".join(f"-c {name}={value}" for name, value in options.items())
         own |= known | {"options": f"{known.get('options') or ''} {spelt}".strip()}
         return make_conninfo(**own)
+
+
+def _known(url: str, schema: Schema) -> dict[str, Any]:
+    """The parts of a URL; what libpq says of a wrong one may quote its password."""
+    try:
+        return dict(conninfo_to_dict(url))
+    except ProgrammingError:
+        pass
+    raise FailedPrecondition(
+        f"{schema.setting} is no URL that PostgreSQL takes: write postgresql://user:password@host/database, and "
+        "percent-encode what is special in user and password",
+        reason="DATABASE_URL_INVALID",
+    )

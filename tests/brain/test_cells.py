@@ -43,6 +43,18 @@ async def test_a_cell_comes_back_as_it_was_stored(brain: Brain) -> None:
     assert stored.updated_at.seconds >= 1_700_000_000
 
 
+async def test_a_nul_in_free_text_is_kept(brain: Brain) -> None:
+    cell = pb.Cell(id="a", text="before\0after", product=pb.Product(sku="1", name="na\0me"))
+    cell.metadata.update({"note": "x\0y", "plain": "z"})
+    await put(brain, cell)
+    (stored,) = await get(brain, "a")
+    assert (stored.text, stored.metadata, stored.product) == (cell.text, cell.metadata, cell.product)
+    assert await find(brain, "after") == ["a"]
+    wanted = pb.CellFilter()
+    wanted.metadata.update({"plain": "z"})
+    assert await find(brain, "before", filter=wanted) == ["a"]
+
+
 async def test_a_repeat_changes_nothing(brain: Brain) -> None:
     cell = pb.Cell(id="a", text="one")
     (first,) = await put(brain, cell)

@@ -153,6 +153,7 @@ async def test_brain_opens_the_embedder_that_is_configured() -> None:
         {"brain_embedder": "openai"},
         {"brain_embedder": "magic"},
         {"brain_database_url": "postgresql://x"},
+        {"brain_database_url": "mysql://x/y"},
         {"brain_database_url": "sqlite:///"},
         {"brain_embedding_dimensions": 4},
     ],

@@ -12,8 +12,10 @@ import psycopg
 import pytest
 import structlog
 
-from meshkit import Call, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from meshkit import Call, DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from meshkit.testing import LocalMesh
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
+from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
 from reference_services.brain.config import BrainConfig
 from reference_services.brain.hashing import HashingEmbedder
 from reference_services.brain.postgres import retrieval
@@ -22,7 +24,8 @@ from reference_services.brain.postgres.schema import BRAIN, ROLE
 from reference_services.brain.service import Brain, open_store
 from reference_services.brain.store import EVERY, DocumentRow, KnowledgeStore, Selection
 from reference_services.brain.writing import cell_writes, upsert
-from reference_services.postgres import Schema, Target, migrated, open_database
+from reference_services.postgres import Connection, Schema, Target, migrated, open_database, rows
+from reference_services.postgres.faults import explained, unusable
 from tests import postgres
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -115,13 +118,13 @@ async def test_a_schema_of_somebody_else_is_left_alone(url: str) -> None:
 async def test_a_migration_that_fails_leaves_nothing(url: str) -> None:
     broken = replace(BRAIN, migrations=(*BRAIN.migrations, "CREATE TABLE more (id int); SELECT 1 / 0"))
     with pytest.raises(psycopg.errors.DivisionByZero):
-        async with migrated(Target(url), broken):
+        async with migrated(Target(url, broken)):
             pass
     assert query(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'brain'") == [(0,)]
     async with opened(url) as store:
         await put(store, "acme", "granite")
     with pytest.raises(psycopg.errors.DivisionByZero):
-        async with migrated(Target(url), broken):
+        async with migrated(Target(url, broken)):
             pass
     assert query(url, "SELECT max(version), to_regclass('brain.more') FROM brain.migrations") == [(1, None)]
 
@@ -131,7 +134,7 @@ async def test_a_migration_that_is_cut_off_is_made_by_the_next(url: str, eventua
     fast = replace(BRAIN, migrations=(*BRAIN.migrations, "CREATE TABLE more (id int)"))
 
     async def migrate(schema: Schema) -> None:
-        async with migrated(Target(url), schema):
+        async with migrated(Target(url, schema)):
             pass
 
     cut = asyncio.create_task(migrate(slow))
@@ -157,9 +160,46 @@ async def test_a_wrong_password_says_so_and_is_not_told(url: str, database: str)
         assert 'password authentication failed for user "guarded"' in message
         assert "set user and password in BRAIN_DATABASE_URL right" in message
         assert "canary" not in message
-        assert "canary" not in repr(Target(wrong))
+        assert "canary" not in repr(Target(wrong, BRAIN))
     finally:
         query(url, "DROP ROLE guarded")
+
+
+async def test_a_url_that_is_none_is_not_quoted() -> None:
+    message = await refused("postgresql://u:cana ry@h/d", FailedPrecondition, "DATABASE_URL_INVALID")
+    assert "percent-encode" in message
+    assert "cana" not in message
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "reason"),
+    [
+        ("08006", Unavailable, "DATABASE_UNAVAILABLE"),
+        ("57P01", Unavailable, "DATABASE_UNAVAILABLE"),
+        ("57014", Unavailable, "DATABASE_BUSY"),
+        ("53300", Unavailable, "DATABASE_BUSY"),
+        ("53100", ResourceExhausted, "DATABASE_FULL"),
+        ("25006", Unavailable, "DATABASE_READ_ONLY"),
+        ("28P01", FailedPrecondition, "DATABASE_REFUSED"),
+        ("3D000", FailedPrecondition, "DATABASE_MISSING"),
+        ("42501", FailedPrecondition, "DATABASE_FORBIDDEN"),
+        ("XX001", DataLoss, "DATABASE_DAMAGED"),
+    ],
+)
+def test_what_a_server_says_is_told_by_reason(state: str, kind: type[MeshError], reason: str) -> None:
+    error = psycopg.errors.lookup(state)("secret of the server")
+    told = explained(error, BRAIN)
+    assert (type(told), told and told.reason) == (kind, reason)
+    assert told
+    assert "secret" not in told.message
+    whole = unusable(error, Target("postgresql://u@h/d", BRAIN))
+    assert whole
+    assert "d at h:5432 cannot be the database of brain" in whole.message
+    assert "secret of the server" in whole.message
+
+
+def test_an_error_of_our_own_is_none_of_the_database_s() -> None:
+    assert explained(psycopg.errors.UndefinedTable("x"), BRAIN) is None
 
 
 async def test_a_database_that_is_not_there_says_so() -> None:
@@ -440,7 +480,7 @@ async def test_the_operator_is_told_once_where_and_why(url: str, running: postgr
 async def test_calls_that_wait_for_a_connection_are_bounded(url: str) -> None:
     async with opened(url):
         pass
-    async with open_database(Target(url), BRAIN, connections=1, waiting=1, patience=0.05) as database:
+    async with open_database(Target(url, BRAIN), connections=1, waiting=1, patience=0.05) as database:
         inside, leave = asyncio.Event(), asyncio.Event()
 
         async def hold(_: object) -> None:
@@ -463,6 +503,29 @@ async def test_calls_that_wait_for_a_connection_are_bounded(url: str) -> None:
         await database.read("acme", nothing)
 
 
+async def test_a_call_that_is_given_up_leaves_its_connection_to_the_next(
+    url: str, eventually: Eventually
+) -> None:
+    async with opened(url):
+        pass
+    async with open_database(Target(url, BRAIN), connections=1) as database:
+
+        async def sleep(db: Connection) -> None:
+            await db.execute("INSERT INTO brain.facts VALUES ('acme', 'f', '', '', '')")
+            await db.execute("SELECT pg_sleep(60)")
+
+        async def count(db: Connection) -> object:
+            return await rows(db, "SELECT count(*) FROM brain.facts")
+
+        sleeping = asyncio.create_task(database.write("acme", sleep))
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
+        await eventually(lambda: bool(query(url, asleep)))
+        sleeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeping
+        assert await database.read("acme", count) == [(0,)]
+
+
 async def test_the_service_opens_what_its_settings_name(url: str, tmp_path: Path) -> None:
     service = Brain(
         config=BrainConfig(state_dir=tmp_path, brain_database_url=url, brain_embedding_dimensions=64)
@@ -471,6 +534,17 @@ async def test_the_service_opens_what_its_settings_name(url: str, tmp_path: Path
     async with open_store(service) as store:
         service.store = store
         assert (await service.stats(pb.StatsRequest(), Call.for_test(tenant="acme"))).storage == "postgresql"
+
+
+async def test_replicas_answer_for_each_other(url: str) -> None:
+    settings = {"brain_database_url": url, "brain_connections": 2}
+    async with LocalMesh(Brain, replicas=3, configs={Brain: settings}, tenant="acme") as mesh:
+        client = mesh.client(BrainClient)
+        for number in range(6):
+            await client.upsert(pb.UpsertRequest(cells=[pb.Cell(id=f"c{number}", text=f"stone {number}")]))
+            found = await client.get(pb.GetRequest(ids=[f"c{i}" for i in range(number + 1)]))
+            assert not found.missing_ids
+        assert (await client.stats(pb.StatsRequest())).cells == 6
 
 
 async def test_a_missing_extra_is_named(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ async def pooled(database_url: str) -> AsyncIterator[Pooled]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         for tenant in ("acme", "other"):
             _fill(connection, tenant)
-    async with open_database(Target(database_url), BRAIN, connections=1) as database:
+    async with open_database(Target(database_url, BRAIN), connections=1) as database:
         yield Pooled(database)
 
 
@@ -234,5 +234,5 @@ async def test_the_functions_that_read_as_the_owner_read_the_tenant_s_alone(
         query = "SELECT * FROM brain.ranked(%s::tsquery, ARRAY[%s::tsquery], ARRAY[1.0], 1)"
         assert await rows(db, query, (term, term)) == []
 
-    async with open_database(Target(database_url), BRAIN) as database:
+    async with open_database(Target(database_url, BRAIN)) as database:
         await database.read("other", look)

@@ -37,10 +37,10 @@ async def open_postgres(
     Raises:
         MeshError: The database cannot be used: see `migrated` and `claim_embedder`.
     """
-    target = Target(url)
-    async with migrated(target, BRAIN) as connection:
+    target = Target(url, BRAIN)
+    async with migrated(target) as connection:
         await claim_embedder(connection, embedder, dimensions)
-    async with open_database(target, BRAIN, connections=connections, configure=know_vectors) as database:
+    async with open_database(target, connections=connections, configure=know_vectors) as database:
         yield KnowledgeStore(
             cells=PostgresCells(database, now),
             retrieval=PostgresRetrieval(database, dimensions),

@@ -21,9 +21,9 @@ QUERY_WORDS = 32
 COUNTED_WORDS = 128
 """A query's words that are looked at, the longest ones: longer words are rarer, by and large."""
 
-COMMON, COMMONEST = 0.4, 10_000
-"""A word that stands in more of the tenant's cells than this share, or this number, says nothing as long as others
-remain."""
+COMMON, COMMONEST = 0.4, 2_000
+"""A word that stands in more of the tenant's cells than this share, or this number, makes no cell a hit as long as
+others do; it only adds to what those hits score."""
 
 EXACT = 5_000
 """Vectors among which the nearest are found exactly; among more, by the index."""
@@ -65,10 +65,27 @@ class PostgresRetrieval:
             if not known or not plain:
                 return []
             number, cells, length = known[0]
-            weights = await _weights(db, [term for word in plain for term in _terms(number, word)], cells)
-            if not weights:
+            most = min(max(int(COMMON * cells), 20), COMMONEST)
+            counts = await _counted(db, [term for word in plain for term in _terms(number, word)], most)
+            if not counts:
                 return []
-            return await _ranked(db, weights, length / cells, selection, depth)
+            where, values = conditions(selection)
+            join = "" if selection == EVERY else f"JOIN brain.cells AS c ON c.seq = r.cell WHERE {where}"
+            weights = _weights(counts, cells, most)
+            found = await rows(
+                db,
+                "SELECT r.cell, r.score FROM brain.ranked(%s::tsquery, %s::text[]::tsquery[], %s, %s) AS r "
+                f"{join} ORDER BY r.score DESC, r.cell LIMIT %s",
+                (
+                    _candidates(counts, most),
+                    list(weights),
+                    list(weights.values()),
+                    length / cells,
+                    *values,
+                    depth,
+                ),
+            )
+            return [Ranked(seq, score) for seq, score in found]
 
         return await self._database.read(tenant, work)
 
@@ -135,35 +152,38 @@ def _terms(number: int, word: str) -> list[_Term]:
     return [exact, _Term(word, f"{own(number, start)}:*", False)]
 
 
-async def _weights(db: Connection, terms: Sequence[_Term], cells: int) -> dict[str, float]:
-    """What the terms of the rarest words weigh, without those that stand in nearly every cell if there are others."""
-    most = min(max(int(COMMON * cells), 20), COMMONEST)
+async def _counted(db: Connection, terms: Sequence[_Term], most: int) -> dict[_Term, int]:
+    """In how many cells the terms stand that stand in any, the rarest words alone; more than `most` are not counted."""
     ((counts,),) = await rows(
         db, "SELECT brain.frequencies(%s::text[]::tsquery[], %s)", ([term.query for term in terms], most + 1)
     )
-    seen = list(zip(terms, counts, strict=True))
-    rare = {term.word for term, count in seen if term.exact and count <= most}
-    ranked = [term.word for term, count in sorted(seen, key=lambda entry: int(entry[1])) if term.exact]
-    chosen = set([word for word in ranked if word in rare or not rare][:QUERY_WORDS])
-    return {
-        term.query: math.log(1 + (max(cells, count) - count + 0.5) / (count + 0.5))
-        for term, count in seen
-        if term.word in chosen and count and (count <= most or not rare)
-    }
+    seen = {term: int(count) for term, count in zip(terms, counts, strict=True) if count}
+    rarest = sorted(seen, key=lambda term: seen[term])
+    chosen = set(list(dict.fromkeys(term.word for term in rarest))[:QUERY_WORDS])
+    return {term: count for term, count in seen.items() if term.word in chosen}
 
 
-async def _ranked(
-    db: Connection, weights: dict[str, float], mean: float, selection: Selection, depth: int
-) -> list[Ranked]:
-    where, values = conditions(selection)
-    join = "" if selection == EVERY else f"JOIN brain.cells AS c ON c.seq = r.cell WHERE {where}"
-    found = await rows(
-        db,
-        "SELECT r.cell, r.score FROM brain.ranked(%s::tsquery, %s::text[]::tsquery[], %s, %s) AS r "
-        f"{join} ORDER BY r.score DESC, r.cell LIMIT %s",
-        (" | ".join(weights), list(weights), list(weights.values()), mean, *values, depth),
-    )
-    return [Ranked(seq, score) for seq, score in found]
+def _weights(counts: dict[_Term, int], cells: int, most: int) -> dict[str, float]:
+    """What the terms weigh: inverse document frequency, as BM25 has it."""
+    exact = {term.word: count for term, count in counts.items() if term.exact}
+    prefixed = {term.word: count for term, count in counts.items() if not term.exact}
+    weights = {}
+    for term, count in counts.items():
+        twice = exact.get(term.word) == prefixed.get(
+            term.word
+        )  # nothing but the word begins like it: looked up once
+        if twice and term.exact:
+            continue
+        likely = count if count <= most else math.sqrt(most * cells)
+        weight = math.log(1 + max(cells - likely + 0.5, 0.0) / (likely + 0.5))
+        weights[term.query] = 2 * weight if twice else weight
+    return weights
+
+
+def _candidates(counts: dict[_Term, int], most: int) -> str:
+    """The query for the cells that may be hits: by the terms that are not common, or by the rarest."""
+    least = min(counts.values())
+    return " | ".join(term.query for term, count in counts.items() if count <= max(most, least))
 
 
 async def _few(db: Connection, selection: Selection) -> bool:

@@ -6,6 +6,7 @@ changed last. So writers of the same tenant wait for each other where they meet 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from psycopg.abc import Params
@@ -87,10 +88,12 @@ class CellRows:
         await self._each(
             f"UPDATE brain.cells SET ({_COLUMNS}) = ROW (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s), "
             "version = greatest(version, %s) WHERE seq = %s",
-            [
-                (*self._columns(write, there.created_at), write.version or 0, there.seq)
-                for write, there in writes
-            ],
+            await asyncio.to_thread(
+                lambda: [
+                    (*self._columns(write, there.created_at), write.version or 0, there.seq)
+                    for write, there in writes
+                ]
+            ),
         )
         await self._speak(spoken, new=False)
         await self._db.execute(
@@ -116,20 +119,17 @@ class CellRows:
 
     async def _insert_cells(self, writes: Sequence[CellWrite]) -> dict[str, int]:
         seqs: dict[str, int] = {}
+        values = await asyncio.to_thread(
+            lambda: [
+                (self._tenant, write.cell.id, write.version or 0, *self._columns(write)) for write in writes
+            ]
+        )
         async with self._db.cursor() as cursor:
             await cursor.executemany(
                 f"INSERT INTO brain.cells (tenant, id, version, {_COLUMNS}) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING "
                 "RETURNING id, seq".encode(),
-                [
-                    (
-                        self._tenant,
-                        write.cell.id,
-                        write.version or 0,
-                        *self._columns(write, creation(write, self._now)),
-                    )
-                    for write in writes
-                ],
+                values,
                 returning=True,
             )
             async for result in cursor.results():
@@ -138,7 +138,8 @@ class CellRows:
             raise Overtaken
         return seqs
 
-    def _columns(self, write: CellWrite, created: int) -> tuple[object, ...]:
+    def _columns(self, write: CellWrite, created: int | None = None) -> tuple[object, ...]:
+        created = creation(write, self._now) if created is None else created
         cell = stamped(write.cell, created, self._now)
         return (
             kind_of(cell),
@@ -159,10 +160,12 @@ class CellRows:
             seqs = [seq for seq, _ in writes]
             await self._forget_words(seqs)
             await self._db.execute("DELETE FROM brain.vectors WHERE cell = ANY (%s)", (seqs,))
-        lists = [
-            (seq, self._tenant, *indexed_words(self._number, write.heading, write.cell.text))
-            for seq, write in writes
-        ]
+        lists = await asyncio.to_thread(
+            lambda: [
+                (seq, self._tenant, *indexed_words(self._number, write.heading, write.cell.text))
+                for seq, write in writes
+            ]
+        )
         await self._each("INSERT INTO brain.words VALUES (%s, %s, %s, %s::tsvector)", lists)
         self._length += sum(length for _, _, length, _ in lists)
         await self._each(

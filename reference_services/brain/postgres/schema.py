@@ -76,7 +76,7 @@ CREATE TABLE words (
     length integer NOT NULL,
     lexemes tsvector NOT NULL
 );
-CREATE INDEX words_by_lexeme ON words USING gin (lexemes);
+CREATE INDEX words_by_lexeme ON words USING gin (lexemes) WITH (fastupdate = off);
 CREATE TABLE documents (
     tenant text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
@@ -157,17 +157,18 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     )
     FROM unnest(terms) WITH ORDINALITY AS t (term, place)
 $$;
--- BM25 with k1 = 0.645 and b = 0.75: `ts_rank` of a word that stands n times is n / (n + 0.645), by and large.
-CREATE FUNCTION ranked(whole tsquery, terms tsquery[], weights float8[], mean float8)
+-- BM25 with k1 = 0.5 and b = 0.75, but for the word's frequency, in whose place is `ts_rank`, which grows with it.
+CREATE FUNCTION ranked(candidates tsquery, terms tsquery[], weights float8[], mean float8)
 RETURNS TABLE (cell bigint, score float8)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
     SELECT w.cell, (
-        SELECT sum(t.weight * r.rank / (r.rank + (1 - r.rank) * (0.25 + 0.75 * w.length / mean)))
+        SELECT sum(t.weight * r.rank / (r.rank + 0.5 * (0.25 + 0.75 * w.length / mean)))
         FROM unnest(terms, weights) AS t (term, weight),
-            LATERAL (SELECT ts_rank('{{0.5, 0.5, 0.5, 1}}', w.lexemes, t.term)::float8 AS rank) AS r
+            LATERAL (SELECT ts_rank('{{0.5, 0.5, 0.5, 1}}', w.lexemes, t.term)::float8 AS rank OFFSET 0) AS r
+        WHERE r.rank > 0
     )
     FROM brain.words AS w
-    WHERE w.lexemes @@ whole AND w.tenant = current_setting('meshkit.tenant', true)
+    WHERE w.lexemes @@ candidates AND w.tenant = current_setting('meshkit.tenant', true)
 $$;
 REVOKE ALL ON FUNCTION frequencies, ranked FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION frequencies, ranked TO {ROLE};
