@@ -90,12 +90,13 @@ _FAULTS = {
 _OF_POOL = {TooManyRequests: _OVERLOADED, PoolClosed: _CLOSED, PoolTimeout: _BUSY}
 
 _SPOKEN = (
+    ("permission denied for database", _FORBIDDEN),
+    ("permission denied to set role", _FORBIDDEN),
     ("password authentication failed", _REFUSED),
     ("no password supplied", _REFUSED),
     ("no pg_hba.conf entry", _REFUSED),
     ('role "', _REFUSED),
     ('database "', _MISSING),
-    ("permission denied to set role", _FORBIDDEN),
     ("too many", _CROWDED),
 )
 """Faults of a connection that was not made, which has no SQLSTATE: by what the server said."""
