@@ -78,3 +78,25 @@ def brain(store: KnowledgeStore, tmp_path: Path) -> Brain:
     service.embedder = HashingEmbedder(DIMENSIONS)
     service.store = store
     return service
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """An empty database of the test's own."""
+    name = postgres.new_database()
+    yield name
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    return postgres.server().url(database)
+
+
+@pytest.fixture
+def running() -> Iterator[postgres.Server]:
+    """The server, which a test may stop; it runs again afterwards."""
+    server = postgres.server()
+    yield server
+    if not (server.directory / "postmaster.pid").exists():
+        server.start()

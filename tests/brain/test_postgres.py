@@ -1,10 +1,10 @@
-"""The PostgreSQL store: shared by replicas, migrated once, refused where it cannot be used, away and back again."""
+"""The PostgreSQL store in use: shared by replicas, away and back again, and what it tells of that."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,317 +12,32 @@ import psycopg
 import pytest
 import structlog
 
-from meshkit import Call, DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from meshkit import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
 from meshkit.testing import LocalMesh
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
-from reference_services.brain.config import BrainConfig
 from reference_services.brain.hashing import HashingEmbedder
 from reference_services.brain.postgres import retrieval
-from reference_services.brain.postgres.opening import open_postgres
-from reference_services.brain.postgres.schema import BRAIN, ROLE
-from reference_services.brain.service import Brain, open_store
+from reference_services.brain.postgres.schema import BRAIN
+from reference_services.brain.service import Brain
 from reference_services.brain.store import EVERY, DocumentRow, KnowledgeStore, Selection
 from reference_services.brain.writing import cell_writes, upsert
-from reference_services.postgres import Connection, Schema, Target, migrated, open_database, rows
+from reference_services.postgres import Connection, Target, open_database, rows
 from reference_services.postgres.faults import explained, unusable
 from tests import postgres
+from tests.brain.stores import EMBEDDER, nearest, opened, put, query
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
-EMBEDDER = HashingEmbedder(64)
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    """An empty database of the test's own."""
-    name = postgres.new_database()
-    yield name
-    postgres.drop_database(name)
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    return postgres.server().url(database)
-
-
-@pytest.fixture
-def running() -> Iterator[postgres.Server]:
-    """The server, which a test may stop; it runs again afterwards."""
-    server = postgres.server()
-    yield server
-    if not (server.directory / "postmaster.pid").exists():
-        server.start()
-
-
-def opened(url: str, dimensions: int = 64, **options: int):  # type: ignore[no-untyped-def]
-    return open_postgres(url, embedder="hashing-v1", dimensions=dimensions, **options)
-
-
-async def put(store: KnowledgeStore, tenant: str, *texts: str, source: str = "") -> None:
-    cells = [pb.Cell(id=text, text=text, source=source) for text in texts]
-    await upsert(store.cells, EMBEDDER, tenant, cell_writes(pb.UpsertRequest(cells=cells)))
-
-
-async def nearest(
-    store: KnowledgeStore, tenant: str, text: str, selection: Selection = EVERY, depth: int = 10
-) -> list[str]:
-    vector = EMBEDDER.embed_now([text])[0]
-    ranked = await store.retrieval.nearest(tenant, vector, selection, depth, 0.0)
-    cells = await store.retrieval.read(tenant, [entry.seq for entry in ranked])
-    return [cells[entry.seq].id for entry in ranked]
-
-
-def query(url: str, statement: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode())
-        return cursor.fetchall() if cursor.description else []
-
-
-async def refused(url: str, kind: type[MeshError], reason: str) -> str:
-    """What is told of a database that cannot be used."""
-    with pytest.raises(kind) as caught:
-        async with opened(url):
-            pass
-    assert caught.value.reason == reason
-    return caught.value.message
-
-
-async def test_replicas_that_start_at_once_migrate_once(url: str) -> None:
-    async def start(number: int) -> None:
-        async with opened(url) as store:
-            await put(store, "acme", f"stone {number}")
-
-    await asyncio.gather(*[start(number) for number in range(6)])
-    assert query(url, "SELECT version FROM brain.migrations") == [(1,)]
-    assert query(url, "SELECT * FROM brain.embedder") == [("hashing-v1", 64)]
-    assert query(url, "SELECT count(*), max(number) FROM brain.tenants")[0][0] == 1
-    async with opened(url) as store:
-        assert (await store.figures.stats("acme")).cells == 6
-
-
-async def test_a_newer_database_is_refused_with_both_versions(url: str) -> None:
-    async with opened(url):
-        pass
-    query(url, "INSERT INTO brain.migrations (version) VALUES (7)")
-    message = await refused(url, FailedPrecondition, "DATABASE_NEWER")
-    assert "has version 7, this brain knows up to version 1" in message
-
-
-async def test_a_schema_of_somebody_else_is_left_alone(url: str) -> None:
-    query(url, "CREATE SCHEMA brain CREATE TABLE thoughts (id int)")
-    assert "BRAIN_DATABASE_URL" in await refused(url, FailedPrecondition, "DATABASE_FOREIGN")
-    assert query(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'brain'") == [("thoughts",)]
-
-
-async def test_a_migration_that_fails_leaves_nothing(url: str) -> None:
-    broken = replace(BRAIN, migrations=(*BRAIN.migrations, "CREATE TABLE more (id int); SELECT 1 / 0"))
-    with pytest.raises(psycopg.errors.DivisionByZero):
-        async with migrated(Target(url, broken)):
-            pass
-    assert query(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'brain'") == [(0,)]
-    async with opened(url) as store:
-        await put(store, "acme", "granite")
-    with pytest.raises(psycopg.errors.DivisionByZero):
-        async with migrated(Target(url, broken)):
-            pass
-    assert query(url, "SELECT max(version), to_regclass('brain.more') FROM brain.migrations") == [(1, None)]
-
-
-async def test_a_migration_that_is_cut_off_is_made_by_the_next(url: str, eventually: Eventually) -> None:
-    slow = replace(BRAIN, migrations=(*BRAIN.migrations, "CREATE TABLE more (id int); SELECT pg_sleep(60)"))
-    fast = replace(BRAIN, migrations=(*BRAIN.migrations, "CREATE TABLE more (id int)"))
-
-    async def migrate(schema: Schema) -> None:
-        async with migrated(Target(url, schema)):
-            pass
-
-    cut = asyncio.create_task(migrate(slow))
-    sleeping = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND pid <> pg_backend_pid()"
-    await eventually(lambda: bool(query(url, sleeping)))
-    waiting = asyncio.create_task(migrate(fast))
-    await eventually(
-        lambda: bool(query(url, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-    )
-    query(url, f"SELECT pg_terminate_backend(pid) FROM ({sleeping}) AS found")
-    with pytest.raises(Unavailable):
-        await cut
-    await waiting
-    assert query(url, "SELECT count(*) FROM brain.migrations") == [(2,)]
-
-
-async def test_a_wrong_password_says_so_and_is_not_told(url: str, database: str) -> None:
-    with postgres.server().superuser() as connection:
-        connection.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
-    try:
-        wrong = postgres.server().url(database, "guarded", "canary")
-        message = await refused(wrong, FailedPrecondition, "DATABASE_REFUSED")
-        assert 'password authentication failed for user "guarded"' in message
-        assert "set user and password in BRAIN_DATABASE_URL right" in message
-        assert "canary" not in message
-        assert "canary" not in repr(Target(wrong, BRAIN))
-    finally:
-        query(url, "DROP ROLE guarded")
-
-
-async def test_a_url_that_is_none_is_not_quoted() -> None:
-    message = await refused("postgresql://u:cana ry@h/d", FailedPrecondition, "DATABASE_URL_INVALID")
-    assert "percent-encode" in message
-    assert "cana" not in message
-
-
-@pytest.mark.parametrize(
-    ("state", "kind", "reason"),
-    [
-        ("08006", Unavailable, "DATABASE_UNAVAILABLE"),
-        ("57P01", Unavailable, "DATABASE_UNAVAILABLE"),
-        ("57014", Unavailable, "DATABASE_BUSY"),
-        ("53300", Unavailable, "DATABASE_BUSY"),
-        ("53100", ResourceExhausted, "DATABASE_FULL"),
-        ("25006", Unavailable, "DATABASE_READ_ONLY"),
-        ("28P01", FailedPrecondition, "DATABASE_REFUSED"),
-        ("3D000", FailedPrecondition, "DATABASE_MISSING"),
-        ("42501", FailedPrecondition, "DATABASE_FORBIDDEN"),
-        ("XX001", DataLoss, "DATABASE_DAMAGED"),
-    ],
-)
-def test_what_a_server_says_is_told_by_reason(state: str, kind: type[MeshError], reason: str) -> None:
-    error = psycopg.errors.lookup(state)("secret of the server")
-    told = explained(error, BRAIN)
-    assert (type(told), told and told.reason) == (kind, reason)
-    assert told
-    assert "secret" not in told.message
-    whole = unusable(error, Target("postgresql://u@h/d", BRAIN))
-    assert whole
-    assert "d at h:5432 cannot be the database of brain" in whole.message
-    assert "secret of the server" in whole.message
-
-
-def test_an_error_of_our_own_is_none_of_the_database_s() -> None:
-    assert explained(psycopg.errors.UndefinedTable("x"), BRAIN) is None
-
-
-async def test_a_database_that_is_not_there_says_so() -> None:
-    message = await refused(postgres.server().url("nowhere"), FailedPrecondition, "DATABASE_MISSING")
-    assert "nowhere at " in message
-    assert "CREATE DATABASE" in message
-
-
-async def test_a_server_that_is_not_there_says_so(tmp_path: Path) -> None:
-    message = await refused(f"postgresql://u:canary@/d?host={tmp_path}", Unavailable, "DATABASE_UNAVAILABLE")
-    assert str(tmp_path) in message
-    assert "canary" not in message
-
-
-@pytest.mark.parametrize(
-    ("control", "reason", "told"),
-    [
-        (None, "EXTENSION_MISSING", "install it there, version 0.8 or newer"),
-        (
-            "default_version = '0.7.4'",
-            "EXTENSION_OLD",
-            "has version 0.7.4 of the extension 'vector', 0.8 is the least",
-        ),
-    ],
-)
-async def test_a_server_without_pgvector_is_refused(
-    url: str, database: str, tmp_path: Path, control: str | None, reason: str, told: str
-) -> None:
-    folder = tmp_path / "extension"
-    folder.mkdir()
-    if control is not None:
-        (folder / "vector.control").write_text(control)
-    tmp_path.chmod(0o755)
-    query(url, f"ALTER DATABASE {database} SET extension_control_path = '{_readable(tmp_path)}'")
-    message = await refused(url, FailedPrecondition, reason)
-    assert told in message
-    assert query(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'brain'") == [(0,)]
-
-
-def _readable(folder: Path) -> Path:
-    """A folder that the server's user may look into, with the folders above it."""
-    for each in (folder, *folder.parents):
-        if each.stat().st_mode & 0o005 != 0o005:
-            each.chmod(each.stat().st_mode | 0o055)
-    return folder
-
-
-async def test_a_user_without_rights_may_use_what_another_made(url: str, database: str) -> None:
-    query(url, "CREATE ROLE ordinary LOGIN")
-    ordinary = postgres.server().url(database, "ordinary")
-    try:
-        message = await refused(ordinary, FailedPrecondition, "DATABASE_FORBIDDEN")
-        assert f'GRANT {ROLE} TO "ordinary"' in message
-        async with opened(url):
-            pass
-        assert "GRANT" in await refused(ordinary, FailedPrecondition, "DATABASE_FORBIDDEN")
-        query(url, f"GRANT {ROLE} TO ordinary")
-        async with opened(ordinary) as store:
-            await put(store, "acme", "granite")
-            assert await nearest(store, "acme", "granite") == ["granite"]
-    finally:
-        query(url, f"REVOKE {ROLE} FROM ordinary; DROP ROLE ordinary")
-
-
-async def test_an_owner_who_is_no_superuser_will_do_and_is_bound_as_well(url: str) -> None:
-    query(url, "CREATE ROLE keeper LOGIN CREATEROLE")
-    name = postgres.new_database(owner="keeper")
-    owned = postgres.server().url(name, "keeper")
-    try:
-        with postgres.server().superuser(name) as connection:
-            connection.execute("CREATE EXTENSION vector")
-            connection.execute(f"GRANT {ROLE} TO keeper WITH ADMIN OPTION")
-        async with opened(owned) as store:
-            await put(store, "acme", "granite")
-            assert [e.seq for e in await store.retrieval.matching("acme", "granite", EVERY, 5)]
-        assert query(owned, "SELECT count(*) FROM brain.cells") == [(0,)]
-        assert "64 dimensions" in await _refused_with_dimensions(owned, 32)
-    finally:
-        postgres.drop_database(name)
-        query(url, f"REVOKE {ROLE} FROM keeper; DROP ROLE keeper")
-
-
-async def _refused_with_dimensions(url: str, dimensions: int) -> str:
-    with pytest.raises(FailedPrecondition) as caught:
-        async with opened(url, dimensions):
-            pass
-    assert caught.value.reason == "EMBEDDER_CHANGED"
-    return caught.value.message
-
-
-async def test_a_role_that_could_pass_by_the_policies_is_refused(url: str) -> None:
-    async with opened(url):
-        pass
-    query(url, f"ALTER ROLE {ROLE} BYPASSRLS")
-    try:
-        await refused(url, FailedPrecondition, "ROLE_UNSAFE")
-    finally:
-        query(url, f"ALTER ROLE {ROLE} NOBYPASSRLS")
-
-
-async def test_another_embedder_is_refused_once_there_are_cells(url: str) -> None:
-    async with opened(url, 32):
-        pass
-    async with opened(url, 64) as store:  # nothing stored yet: taken over
-        await put(store, "acme", "granite")
-    assert "hashing-v1 with 64 dimensions" in await _refused_with_dimensions(url, 32)
-    async with opened(url, 64) as store:
-        assert await nearest(store, "acme", "granite") == ["granite"]
-
-
-@pytest.mark.parametrize("dimensions", [2000, 2001, 4096])
-async def test_vectors_of_any_length_that_can_be_set_are_found(
-    url: str, dimensions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retrieval, "EXACT", 0)
-    embedder = HashingEmbedder(dimensions)
-    async with opened(url, dimensions) as store:
-        cells = [pb.Cell(id=word, text=word) for word in ("granite", "marble", "slate")]
-        await upsert(store.cells, embedder, "acme", cell_writes(pb.UpsertRequest(cells=cells)))
-        ranked = await store.retrieval.nearest("acme", embedder.embed_now(["marble"])[0], EVERY, 3, 0.5)
-        (cell,) = (await store.retrieval.read("acme", [entry.seq for entry in ranked])).values()
-        assert cell.id == "marble"
-        assert ranked[0].score == pytest.approx(1.0, abs=1e-5)
+WRITER = """
+import asyncio, sys
+from tests.brain.stores import opened, put
+async def main():
+    async with opened(sys.argv[1]) as store:
+        for at in range(0, 200, 20):
+            await put(store, "acme", *[f"stone {sys.argv[2]} {i}" for i in range(at, at + 20)])
+asyncio.run(main())
+"""
 
 
 async def test_the_index_finds_a_small_tenant_s_beside_a_large_one_s(
@@ -342,6 +57,21 @@ async def test_the_index_finds_a_small_tenant_s_beside_a_large_one_s(
             == filtered
         )
         assert len(filtered) == 20
+
+
+@pytest.mark.parametrize("dimensions", [2000, 2001, 4096])
+async def test_vectors_of_any_length_that_can_be_set_are_found(
+    url: str, dimensions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "EXACT", 0)
+    embedder = HashingEmbedder(dimensions)
+    async with opened(url, dimensions) as store:
+        cells = [pb.Cell(id=word, text=word) for word in ("granite", "marble", "slate")]
+        await upsert(store.cells, embedder, "acme", cell_writes(pb.UpsertRequest(cells=cells)))
+        ranked = await store.retrieval.nearest("acme", embedder.embed_now(["marble"])[0], EVERY, 3, 0.5)
+        (cell,) = (await store.retrieval.read("acme", [entry.seq for entry in ranked])).values()
+        assert cell.id == "marble"
+        assert ranked[0].score == pytest.approx(1.0, abs=1e-5)
 
 
 async def test_writers_of_the_same_cells_agree(url: str) -> None:
@@ -388,17 +118,6 @@ async def test_writers_and_removers_at_once_leave_the_counts_right(url: str) -> 
             stats = await two.figures.stats("acme")
             assert (stats.cells, stats.documents) == (4, 1)
             assert query(url, "SELECT cells, length FROM brain.tenants") == [(4, 8)]
-
-
-WRITER = """
-import asyncio, sys
-from tests.brain.test_postgres import opened, put
-async def main():
-    async with opened(sys.argv[1]) as store:
-        for at in range(0, 200, 20):
-            await put(store, "acme", *[f"stone {sys.argv[2]} {i}" for i in range(at, at + 20)])
-asyncio.run(main())
-"""
 
 
 async def test_processes_write_side_by_side(url: str) -> None:
@@ -526,14 +245,35 @@ async def test_a_call_that_is_given_up_leaves_its_connection_to_the_next(
         assert await database.read("acme", count) == [(0,)]
 
 
-async def test_the_service_opens_what_its_settings_name(url: str, tmp_path: Path) -> None:
-    service = Brain(
-        config=BrainConfig(state_dir=tmp_path, brain_database_url=url, brain_embedding_dimensions=64)
-    )
-    service.embedder = EMBEDDER
-    async with open_store(service) as store:
-        service.store = store
-        assert (await service.stats(pb.StatsRequest(), Call.for_test(tenant="acme"))).storage == "postgresql"
+@pytest.mark.parametrize(
+    ("state", "kind", "reason"),
+    [
+        ("08006", Unavailable, "DATABASE_UNAVAILABLE"),
+        ("57P01", Unavailable, "DATABASE_UNAVAILABLE"),
+        ("57014", Unavailable, "DATABASE_BUSY"),
+        ("53300", Unavailable, "DATABASE_BUSY"),
+        ("53100", ResourceExhausted, "DATABASE_FULL"),
+        ("25006", Unavailable, "DATABASE_READ_ONLY"),
+        ("28P01", FailedPrecondition, "DATABASE_REFUSED"),
+        ("3D000", FailedPrecondition, "DATABASE_MISSING"),
+        ("42501", FailedPrecondition, "DATABASE_FORBIDDEN"),
+        ("XX001", DataLoss, "DATABASE_DAMAGED"),
+    ],
+)
+def test_what_a_server_says_is_told_by_reason(state: str, kind: type[MeshError], reason: str) -> None:
+    error = psycopg.errors.lookup(state)("secret of the server")
+    told = explained(error, BRAIN)
+    assert (type(told), told and told.reason) == (kind, reason)
+    assert told
+    assert "secret" not in told.message
+    whole = unusable(error, Target("postgresql://u@h/d", BRAIN))
+    assert whole
+    assert "d at h:5432 cannot be the database of brain" in whole.message
+    assert "secret of the server" in whole.message
+
+
+def test_an_error_of_our_own_is_none_of_the_database_s() -> None:
+    assert explained(psycopg.errors.UndefinedTable("x"), BRAIN) is None
 
 
 async def test_replicas_answer_for_each_other(url: str) -> None:
@@ -545,15 +285,3 @@ async def test_replicas_answer_for_each_other(url: str) -> None:
             found = await client.get(pb.GetRequest(ids=[f"c{i}" for i in range(number + 1)]))
             assert not found.missing_ids
         assert (await client.stats(pb.StatsRequest())).cells == 6
-
-
-async def test_a_missing_extra_is_named(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("reference_services.brain.postgres")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "reference_services.postgres", None)  # type: ignore[arg-type]
-    service = Brain(config=BrainConfig(state_dir=tmp_path, brain_database_url=url))
-    service.embedder = EMBEDDER
-    with pytest.raises(FailedPrecondition, match=r"pip install 'meshkit\[postgres\]'") as caught:
-        async with open_store(service):
-            pass
-    assert caught.value.reason == "EXTRA_MISSING"
