@@ -44,6 +44,7 @@ class Shielded:
         if self._feed is None:
             self._feed = Feed(self._client, revocations, self.ring.refresh, address=self._address)
             self._feed.start()
+            self.ring.ready = self._feed.ready
 
     async def close(self) -> None:
         """Ends what is under way, and the connection."""

@@ -35,7 +35,6 @@ UNBUILT: dict[str, Unbuilt] = {
     "GRPC_TLS_CLIENT_CERT": Unbuilt(_TLS),
     "GRPC_TLS_CLIENT_KEY": Unbuilt(_TLS),
     "GRPC_TLS_REQUIRE_CLIENT_AUTH": Unbuilt(_TLS, _NO),
-    "CU_SHIELD_GRPC_URL": Unbuilt("Shield"),
     "OTEL_ENABLED": Unbuilt("export of traces and metrics", _NO),
     "OTEL_EXPORTER_OTLP_ENDPOINT": Unbuilt("export of traces and metrics"),
     "METRICS_PORT": Unbuilt("the Prometheus page", _NO),

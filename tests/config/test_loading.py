@@ -226,10 +226,8 @@ def test_unknown_keys_of_a_services_file_are_refused(folder: Path) -> None:
         ("GRPC_TLS_ENABLED", "true", "TLS"),
         ("GRPC_TLS_CA_CERT", "/ca.pem", "TLS"),
         ("GRPC_TLS_REQUIRE_CLIENT_AUTH", "true", "TLS"),
-        ("CU_SHIELD_GRPC_URL", "h:1", "Shield"),
         ("OTEL_ENABLED", "true", "export of traces and metrics"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h", "export of traces and metrics"),
-        ("CU_SHIELD_GRPC_URL_FILE", "/x", "Shield"),
         ("METRICS_PORT", "9090", "the Prometheus page"),
     ],
 )

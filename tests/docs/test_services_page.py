@@ -9,13 +9,14 @@ from meshkit import PUBLIC, CUService
 from meshkit.pipeline import Method
 from reference_services.brain.service import Brain
 from reference_services.router.service import Router
+from reference_services.shield.service import Shield
 from reference_services.worker.service import Worker
 from reference_services.zero.service import Zero
 from tests.docs.pages import ROOT, read
 
 PAGE = read(ROOT / "docs" / "services.md")
 EACH = pytest.mark.parametrize(
-    "service", [Brain, Router, Worker, Zero], ids=lambda service: service.definition.name
+    "service", [Brain, Router, Worker, Zero, Shield], ids=lambda service: service.definition.name
 )
 
 

@@ -15,21 +15,22 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshkit import metadata
 from meshkit.config import SharedConfig
 from meshkit.discovery import open_registry
 from meshkit.replica import Replica
-from meshkit.security.keys import derive, own_ring
+from meshkit.security.keys import KeyRow, StaticRing, derive, own_ring
 from meshkit.security.keysfile import parse_keys
-from meshkit.security.proof import Claim, make_proof
+from meshkit.security.proof import Claim, Proof, make_proof
 from meshkit.security.tokens import TokenVerifier
 from meshkit.testing import LocalMesh
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "wire.md").read_text("utf-8")
 TEXTS: list[str] = re.findall(r"^```text\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
-VECTORS = dict(line.split(" = ", 1) for line in TEXTS[0].splitlines())
+VECTORS = dict(line.split(" = ", 1) for text in (TEXTS[0], TEXTS[3]) for line in text.splitlines())
 PROOFS: list[str] = re.findall(r"^    x-cu-proof: (\S+)$", PAGE.partition("## Test vectors")[2], re.MULTILINE)
 
 SECRET = "the-secret-that-this-test-gives-out-000"
@@ -55,6 +56,38 @@ async def test_the_token_of_the_page_is_taken_by_the_code() -> None:
     assert (head, claims) == tuple(
         encoded(VECTORS[f"token {part}"].encode()) for part in ("header", "claims")
     )
+
+
+async def test_the_token_of_shield_of_the_page_is_taken_by_the_code() -> None:
+    signer = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["shield private key, hex"]))
+    holder = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["holder private key, hex"]))
+    for who, key in (("shield", signer), ("holder", holder)):
+        assert encoded(key.public_key().public_bytes_raw()) == VECTORS[f"{who} public key, base64"]
+    row = KeyRow("shield", VECTORS["shield kid"], public_key=signer.public_key())
+    verifier = TokenVerifier(
+        "greeter", StaticRing([row]), namespace=VECTORS["namespace"], clock=lambda: 1_800_000_001
+    )
+    verified = await verifier.verify(VECTORS["shield token"])
+    assert verified.digest == VECTORS["shield token, SHA-256"]
+    assert verified.subject is not None
+    assert (verified.principal.name, verified.subject.name) == ("till", "ada")
+    head, claims, _ = VECTORS["shield token"].split(".")
+    assert (head, claims) == tuple(
+        encoded(VECTORS[f"shield token {part}"].encode()) for part in ("header", "claims")
+    )
+    claim = Claim(*_fields(TEXTS[4]))
+    assert claim.canonical(VECTORS["ts"], "AAECAwQFBgcICQoLDA0ODw").decode() == TEXTS[4]
+    once = bytes.fromhex(VECTORS["nonce, hex"])
+    assert make_proof(claim, holder, now=int(VECTORS["ts"]) / 1000, nonce=once) == PROOFS[2]
+    Proof.parse(PROOFS[2]).check_signature(claim, verified.proof_key)
+
+
+def _fields(text: str) -> list[str]:
+    """What a proof is about, of its twelve lines."""
+    _, alg, kid, to, path, tenant, criticality, _, _, token, subject, body = (
+        "" if line == "-" and place != 3 else line for place, line in enumerate(text.splitlines())
+    )
+    return [alg, kid, to, path, tenant, criticality, token, subject, body]
 
 
 @pytest.mark.parametrize("number", [0, 1])

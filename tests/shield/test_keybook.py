@@ -65,6 +65,7 @@ async def test_a_key_that_leaked_is_refused_at_once(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path, clock) as book:
         first, _ = book.signing()
+        clock.now += 1
         await book.rotate("shop/ada", retire_others=True)
         assert book.signing()[0] != first
         assert states(book) == [KeyState.RETIRED, KeyState.ACTIVE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -48,7 +49,9 @@ class Feed:
         self._revision = 0
         self._keys_revision = 0
         self._following: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()
         self._backoff = Backoff(first=0.1, most=2.0)
+        self._broken = False
         self._told = False
 
     def start(self) -> None:
@@ -56,6 +59,12 @@ class Feed:
         if self._following is None:
             self._revocations.expect(SOURCE)
             self._following = asked(self._follow(), "revocations")
+
+    async def ready(self) -> None:
+        """Waits until it is known what is revoked; but no longer than Shield has to answer."""
+        if not self._known.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._known.wait(), TIMEOUT_S)
 
     async def close(self) -> None:
         """Ends it."""
@@ -68,7 +77,9 @@ class Feed:
             try:
                 await self._watch()
             except MeshError as error:
-                self._tell(str(error))
+                if self._broken:  # a stream ends by its age, or with a replica: the next one may well hold
+                    self._tell(str(error))
+            self._broken = True
             await asyncio.sleep(self._backoff.failed())
 
     async def _watch(self) -> None:
@@ -92,7 +103,9 @@ class Feed:
             self._on_keys()
         if message.current:
             self._revocations.have_been_read(SOURCE)
+            self._known.set()
             self._backoff.succeeded()
+            self._broken = False
             if self._told:
                 log.info("revocations of Shield are followed again", shield=self._address)
             self._told = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import dataclass
 
@@ -60,6 +60,7 @@ class ShieldRing:
     Attributes:
         generation: Changes whenever a key does.
         fetches: How often Shield was asked.
+        ready: Awaited ahead of each answer: waits, for a moment at most, until it is known what is revoked.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class ShieldRing:
         self._due_at = float("-inf")
         self.generation = 0
         self.fetches = 0
+        self.ready: Callable[[], Awaitable[None]] = _at_once
 
     async def find(self, project: str, kid: str) -> KeyRow | None:
         """The key of that name, or None where Shield has none.
@@ -103,6 +105,7 @@ class ShieldRing:
             known = self._known.get(kid)
         elif self._monotonic() >= self._due_at:
             self.refresh()
+        await self.ready()
         if known is None:
             self._note_unknown(kid)
             return None
@@ -181,6 +184,10 @@ class ShieldRing:
         error.unprocessed = True
         error.pushback = max(self._fetched_at + REFETCH_S - self._monotonic(), 0.0)
         return error
+
+
+async def _at_once() -> None:
+    """Waits for nothing."""
 
 
 def _known(key: shield.VerificationKey) -> _Known:
