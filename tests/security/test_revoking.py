@@ -73,7 +73,7 @@ async def feeds(server: LocalServer) -> AsyncIterator[Feeds]:
         known = Revocations(**options)
         made = RevocationFeed(RedisUrl.parse(url or server.url), known, namespace=NAMESPACE, sealer=sealer)
         started.append(made)
-        await made.start()
+        await made.start(patience=30)
         return made
 
     yield start
