@@ -262,7 +262,7 @@ def _median_cpu(bursts: list[Burst], side: str) -> float:
 
 def compare_layers(where: Lab, plan: Plan) -> None:
     """Everything on beside everything but one layer, layer by layer."""
-    from onion import ALL, PERMISSIVE, TRACING, WITHOUT
+    from onion import ALL, PERMISSIVE, PRESENTING, SIGNING, TRACING, WITHOUT
 
     whole = Target("channel")
     client_layers = where.burst(whole, 1, 0.05).layers
@@ -270,7 +270,7 @@ def compare_layers(where: Lab, plan: Plan) -> None:
     rows = []
     for name in (*client_layers, TRACING, ALL):
         # A call without a signature is let in only where nobody guards.
-        base = unguarded if name in ("signing", ALL) else whole
+        base = unguarded if name in (PRESENTING, SIGNING, ALL) else whole
         rows.append(_layer_row(where, "client", name, base, Target("channel", base.service, name), plan))
     for name in (*where.layers, ALL):
         rows.append(_layer_row(where, "servers", name, whole, Target("channel", WITHOUT + name), plan))
