@@ -49,7 +49,7 @@ from meshkit.transport.calls import (
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.codec import transcoding
 from meshkit.transport.link import Attempts
-from meshkit.transport.reception import Reception
+from meshkit.transport.reception import Reception, Serving
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
@@ -89,7 +89,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._guard = guard_of(settings, service, self._reception.instance_id)
         self._stream_max_age = settings.stream_max_age_s
         self._namespace = settings.namespace
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -102,9 +102,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         wrapped = self._wrapped.get(path)
         if wrapped is None:
             wrapped = self._wrapped[path] = self._wrap(path, handler)
-        return wrapped
+        return wrapped(handler_call_details.invocation_metadata)
 
-    def _wrap(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, path: str, handler: Any) -> Serving:
         known = described(path)
         method = known or Method(path, handler.request_streaming, handler.response_streaming)
         demand = self._demands.get(path)
@@ -120,7 +120,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             processing,
             _abortable,
         )
-        return self._reception.handler(method, compose(layers, _calling(method, handler)))
+        return self._reception.serving(method, compose(layers, _calling(method, handler)))
 
 
 def sign(

@@ -124,7 +124,6 @@ class Replica:
 
         for service in (self.service, inspection_of(self)):
             self.server.add(
-                service.definition.contract.full_name,
                 handlers(
                     service,
                     self._guard,
