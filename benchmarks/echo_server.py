@@ -22,7 +22,10 @@ def settle(core: int | None, loop: str) -> Any:
     """Pins the process to a core before any thread is there, and gives the loop factory that the name stands for."""
     if core is not None:
         os.sched_setaffinity(0, {core})
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(30),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # standard output is for figures
+    )
     if loop == "default":
         return None
     import uvloop

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import meshkit.mesh
+import meshkit.calling
 import meshkit.serving
 import meshkit.transport.caller
 from meshkit import metadata
 from meshkit.balancing.pool import EndpointPool
 from meshkit.call import Trace
+from meshkit.calling import Choices
 from meshkit.mesh import Mesh
-from meshkit.pipeline import Exchange, Handler, Middleware, compose
+from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.transport.caller import Caller
 
 ALL = "all"
 """Stands for every layer that can be left out."""
@@ -106,15 +108,19 @@ class PeelableMesh(Mesh):
     left_out = ""
     names: tuple[str, ...] = ()
 
-    def _handler(self, pool: EndpointPool) -> Handler:
-        def compose_peeled(layers: Iterable[Middleware], handler: Handler) -> Handler:
-            whole = tuple(layers)
-            self.names = tuple(name_of(layer) for layer in whole)
-            left = peeled(whole, self.left_out, {"balanced": _taking_turns(pool)})
-            return compose((*left, _without_trace) if self.left_out in (ALL, TRACING) else left, handler)
+    def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
+        original, turns = meshkit.calling.layers, _taking_turns(self.pool(service))
 
-        with patch.object(meshkit.mesh, "compose", compose_peeled):
-            return super()._handler(pool)
+        def layers(*parts: Any) -> tuple[Middleware, ...]:
+            whole = original(*parts)
+            self.names = tuple(name_of(layer) for layer in whole)
+            if self.left_out not in ("", ALL, TRACING, *self.names):
+                raise ValueError(f"calls have no layer {self.left_out}; there are {', '.join(self.names)}")
+            left = peeled(whole, self.left_out, {"picking": turns})
+            return (*left, _without_trace) if self.left_out in (ALL, TRACING) else left
+
+        with patch.object(meshkit.calling, "layers", layers):
+            return super()._caller(service, permissions, choices)
 
 
 def _taking_turns(pool: EndpointPool) -> Middleware:

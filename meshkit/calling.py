@@ -91,7 +91,7 @@ class Choices:
 def onion(
     pool: EndpointPool, policies: Policies, tokens: TokenSource, budget: Budget, choices: Choices
 ) -> Handler:
-    """The layers of a client's calls, around the attempt.
+    """What carries a client's calls: its layers around the attempt.
 
     Args:
         pool: The endpoints of the service.
@@ -104,16 +104,22 @@ def onion(
         ValueError: There is no such policy.
         TypeError: What is to be the policy is none.
     """
-    layers = [retrying(budget)]
+    return compose(layers(pool, policies, tokens, budget, choices), attempt)
+
+
+def layers(
+    pool: EndpointPool, policies: Policies, tokens: TokenSource, budget: Budget, choices: Choices
+) -> tuple[Middleware, ...]:
+    """The layers of a client's calls, outermost first; see `onion`."""
+    found = [retrying(budget)]
     if choices.hedged:
         plan = Plan(choices.hedged, budget, pool.outliers.latencies, _elsewhere(pool), pool.clock)
-        layers.append(hedging(plan))
-    layers += [bounding(choices.patience), presenting(tokens)]
-    layers += [_picking(pool, policies, choices.policy), signing()]
-    return compose(layers, attempt)
+        found.append(hedging(plan))
+    found += [bounding(choices.patience), presenting(tokens)]
+    return (*found, picking(pool, policies, choices.policy), signing())
 
 
-def _picking(pool: EndpointPool, policies: Policies, policy: str | Policy) -> Middleware:
+def picking(pool: EndpointPool, policies: Policies, policy: str | Policy) -> Middleware:
     """The layer that picks an endpoint, by another policy where the call names one."""
     chosen = policies.chosen(policy)
 

@@ -47,7 +47,7 @@ from meshkit.transport.calls import (
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.codec import transcoding
 from meshkit.transport.link import Attempts
-from meshkit.transport.reception import Reception
+from meshkit.transport.reception import Reception, Serving
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
@@ -89,7 +89,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         only = self._shielded.ring if self._shielded else None
         self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
         self._stream_max_age = settings.stream_max_age_s
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -104,14 +104,14 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         wrapped = self._wrapped.get(path)
         if wrapped is None:
             wrapped = self._wrapped[path] = self._wrap(path, handler)
-        return wrapped
+        return wrapped(handler_call_details.invocation_metadata)
 
     async def close(self) -> None:
         """Ends the connection to Shield, where there is one. Calls are let in no longer."""
         if self._shielded is not None:
             await self._shielded.close()
 
-    def _wrap(self, path: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, path: str, handler: Any) -> Serving:
         known = described(path)
         method = known or Method(path, handler.request_streaming, handler.response_streaming)
         demand = self._demands.get(path)
@@ -126,7 +126,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             processing,
             _abortable,
         )
-        return self._reception.handler(method, compose(layers, _calling(method, handler)))
+        return self._reception.serving(method, compose(layers, _calling(method, handler)))
 
 
 def sign(

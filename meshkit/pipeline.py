@@ -102,7 +102,8 @@ class Exchange:
         receive: Awaits the next message of the caller's stream, or `END`.
         send: Awaits until a message for the caller is on its way. A call with one reply sends once.
         request: The message of a call with one request: bytes until decoded, None until it was read.
-        headers: The request's metadata, keys in lower case, one value each.
+        headers: The request's metadata, keys in lower case, one value each: bytes under keys that end in `-bin`, text
+            under others, those of the mesh among them.
         trailers: Metadata sent back at the end.
         context: The transport's own object for the call. Nothing but `interceptors` looks at it.
 
@@ -127,7 +128,7 @@ class Exchange:
     receive: Callable[[], Awaitable[Any]]
     send: Callable[[Any], Awaitable[None]]
     request: Any = field(default=None, repr=False)
-    headers: dict[str, str | bytes] = field(default_factory=dict, repr=False)
+    headers: dict[str, Any] = field(default_factory=dict, repr=False)
     trailers: dict[str, str | bytes] = field(default_factory=dict)
     context: Any = field(default=None, repr=False)
     permissions: tuple[str, ...] = ("*",)

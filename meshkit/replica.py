@@ -122,7 +122,6 @@ class Replica:
 
         for service in (self.service, inspection_of(self)):
             self.server.add(
-                service.definition.contract.full_name,
                 handlers(service, self._guard, self.admission, stream_max_age=self.config.stream_max_age_s),
             )
         self.health.add_to(self.server.grpc)

@@ -242,9 +242,11 @@ def invoking(service: CUService, rpc: Rpc) -> Handler:
     """The innermost handler: calls the method."""
     method = getattr(service, rpc.attribute)
     takes_stream, gives_stream = rpc.method.streams_requests, rpc.method.streams_replies
+    may_be_another = bool(service.definition.middleware)
 
     async def invoke(exchange: Exchange) -> None:
-        serving(exchange.call)  # once more: the user's middleware may have made it another
+        if may_be_another:  # the user's middleware may have replaced the call
+            serving(exchange.call)
         request = requests_of(exchange) if takes_stream else exchange.request
         if not gives_stream:
             await exchange.send(await method(request, exchange.call))

@@ -6,12 +6,12 @@ A caller that is refused on its headers never has its message read.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshkit import metadata
-from meshkit.call import CRITICALITIES, TENANT, Principal
+from meshkit.call import CRITICALITIES, TENANT, Criticality, Principal
 from meshkit.errors import InvalidArgument, MeshError, PermissionDenied, Unauthenticated, Unavailable
 from meshkit.pipeline import END, Exchange, Handler, Middleware
 from meshkit.security.proof import ANY_INSTANCE, Claim, NonceCache, Proof, body_digest
@@ -20,6 +20,9 @@ from meshkit.security.tokens import TokenVerifier, Verified, digest
 
 if TYPE_CHECKING:
     from meshkit.security.nonces import SharedNonces
+
+Headers = Mapping[str, Any]
+"""The request's metadata; text under the keys of the mesh."""
 
 ProofMode = Literal["required", "optional", "off"]
 """Whether each call must carry a proof, may carry one, or has it ignored."""
@@ -109,9 +112,9 @@ class Guard:
             forwarded=subject is not None,
         )
 
-    async def _subject(self, headers: dict[str, str | bytes], actor: Verified) -> Verified | None:
+    async def _subject(self, headers: Headers, actor: Verified) -> Verified | None:
         """The verified token on whose behalf the actor calls, if it forwarded one."""
-        token = _text(headers, metadata.SUBJECT)
+        token = headers.get(metadata.SUBJECT, "")
         if not token:
             return None
         name = actor.principal.name
@@ -129,20 +132,20 @@ class Guard:
             )
         return subject
 
-    def _fresh_proof(self, headers: dict[str, str | bytes]) -> Proof | None:
+    def _fresh_proof(self, headers: Headers) -> Proof | None:
         """The call's proof, if it is of now; None where there is none, or it does not matter.
 
         It is looked at before the token, so that a caller whose clock is wrong is told by how much.
         """
         if self.mode == "off" or metadata.PROOF not in headers:
             return None
-        proof = Proof.parse(_text(headers, metadata.PROOF))
+        proof = Proof.parse(headers.get(metadata.PROOF, ""))
         proof.check_fresh(self.clock(), self.skew)
         return proof
 
-    def _check_address(self, headers: dict[str, str | bytes], proof: Proof) -> None:
+    def _check_address(self, headers: Headers, proof: Proof) -> None:
         """Refuses a call that was signed for another instance, or for any before this one was there."""
-        to = _text(headers, metadata.TO)
+        to = headers.get(metadata.TO, "")
         if not to:
             raise InvalidArgument(
                 "x-cu-to is missing: send the id of the instance that the call is for, or - for any",
@@ -165,16 +168,16 @@ class Guard:
     def _demand_signature(self, exchange: Exchange, actor: Verified, proof: Proof) -> None:
         """Checks the proof's signature and nonce: now where it covers headers only, else when the message is there."""
         headers, path, project = exchange.headers, exchange.method.path, actor.principal.project
-        subject = _text(headers, metadata.SUBJECT)
+        subject = headers.get(metadata.SUBJECT, "")
 
         def check(body: bytes | None) -> None:
             claim = Claim(
                 alg=actor.alg,
                 kid=actor.kid,
-                to=_text(headers, metadata.TO),
+                to=headers.get(metadata.TO, ""),
                 path=path,
-                tenant=_text(headers, metadata.TENANT),
-                criticality=_text(headers, metadata.CRITICALITY),
+                tenant=headers.get(metadata.TENANT, ""),
+                criticality=headers.get(metadata.CRITICALITY, ""),
                 token_digest=actor.digest,
                 subject_digest=digest(subject) if subject else "",
                 body_digest="" if body is None else body_digest(body),
@@ -229,13 +232,8 @@ def _on_behalf(actor: Verified, subject: Verified) -> Principal:
     )
 
 
-def _text(headers: dict[str, str | bytes], key: str) -> str:
-    value = headers.get(key, "")
-    return value if isinstance(value, str) else ""
-
-
-def _bearer(headers: dict[str, str | bytes]) -> str:
-    value = _text(headers, metadata.AUTHORIZATION)
+def _bearer(headers: Headers) -> str:
+    value: str = headers.get(metadata.AUTHORIZATION, "")
     if not value:
         raise Unauthenticated("the call carries no token", reason="TOKEN_MISSING")
     if not value.startswith(metadata.BEARER):
@@ -243,9 +241,9 @@ def _bearer(headers: dict[str, str | bytes]) -> str:
     return value[len(metadata.BEARER) :]
 
 
-def _tenant(headers: dict[str, str | bytes], demand: Demand) -> str:
+def _tenant(headers: Headers, demand: Demand) -> str:
     """The tenant that the call names; empty where the method asks for none."""
-    tenant = _text(headers, metadata.TENANT)
+    tenant: str = headers.get(metadata.TENANT, "")
     if tenant and not TENANT.fullmatch(tenant):
         raise InvalidArgument(f"x-cu-tenant is not {TENANT.pattern}", reason="TENANT_MALFORMED")
     if not tenant and demand.tenant == "required":
@@ -256,14 +254,16 @@ def _tenant(headers: dict[str, str | bytes], demand: Demand) -> str:
     return "" if demand.tenant == "none" else tenant
 
 
-def _criticality(headers: dict[str, str | bytes]) -> Literal["critical", "default", "sheddable"]:
-    value = _text(headers, metadata.CRITICALITY) or "default"
-    for known in CRITICALITIES:
-        if value == known:
-            return known
-    raise InvalidArgument(
-        f"x-cu-criticality is none of {', '.join(CRITICALITIES)}", reason="CRITICALITY_MALFORMED"
-    )
+def _criticality(headers: Headers) -> Criticality:
+    found = _CRITICALITIES.get(headers.get(metadata.CRITICALITY, ""))
+    if found is None:
+        raise InvalidArgument(
+            f"x-cu-criticality is none of {', '.join(CRITICALITIES)}", reason="CRITICALITY_MALFORMED"
+        )
+    return found
+
+
+_CRITICALITIES: dict[str, Criticality] = {"": "default", **{each: each for each in CRITICALITIES}}
 
 
 def _misdirected() -> MeshError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +52,11 @@ def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) 
             async def send_message(message: Any) -> None:
                 await send(encode(message))
 
-            exchange.receive, exchange.send = receive_message, send_message
-            if not exchange.method.streams_requests:
-                exchange.request = await _read_one(receive_message, limit)
+            exchange.send = send_message
+            if exchange.method.streams_requests:
+                exchange.receive = receive_message
+            else:
+                exchange.request = decode(await _only(exchange, limit))
             await next(exchange)
 
         return decoded
@@ -62,16 +64,20 @@ def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) 
     return wrap
 
 
-async def _read_one(receive: Callable[[], Awaitable[Any]], limit: TimeLimit) -> Any:
+async def _only(exchange: Exchange, limit: TimeLimit) -> Any:
+    """The bytes of the only request. A caller that says no deadline, or a late one, has but so long to send it."""
     try:
-        message = await limit.run(receive())
+        if exchange.call.deadline.remaining() > limit.seconds:
+            raw = await limit.run(exchange.receive())
+        else:
+            raw = await exchange.receive()
     except TimeLimitExceeded:
         raise DeadlineExceeded(
             f"the request message did not come within {limit.seconds:g} s", reason="REQUEST_LATE"
         ) from None
-    if message is END:
+    if raw is END:
         raise InvalidArgument("the call ended without its request message", reason="REQUEST_MISSING")
-    return message
+    return raw
 
 
 def _decode(raw: bytes, kind: type[Message]) -> Message:

@@ -120,7 +120,7 @@ class Attempts:
         return multi(**options) if method.streams_requests else multi(exchange.request, **options)
 
     def _callable(self, method: Method) -> Any:
-        return getattr(self._channel, method.arity)(method.path)
+        return getattr(self._channel, method.arity)(method.path, _registered_method=True)  # as stubs do
 
     async def _replies(self, exchange: Exchange, call: Any) -> None:
         if not exchange.method.streams_replies:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-import grpc
 from grpc.aio import EOF, ServicerContext
 
 from meshkit import metadata
@@ -22,8 +22,16 @@ from meshkit.transport.status import code_of, text_of, trailers_of
 
 Context = ServicerContext[Any, Any]
 
+
 BREAK_OFF_S = 0.005
 """Seconds for which the end of a stream of requests is not believed."""
+
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""What came with a call, as gRPC gives it."""
+
+Serving = Callable[[Metadata], Any]
+"""Makes what gRPC takes for the handler of a method, for one call, given the call's metadata."""
 
 
 class Reception:
@@ -40,78 +48,102 @@ class Reception:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.newest = float("-inf")
 
-    def handler(self, method: Method, handler: Handler) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler that gRPC is given for a method.
+    def serving(self, method: Method, handler: Handler) -> Serving:
+        """What serves a method.
 
         Args:
             method: The method.
             handler: Its onion, which takes and gives serialized messages.
         """
-        if method.streams_replies:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler))
-        return grpc.stream_unary_rpc_method_handler(self._single(method, handler))
+        return partial(_Streaming if method.streams_replies else _Single, self, method, handler)
 
-    def _streaming(self, method: Method, handler: Handler) -> Callable[[Any, Context], Awaitable[None]]:
-        async def serve(_requests: Any, context: Context) -> None:
-            await self._serve(method, handler, context, context.write)
 
-        return serve
+class _Served:
+    """One call, in the form of a `grpc.RpcMethodHandler`.
 
-    def _single(self, method: Method, handler: Handler) -> Callable[[Any, Context], Awaitable[bytes]]:
-        async def serve(_requests: Any, context: Context) -> bytes:
-            replies: list[bytes] = []
+    There is one for each call, made with the call's metadata: gRPC has decoded them to look for the handler, and would
+    do so once more for one that asks its context for them.
+    """
 
-            async def send(message: bytes) -> None:
-                replies.append(message)
+    request_streaming = True
+    response_streaming = False
+    request_deserializer = None
+    response_serializer = None
 
-            await self._serve(method, handler, context, send)
-            if len(replies) != 1:
-                await self._abort(
-                    context, Internal(f"{method.path} gave {len(replies)} replies instead of one")
-                )
-            return replies[0]
+    def __init__(self, reception: Reception, method: Method, handler: Handler, pairs: Metadata) -> None:
+        self._reception = reception
+        self._method = method
+        self._handler = handler
+        self._pairs = pairs
 
-        return serve
-
-    async def _serve(
-        self, method: Method, handler: Handler, context: Context, send: Callable[[Any], Awaitable[None]]
-    ) -> None:
+    async def _serve(self, context: Context, send: Callable[[Any], Awaitable[None]]) -> None:
+        reception = self._reception
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
-        self.tasks.add(task)
-        self.newest = loop.time()
+        reception.tasks.add(task)
+        reception.newest = loop.time()
         try:
-            exchange = self._exchange(method, context, send)
-            await handler(exchange)
-            context.set_trailing_metadata(((metadata.INSTANCE, self.instance_id), *exchange.trailers.items()))
+            exchange = self._exchange(context, send)
+            await self._handler(exchange)
+            context.set_trailing_metadata(
+                ((metadata.INSTANCE, reception.instance_id), *exchange.trailers.items())
+            )
         except MeshError as error:
             await self._abort(context, error)
         finally:
-            self.tasks.discard(task)
+            reception.tasks.discard(task)
 
-    def _exchange(self, method: Method, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
-        headers = _single_valued(context.invocation_metadata() or ())
+    def _exchange(self, context: Context, send: Callable[[Any], Awaitable[None]]) -> Exchange:
+        headers = _single_valued(self._pairs)
         remaining = context.time_remaining()
+        deadline = Deadline() if remaining is None else Deadline.after(remaining)
+        method, text = self._method, headers.get
         call = BLANK.having(
-            service=self.service,
-            instance_id=self.instance_id,
+            service=self._reception.service,
+            instance_id=self._reception.instance_id,
             method=method.path,
-            deadline=Deadline() if remaining is None else Deadline.after(remaining),
+            deadline=deadline,
             peer=context.peer(),
-            metadata={key: value for key, value in headers.items() if key not in metadata.REQUEST_KEYS},
+            metadata={key: headers[key] for key in headers if key not in metadata.REQUEST_KEYS},
             trace=Trace.parse(
-                _text(headers, metadata.TRACEPARENT),
-                _text(headers, metadata.TRACESTATE),
-                _text(headers, metadata.BAGGAGE),
+                text(metadata.TRACEPARENT, ""), text(metadata.TRACESTATE, ""), text(metadata.BAGGAGE, "")
             ),
         )
-        receive = _reader(context, call.deadline) if method.streams_requests else _message(context)
+        receive = _reader(context, deadline) if method.streams_requests else _message(context)
         return Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
 
     async def _abort(self, context: Context, error: MeshError) -> None:
-        trailers = ((metadata.INSTANCE, self.instance_id), *trailers_of(error))
+        trailers = ((metadata.INSTANCE, self._reception.instance_id), *trailers_of(error))
         await context.abort(code_of(error), text_of(error), trailers)
+
+
+class _Single(_Served):
+    """A call with one reply."""
+
+    async def stream_unary(self, _requests: Any, context: Context) -> bytes:
+        """Serves it; the reply."""
+        replies: list[bytes] = []
+
+        async def send(message: bytes) -> None:
+            replies.append(message)
+
+        await self._serve(context, send)
+        if len(replies) != 1:
+            await self._abort(
+                context, Internal(f"{self._method.path} gave {len(replies)} replies instead of one")
+            )
+        return replies[0]
+
+
+class _Streaming(_Served):
+    """A call with a stream of replies."""
+
+    response_streaming = True
+
+    async def stream_stream(self, _requests: Any, context: Context) -> None:
+        """Serves it."""
+        await self._serve(context, context.write)
 
 
 def _message(context: Context) -> Callable[[], Awaitable[Any]]:
@@ -143,7 +175,7 @@ def _reader(context: Context, deadline: Deadline) -> Callable[[], Awaitable[Any]
     return receive
 
 
-def _single_valued(pairs: Collection[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+def _single_valued(pairs: Metadata) -> dict[str, Any]:
     """The metadata by key. A key of ours that comes twice is refused; of others the last value counts.
 
     Raises:
@@ -155,8 +187,3 @@ def _single_valued(pairs: Collection[tuple[str, str | bytes]]) -> dict[str, str 
             if values > 1 and key in metadata.REQUEST_KEYS:
                 raise InvalidArgument(f"the metadata key {key} comes twice", reason="METADATA_DUPLICATE")
     return headers
-
-
-def _text(headers: Mapping[str, str | bytes], key: str) -> str:
-    value = headers.get(key, "")
-    return value if isinstance(value, str) else ""

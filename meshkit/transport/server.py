@@ -12,7 +12,7 @@ import grpc
 from meshkit.errors import Unimplemented
 from meshkit.pipeline import Exchange, Handler, Method
 from meshkit.transport.options import server_options
-from meshkit.transport.reception import Reception
+from meshkit.transport.reception import Reception, Serving
 
 QUIET_S = 0.1
 """Seconds without a new call after which a stopping server takes it that its callers have heard."""
@@ -25,20 +25,25 @@ class PortTaken(Exception):
     """The address cannot be listened on."""
 
 
-class _Unknown(grpc.GenericRpcHandler):
-    """Answers calls of methods that no contract here has."""
+class _Methods(grpc.GenericRpcHandler):
+    """Finds what serves a call; answers calls of methods that no contract here has."""
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
+        self._serving: dict[str, Serving] = {}
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler that says so."""
+    def add(self, method: Method, handler: Handler) -> None:
+        self._serving[method.path] = self._reception.serving(method, handler)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of the call."""
         path = handler_call_details.method
+        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refuse)
+        return serving(handler_call_details.invocation_metadata)
 
-        async def refuse(exchange: Exchange) -> None:
-            raise Unimplemented(f"{self._reception.service} has no method {path}", reason="METHOD_UNKNOWN")
-
-        return self._reception.handler(Method(path), refuse)
+    async def _refuse(self, exchange: Exchange) -> None:
+        what = f"{self._reception.service} has no method {exchange.method.path}"
+        raise Unimplemented(what, reason="METHOD_UNKNOWN")
 
 
 class Server:
@@ -53,20 +58,17 @@ class Server:
     def __init__(self, service: str, instance_id: str, *, max_message_bytes: int) -> None:
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self.reception = Reception(service, instance_id)
+        self._methods = _Methods(self.reception)
         self._started = False
 
-    def add(self, contract: str, methods: Mapping[Method, Handler]) -> None:
-        """Serves the methods of a contract.
+    def add(self, methods: Mapping[Method, Handler]) -> None:
+        """Serves methods.
 
         Args:
-            contract: Full protobuf name of the gRPC service.
             methods: Each method with its onion, which takes and gives serialized messages.
         """
-        handlers = {
-            method.name: self.reception.handler(method, handler) for method, handler in methods.items()
-        }
-        self.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract, handlers),))
-        self.grpc.add_registered_method_handlers(contract, handlers)
+        for method, handler in methods.items():
+            self._methods.add(method, handler)
 
     def bind(self, host: str, port: int) -> int:
         """Takes a port.
@@ -89,7 +91,7 @@ class Server:
     async def start(self) -> None:
         """Begins to take calls. All contracts must have been added."""
         self._started = True
-        self.grpc.add_generic_rpc_handlers((_Unknown(self.reception),))
+        self.grpc.add_generic_rpc_handlers((self._methods,))
         await self.grpc.start()
 
     @property

@@ -45,8 +45,7 @@ def test_there_is_a_ratio_for_each_way_to_call_and_concurrency(output: str) -> N
 
 def test_there_is_a_cost_for_each_layer_of_both_sides(output: str) -> None:
     layers = {(row[0], row[1]) for row in rows(output) if row[0] in ("client", "server")}
-    assert {
-        ("client", name) for name in ("retrying", "balanced", "signing", "trace headers", "all")
-    } <= layers
+    names = ("retrying", "bounding", "picking", "signing", "trace headers", "all")
+    assert {("client", name) for name in names} <= layers
     names = ("error-boundary", "admitting", "guard", "deadline", "transcoding", "processing", "all")
     assert {("server", name) for name in names} <= layers

@@ -63,20 +63,23 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the messages that the serving side read."""
     sizes: list[int] = []
-    reader = reception._reader
 
-    def counted(context: Any) -> Callable[[], Awaitable[Any]]:
-        read = reader(context)
+    def counted(reader: Callable[..., Callable[[], Awaitable[Any]]]) -> Callable[..., Any]:
+        def made(*of: Any) -> Callable[[], Awaitable[Any]]:
+            read = reader(*of)
 
-        async def receive() -> Any:
-            sizes.append(-1)
-            message = await read()
-            sizes[-1] = len(message)
-            return message
+            async def receive() -> Any:
+                sizes.append(-1)
+                message = await read()
+                sizes[-1] = len(message)
+                return message
 
-        return receive
+            return receive
 
-    monkeypatch.setattr(reception, "_reader", counted)
+        return made
+
+    for name in ("_message", "_reader"):  # of a single request, and of a stream of them
+        monkeypatch.setattr(reception, name, counted(getattr(reception, name)))
     return sizes
 
 

@@ -70,7 +70,7 @@ asyncio.run(main())
 
 async def test_the_callers_deadline_ends_the_wait_though_the_caller_itself_is_gone(eventually: Any) -> None:
     server = Server("probe", "probe-1", max_message_bytes=1024)
-    server.add("probe.v1.ProbeService", {ECHO: compose([codec.transcoding(bytes, bytes)], answer)})
+    server.add({ECHO: compose([codec.transcoding(bytes, bytes)], answer)})
     port = server.bind("127.0.0.1", 0)
     await server.start()
     caller = await asyncio.create_subprocess_exec(
