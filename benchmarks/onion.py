@@ -17,6 +17,7 @@ from meshkit.call import Trace
 from meshkit.calling import Choices
 from meshkit.mesh import Mesh
 from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.security.signing import TokenSource
 from meshkit.transport.caller import Caller
 
 ALL = "all"
@@ -116,11 +117,31 @@ class PeelableMesh(Mesh):
             self.names = tuple(name_of(layer) for layer in whole)
             if self.left_out not in ("", ALL, TRACING, *self.names):
                 raise ValueError(f"calls have no layer {self.left_out}; there are {', '.join(self.names)}")
-            left = peeled(whole, self.left_out, {"picking": turns})
+            instead = {"picking": turns}
+            if self.left_out == "presenting":
+                instead["presenting"] = _one_token(self.tokens)
+            left = peeled(whole, self.left_out, instead)
             return (*left, _without_trace) if self.left_out in (ALL, TRACING) else left
 
         with patch.object(meshkit.calling, "layers", layers):
             return super()._caller(service, permissions, choices)
+
+
+def _one_token(source: TokenSource) -> Middleware:
+    """The same token for all calls, which signing cannot be without."""
+    token: Any = None
+
+    def wrap(next: Handler) -> Handler:
+        async def presented(exchange: Exchange) -> None:
+            nonlocal token
+            if token is None:
+                token = await source.obtain(exchange.call, exchange.permissions)
+            exchange.token = token
+            await next(exchange)
+
+        return presented
+
+    return wrap
 
 
 def _taking_turns(pool: EndpointPool) -> Middleware:
