@@ -93,7 +93,10 @@ async def meshkit(folder: Path, environ: dict[str, str], *words: str, given: str
         env=environ, cwd=folder,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    line = Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " ")
+    while (line := Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " ")).split()[-1:] != [
+        *words
+    ][-1:]:
+        await asyncio.sleep(0.001)  # it is about to become that program
     out, _ = await process.communicate(given.encode())
     return out.decode(), line
 
