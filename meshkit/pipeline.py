@@ -106,6 +106,7 @@ class Exchange:
             under others, those of the mesh among them.
         trailers: Metadata sent back at the end.
         context: The transport's own object for the call. Nothing but `interceptors` looks at it.
+        begun: On the way in, whether the service's own code has begun.
 
     On the calling side only:
         permissions: Rights that the token for the call claims.
@@ -131,6 +132,7 @@ class Exchange:
     headers: dict[str, Any] = field(default_factory=dict, repr=False)
     trailers: dict[str, str | bytes] = field(default_factory=dict)
     context: Any = field(default=None, repr=False)
+    begun: bool = False
     permissions: tuple[str, ...] = ("*",)
     token: Any = field(default=None, repr=False)
     endpoint: Any = None
