@@ -349,7 +349,7 @@ async def test_a_stream_ends_with_the_token_of_any_service_on_the_way_to_it(shie
             return service.begun > 0 or stream.done()
 
         await until(begun)
-        await shield.client.revoke(shield_pb.RevokeRequest(token_id="t1"))
+        await shield.client.revoke(shield_pb.RevokeRequest(token_id="t2"))
         assert (await stream).reason == "TOKEN_REVOKED"
 
 
