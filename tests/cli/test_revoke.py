@@ -37,7 +37,7 @@ async def known(server: LocalServer) -> Revocations:
     found = Revocations()
     sealer = Sealer(parse_sealing_keys(OLD))
     feed = RevocationFeed(RedisUrl.parse(server.url), found, namespace="contextunity", sealer=sealer)
-    await feed.start()
+    await feed.start(patience=30)
     await feed.close()
     return found
 
