@@ -354,6 +354,31 @@ async def test_a_key_that_shield_retires_is_known_as_such(
     assert row.status is KeyStatus.RETIRED
 
 
+async def test_a_retired_key_is_asked_about_until_there_is_an_answer(
+    ring: ShieldRing, fake: FakeShield, clock: Clock
+) -> None:
+    await ring.find("shield", "k1")
+    generation = ring.generation
+    fake.states["k1"] = shield.KEY_STATE_RETIRED
+    fake.failure = Unavailable("it is busy")
+    clock.now += 2
+    ring.refresh()
+    await until(lambda: _true(len(fake.asked) == 2))
+    fake.failure = None
+    await until(lambda: _true(ring.generation != generation))
+    row = await ring.find("shield", "k1")
+    assert row is not None
+    assert row.status is KeyStatus.RETIRED
+
+
+async def test_nothing_is_asked_once_it_is_closed(ring: ShieldRing, fake: FakeShield, clock: Clock) -> None:
+    await ring.find("shield", "k1")
+    await ring.close()
+    clock.now += 3600
+    assert await ring.find("shield", "k1") is not None
+    assert ring._timer is None
+
+
 def message(revision: int, **facts: Any) -> shield.WatchRevocationsResponse:
     return shield.WatchRevocationsResponse(log_id="log", revision=revision, current=True, **facts)
 

@@ -82,6 +82,7 @@ class ShieldRing:
         self._timer: asyncio.TimerHandle | None = None
         self._fetched_at = float("-inf")
         self._due_at = float("-inf")
+        self._closed = False
         self.generation = 0
         self.fetches = 0
         self.ready: Callable[[], Awaitable[None]] = _at_once
@@ -112,14 +113,15 @@ class ShieldRing:
         return known.at(self._clock())
 
     def refresh(self) -> None:
-        """Asks for the keys in the background, as soon as that may be."""
-        if self._timer is None:
+        """Asks for the keys in the background, as soon as that may be, until they are had."""
+        if self._timer is None and not self._closed:
             wait = self._fetched_at + REFETCH_S - self._monotonic()
             wait = REFETCH_S if self._is_fetching() else max(wait, 0.0)
             self._timer = asyncio.get_running_loop().call_later(wait, self._refetch)
 
     async def close(self) -> None:
         """Ends what is under way."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._fetching is not None:
@@ -131,7 +133,12 @@ class ShieldRing:
         if self._is_fetching():
             self.refresh()
         else:
-            self._fetch()
+            self._fetch().add_done_callback(self._refresh_if_failed)
+
+    def _refresh_if_failed(self, fetching: asyncio.Task[None]) -> None:
+        """Asks until there is an answer: one of the keys that are known may be retired by now."""
+        if not fetching.cancelled() and fetching.exception() is not None:
+            self.refresh()
 
     async def _look_for(self, kid: str) -> None:
         """Asks Shield, where it may know the key now."""
@@ -164,7 +171,8 @@ class ShieldRing:
         try:
             reply = await self._client().get_keys(shield.GetKeysRequest(), timeout=TIMEOUT_S)
         except MeshError as error:
-            log.warning("the keys of Shield cannot be had; those that are known hold", reason=str(error))
+            if self._failure is None:
+                log.warning("the keys of Shield cannot be had; those that are known hold", reason=str(error))
             self._failure = explained(error, self._address)
             raise self._failure from None
         self._failure = None
