@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from meshkit.protocol import ShieldClient
 from meshkit.protocol import shield as pb
 from meshkit.security.keys import service_keys
 from meshkit.security.tokens import peek
+from reference_services.shield import bulletin
 from reference_services.shield.config import ShieldConfig
 from tests.shield.bound import public
 from tests.shield.conftest import SECRET, Place, running
@@ -215,6 +217,20 @@ async def test_revocations_are_told_from_where_the_watcher_was(shield: Place) ->
     ) as news:
         again = await anext(aiter(news))
         assert (again.reset, len(again.revocations)) == (True, 2)
+
+
+async def test_keys_are_those_of_now_whichever_replica_changed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulletin, "LOOK_S", 3600.0)
+    settings = {
+        "shield_database_url": f"sqlite:///{tmp_path}/shield.sqlite",
+        "shield_master_key": "A" * 42 + "E",
+    }
+    async with running(**settings) as one, running(**settings) as other:
+        await one.client.rotate_keys(pb.RotateKeysRequest(retire_others=True))
+        states = [key.state for key in (await other.client.get_keys(pb.GetKeysRequest())).keys]
+        assert sorted(states) == [pb.KEY_STATE_ACTIVE, pb.KEY_STATE_RETIRED]
 
 
 async def test_a_revocation_of_nothing_is_refused(shield: Place) -> None:
