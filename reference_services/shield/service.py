@@ -114,7 +114,10 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         """Gives what is revoked, and each revocation as it comes."""
         bulletin = self.authority.bulletin
-        same = request.log_id == bulletin.revisions.log_id
+        if request.after_revision > bulletin.revisions.revocations:
+            await bulletin.look()
+        there = bulletin.revisions
+        same = request.log_id == there.log_id and request.after_revision <= there.revocations
         known, reset = (request.after_revision, False) if same else (0, True)
         while True:
             seen = bulletin.revisions

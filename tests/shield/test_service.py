@@ -219,6 +219,20 @@ async def test_revocations_are_told_from_where_the_watcher_was(shield: Place) ->
         assert (again.reset, len(again.revocations)) == (True, 2)
 
 
+async def test_a_watcher_that_knows_more_than_a_database_that_was_put_back_is_told_all(shield: Place) -> None:
+    client = shield.client
+    await client.revoke(pb.RevokeRequest(token_id="j1"))
+    log_id = shield.authority.bulletin.revisions.log_id
+    request = pb.WatchRevocationsRequest(log_id=log_id, after_revision=9)
+    async with client.watch_revocations(request) as news:
+        messages = aiter(news)
+        first = await anext(messages)
+        assert (first.reset, first.revision, len(first.revocations)) == (True, 1, 1)
+        await client.revoke(pb.RevokeRequest(token_id="j2"))
+        second = await anext(messages)
+        assert [each.token.token_id for each in second.revocations] == ["j2"]
+
+
 async def test_keys_are_those_of_now_whichever_replica_changed_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
