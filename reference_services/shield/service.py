@@ -102,7 +102,7 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
 
     @rpc(permission="shield:verify", tenant="none", timeout=5.0)
     async def get_keys(self, request: pb.GetKeysRequest, call: Call) -> pb.GetKeysResponse:
-        """Gives the keys that verify tokens, as the database has them now: of a change, another replica may have told."""
+        """Gives the keys that verify tokens, as the database has them now, whichever replica changed them."""
         await self.authority.bulletin.look()
         response = pb.GetKeysResponse(keys=messages.keys_of(self.authority.keys))
         response.max_age.FromSeconds(KEYS_MAX_AGE_S)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from meshkit import Mesh, MeshError
+from meshkit import Mesh, MeshError, Principal
 from meshkit.protocol import ShieldClient
 from meshkit.protocol import shield as pb
 from meshkit.security.keys import service_keys
@@ -287,6 +287,24 @@ async def test_a_revoked_token_is_not_exchanged(shield: Place) -> None:
     issued = await shield.client.issue_token(pb.IssueTokenRequest(scope=scope("client"), public_key=KEY))
     token_id = peek(issued.issued.token)[1]["jti"]
     await shield.client.revoke(pb.RevokeRequest(token_id=token_id))
+    request = pb.ExchangeTokenRequest(subject_token=issued.issued.token, scope=scope(), public_key=KEY)
+    assert await refused(shield.client.exchange_token(request)) == "SUBJECT_TOKEN_REVOKED"
+
+
+async def test_a_project_that_is_revoked_during_an_exchange_gets_no_newer_token_by_it(
+    shield: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = await shield.client.issue_token(pb.IssueTokenRequest(scope=scope("client"), public_key=KEY))
+    storage = shield.authority._storage
+    asked = storage.is_revoked
+
+    async def overtaken(*arguments: Any) -> bool:
+        monkeypatch.undo()
+        answer = await asked(*arguments)
+        await shield.authority.revoke(Principal("local", "operator"), project_id="local")
+        return answer
+
+    monkeypatch.setattr(storage, "is_revoked", overtaken)
     request = pb.ExchangeTokenRequest(subject_token=issued.issued.token, scope=scope(), public_key=KEY)
     assert await refused(shield.client.exchange_token(request)) == "SUBJECT_TOKEN_REVOKED"
 
