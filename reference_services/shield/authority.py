@@ -184,7 +184,7 @@ class Authority:
     async def revoke(self, caller: Principal, *, token_id: str = "", project_id: str = "") -> int:
         """Takes back one token, or all of a project from before now; returns the revision."""
         now = self._clock()
-        moment = now + self._terms.lifetime + 2 * self._terms.skew if token_id else math.floor(now) + 1.0
+        moment = now + self._longest if token_id else math.floor(now) + 1.0
         what = {"token_id": token_id} if token_id else {"project_id": project_id}
         event = Event(now, _name(caller), "revoke", what)
         revision = await self._storage.revoke(token_id, project_id, moment, event)
@@ -227,10 +227,15 @@ class Authority:
         """Deletes what is of no use any more; returns how many rows."""
         now = self._clock()
         return await self._storage.sweep(
-            ended_before=now - 2 * (self._terms.lifetime + 2 * self._terms.skew),
+            ended_before=now - self._longest,
             audited_before=now - self._terms.audit_age,
             limit=_SWEEP_LIMIT,
         )
+
+    @property
+    def _longest(self) -> float:
+        """Seconds from which no token of before is taken any longer, whatever settings it was issued under."""
+        return MAX_LIFETIME_S + 2 * self._terms.skew
 
     async def _project(self, project_id: str) -> Project:
         found = await self._storage.find_project(project_id)

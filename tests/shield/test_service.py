@@ -309,6 +309,18 @@ async def test_a_project_that_is_revoked_during_an_exchange_gets_no_newer_token_
     assert await refused(shield.client.exchange_token(request)) == "SUBJECT_TOKEN_REVOKED"
 
 
+async def test_what_is_revoked_stays_so_for_tokens_that_were_issued_under_longer_terms() -> None:
+    async with running(shield_token_ttl_s=10) as place:
+        authority = place.authority
+        await place.client.revoke(pb.RevokeRequest(token_id="j1"))
+        await place.client.revoke(pb.RevokeRequest(project_id="shop"))
+        (token, _) = before = await authority.revoked_after(0, 10)
+        assert token.moment >= time.time() + 3600
+        authority._clock = lambda: time.time() + 3600
+        await authority.sweep()
+        assert await authority.revoked_after(0, 10) == before
+
+
 async def test_what_is_over_is_deleted_and_the_log_holds(shield: Place) -> None:
     await shield.client.revoke(pb.RevokeRequest(token_id="j1"))
     authority = shield.authority
