@@ -171,10 +171,10 @@ class CUService:
         """
 
     def key_ring(self) -> KeyRing | None:
-        """Where keys of calling projects are found, beside those that the settings name; None for nowhere else.
+        """Where keys of other projects are found, in place of the keys file and the project store; None for there.
 
-        For a service that is an authority over others. Asked once, before its resources are open; the ring is asked
-        when they are.
+        For a service that is an authority over others: what they are granted is for it alone to say. Asked once, before
+        its resources are open; the ring is asked when they are.
         """
         return None
 

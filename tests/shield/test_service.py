@@ -140,6 +140,25 @@ async def test_only_shields_own_project_operates_it_unless_a_project_is_granted_
         await client.revoke(pb.RevokeRequest(project_id="shop"))
 
 
+async def test_nobody_operates_shield_by_the_word_of_a_keys_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.touch(0o600)
+    everything = 'tenants = ["*"], permissions = ["*"], subjects = ["*"], delegate = ["*"]'
+    row = f'project = "shop"\nkid = "s1"\nsecret = "{SHOP_SECRET}"\ngrants = {{ {everything} }}'
+    file.write_text(f"[[key]]\n{row}\n")
+    async with running(project_keys_file=file) as place, calling(place) as client:
+        assert await refused(client.put_project(pb.PutProjectRequest(project=shop()))) == "KEY_UNKNOWN"
+        await put(place, shop())
+        assert await refused(client.put_project(pb.PutProjectRequest(project=shop()))) == "GRANT_EXCEEDED"
+
+
+async def test_projects_get_tokens_while_redis_is_away() -> None:
+    settings = {"redis_url": "redis://127.0.0.1:1/0", "redis_secret_key": f"k1:{'A' * 42}E"}
+    async with running(**settings) as place, calling(place) as client:
+        await put(place, shop())
+        await client.issue_token(pb.IssueTokenRequest(scope=scope(), public_key=KEY))
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
