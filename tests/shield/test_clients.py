@@ -338,6 +338,16 @@ async def test_known_keys_verify_while_shield_is_away(
     with pytest.raises(Unavailable) as caught:
         await ring.find("shield", "k2")
     assert (caught.value.reason, caught.value.unprocessed) == ("SHIELD_UNREACHABLE", True)
+    assert "50055" not in str(caught.value)
+
+
+async def test_what_shield_says_of_a_service_is_not_told_to_its_callers(
+    ring: ShieldRing, fake: FakeShield
+) -> None:
+    fake.failure = PermissionDenied("project local is disabled", reason="PROJECT_DISABLED")
+    with pytest.raises(Unavailable) as caught:
+        await ring.find("shield", "k1")
+    assert caught.value.reason == "SHIELD_UNREACHABLE"
 
 
 async def test_a_key_that_shield_retires_is_known_as_such(
