@@ -10,6 +10,7 @@ from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
 from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
+from meshkit.security.revocations import Revocations
 from meshkit.security.shared import Shared
 from meshkit.security.tokens import TokenVerifier
 
@@ -44,7 +45,8 @@ def guard_of(
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
-    shared = shared or Shared()
+    if shared is None:
+        shared = Shared(Revocations(max_lifetime=config.token_max_ttl_s, skew=config.clock_skew_s))
     if only is None:
         only = key_ring(config, shared.projects) if ring is None else ChainedRing((_own_ring(config), ring))
     verifier = TokenVerifier(
