@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
 from meshkit import MeshError, PermissionDenied, Unauthenticated, Unavailable
 from meshkit.call import BLANK, Call, Deadline, Principal
@@ -415,4 +416,14 @@ async def test_the_feed_goes_on_where_it_broke_off(fake: FakeShield) -> None:
     assert (fake.watched[1].log_id, fake.watched[1].after_revision) == ("log", 7)
     fake.news.put_nowait(message(7, keys_revision=2))
     await until(lambda: _true(len(changes) == 2))
+    await feed.close()
+
+
+async def test_a_feed_that_ends_by_a_fault_says_so(fake: FakeShield) -> None:
+    feed = Feed(lambda: fake, Revocations(), lambda: None, address="shield:50055")
+    with capture_logs() as logs:
+        feed.start()
+        fake.news.put_nowait(shield.GetKeysResponse())  # type: ignore[arg-type]  # no news
+        await until(lambda: _true(logs))
+    assert (logs[0]["log_level"], logs[0]["task"]) == ("error", "meshkit shield revocations")
     await feed.close()
