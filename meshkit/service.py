@@ -163,6 +163,9 @@ class CUService:
         costs no more than its headers. It is part of the call, so within it the call's deadline holds, and calls of
         its own go on the subject's behalf. Public methods ask it too; there `call.principal` may be None.
 
+        The proof of a call that sends one message covers that, and is checked with it, afterwards. So a stolen token is
+        enough to be asked about here: decide, and charge nothing to the caller yet.
+
         Args:
             call: Who calls what, on whose behalf, for which tenant.
 

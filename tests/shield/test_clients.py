@@ -278,7 +278,10 @@ async def test_on_behalf_of_somebody_a_token_is_exchanged_and_not_renewed(
 
 
 async def test_nothing_secret_is_in_a_repr(tokens: ShieldTokens) -> None:
-    minted = await obtained(tokens)
+    minted = await obtained(tokens, CALL.having(subject_token="theirs"))
+    ((scope, slot),) = tokens._slots.items()
+    assert slot.timer is not None
+    assert "theirs" not in f"{scope} {slot.timer!r}"
     assert minted.text not in repr(minted)
     assert "private" not in repr(minted).lower()
 
