@@ -243,19 +243,22 @@ def _of_this_call(exchange: Exchange, error: MeshError) -> MeshError:
     if error.instance is not None:
         error.pushback = None
     if error.instance is None and error.reason in _NOBODY:
-        return _without_registry(exchange, error)
+        return _without_places(exchange, error)
     return error
 
 
-_NOBODY = frozenset({"NO_INSTANCE", "REGISTRY_UNREADABLE"})
-"""Reasons of a call of ours that found nobody; they name our registry."""
+_NOBODY = frozenset({"NO_INSTANCE", "REGISTRY_UNREADABLE", "SHIELD_UNREACHABLE"})
+"""Reasons of a call of ours that reached nobody; they name our registry, or Shield."""
 
 
-def _without_registry(exchange: Exchange, error: MeshError) -> MeshError:
-    """The same error for a caller elsewhere, whom it does not concern where our registry is."""
+def _without_places(exchange: Exchange, error: MeshError) -> MeshError:
+    """The same error for a caller elsewhere, whom it does not concern where our registry and Shield are."""
     exchange.call.log.warning("another service could not be called", reason=str(error))
     service = error.details.get("service", "another service")
-    shown = type(error)(f"no instance of {service} took a call in time", reason=error.reason)
+    why = f"no instance of {service} took a call in time"
+    if error.reason == "SHIELD_UNREACHABLE":
+        why = "no token for a call to another service can be had now"
+    shown = type(error)(why, reason=error.reason)
     shown.details = {key: value for key, value in error.details.items() if key != "registry"}
     return shown
 

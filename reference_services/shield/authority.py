@@ -175,6 +175,7 @@ class Authority:
         holder = await self._holder(on_behalf.project, on_behalf.name, allowed, caller.project)
         if holder.expires_at <= holder.issued_at:
             raise Unauthenticated("the subject's token has expired", reason="SUBJECT_TOKEN_EXPIRED")
+        await self._check_unrevoked(subject)  # behind `_holder`, or a token from before a moment made one of after it
         actor = Actor(caller.project, caller.name, subject.principal.token_id)
         return await self._make(
             "exchange", caller, holder, asked.audience, public_key, (actor, *subject.actors)
@@ -183,7 +184,7 @@ class Authority:
     async def revoke(self, caller: Principal, *, token_id: str = "", project_id: str = "") -> int:
         """Takes back one token, or all of a project from before now; returns the revision."""
         now = self._clock()
-        moment = now + self._terms.lifetime + 2 * self._terms.skew if token_id else math.floor(now) + 1.0
+        moment = now + self._longest if token_id else math.floor(now) + 1.0
         what = {"token_id": token_id} if token_id else {"project_id": project_id}
         event = Event(now, _name(caller), "revoke", what)
         revision = await self._storage.revoke(token_id, project_id, moment, event)
@@ -226,10 +227,15 @@ class Authority:
         """Deletes what is of no use any more; returns how many rows."""
         now = self._clock()
         return await self._storage.sweep(
-            ended_before=now - 2 * (self._terms.lifetime + 2 * self._terms.skew),
+            ended_before=now - self._longest,
             audited_before=now - self._terms.audit_age,
             limit=_SWEEP_LIMIT,
         )
+
+    @property
+    def _longest(self) -> float:
+        """Seconds from which no token of before is taken any longer, whatever settings it was issued under."""
+        return MAX_LIFETIME_S + 2 * self._terms.skew
 
     async def _project(self, project_id: str) -> Project:
         found = await self._storage.find_project(project_id)
@@ -243,13 +249,15 @@ class Authority:
         )
 
     async def _verified(self, token: str, caller: Principal) -> Verified:
-        """The token that the caller was called with: for it, of Shield, and not revoked."""
+        """The token that the caller was called with: for it, and of Shield."""
         try:
-            verified = await self._subjects.verify(token, caller.name)
+            return await self._subjects.verify(token, caller.name)
         except Unauthenticated as error:
             raise Unauthenticated(
                 f"the subject's token: {error.message}", reason=f"SUBJECT_{error.reason}"
             ) from None
+
+    async def _check_unrevoked(self, verified: Verified) -> None:
         principal, subject = verified.principal, verified.subject or verified.principal
         if await self._storage.is_revoked(
             [principal.token_id, *(actor.token_id for actor in verified.actors)],
@@ -257,7 +265,6 @@ class Authority:
             principal.issued_at,
         ):
             raise Unauthenticated("the subject's token was revoked", reason="SUBJECT_TOKEN_REVOKED")
-        return verified
 
     async def _holder(self, project: str, name: str, allowed: Allowed, *others: str) -> Principal:
         """Whom a token made now is for. Where a project was revoked within this second, it is of the next one."""

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1.greeter_client import GreeterClient
 
-from meshkit import Call, MeshError, Unauthenticated, rpc
+from meshkit import Call, MeshError, Unauthenticated, Unavailable, rpc
 from meshkit.call import BLANK, Principal
 from meshkit.protocol import shield as shield_pb
 from meshkit.security.bound import Actor, bound_token
@@ -216,6 +216,21 @@ async def test_what_the_caller_may_not_do_nobody_does_for_it(mode: Served) -> No
 async def test_as_self_a_service_calls_for_itself(mode: Served) -> None:
     facts = json.loads((await client(mode, "front").greet(greeting("self,x"))).text)
     assert facts["principal"] == facts["subject"] == ["local", "front", ["*"], ["acme"]]
+
+
+async def test_a_caller_is_not_told_where_the_shield_of_a_service_is(
+    mode: Served, shield: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_scope: object) -> None:
+        raise Unavailable("nobody answers")
+
+    shielded = mode.replica("front").mesh.shielded
+    assert shielded is not None
+    monkeypatch.setattr(shielded.tokens, "_issued", fail)
+    with pytest.raises(Unavailable) as caught:
+        await client(mode, "front").greet(greeting())
+    assert caught.value.reason == "SHIELD_UNREACHABLE"
+    assert shield.address not in str(caught.value)
 
 
 async def test_keys_rotate_at_load_without_a_failure(shield: Place) -> None:

@@ -41,6 +41,10 @@ class Scope(NamedTuple):
     permissions: tuple[str, ...]
     subject_token: str
 
+    def __repr__(self) -> str:
+        behalf = ", on behalf of somebody" if self.subject_token else ""  # asyncio shows what its timers are given
+        return f"Scope({self.service!r}, {self.tenant!r}, {self.permissions!r}{behalf})"
+
 
 class _Slot:
     """The token of one scope, and what happens to it.
