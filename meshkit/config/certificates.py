@@ -156,7 +156,9 @@ def parse_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
         Certificate.of(chain[0])  # parts are parsed as they are asked for: what is broken is to show here
         chain[0].public_key()
     except UnsupportedAlgorithm as error:
-        raise Wrong(f"{path} holds a certificate that cannot be used ({error})", "use EC or RSA keys") from None
+        raise Wrong(
+            f"{path} holds a certificate that cannot be used ({error})", "use EC or RSA keys"
+        ) from None
     except (ValueError, x509.InvalidVersion):
         raise Wrong(f"{path} holds a broken certificate", "write the file anew, whole") from None
     return chain

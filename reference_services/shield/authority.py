@@ -175,7 +175,7 @@ class Authority:
         holder = await self._holder(on_behalf.project, on_behalf.name, allowed, caller.project)
         if holder.expires_at <= holder.issued_at:
             raise Unauthenticated("the subject's token has expired", reason="SUBJECT_TOKEN_EXPIRED")
-        await self._check_unrevoked(subject)  # behind `_holder`, or a token from before a moment made one of after it
+        await self._check_unrevoked(subject)  # last: else one of before a moment is made one of after it
         actor = Actor(caller.project, caller.name, subject.principal.token_id)
         return await self._make(
             "exchange", caller, holder, asked.audience, public_key, (actor, *subject.actors)
