@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
 from meshkit import Mesh, MeshError, Principal
 from meshkit.protocol import ShieldClient
@@ -115,6 +116,34 @@ async def test_who_is_not_known_or_not_who_it_says_gets_nothing(shield: Place) -
     await put(shield, shop(keys=[pb.ProjectKey(kid="s1", retired=True)]))
     async with calling(shield) as client:
         assert await refused(client.issue_token(request)) == "KEY_RETIRED"
+
+
+async def test_who_has_proved_nothing_has_no_look_at_the_database(
+    shield: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(shield, shop())
+    looks: list[str] = []
+    storage = shield.authority._storage
+    monkeypatch.setattr(storage, "find_project", looks.append)
+    request = pb.IssueTokenRequest(scope=scope(), public_key=KEY)
+    async with calling(shield, secret=f"unknown:{SHOP_SECRET}") as client:
+        assert await refused(client.issue_token(request)) == "KEY_UNKNOWN"
+    async with calling(shield, secret="s1:another-secret-of-the-same-name-0000001") as client:
+        assert await refused(client.issue_token(request)) == "TOKEN_SIGNATURE"
+    assert looks == []
+
+
+async def test_a_project_whose_keys_were_damaged_keeps_nobody_else_out(shield: Place) -> None:
+    await put(shield, shop())
+    damage = "UPDATE project_key SET sealed = zeroblob(92)"
+    await shield.authority._storage._database.execute(damage)
+    with capture_logs() as logs:
+        await put(shield, shop(project_id="bank"))
+    assert [entry["project"] for entry in logs if entry["log_level"] == "error"] == ["shop"]
+    async with calling(shield) as client:
+        request = pb.IssueTokenRequest(scope=scope(), public_key=KEY)
+        assert await refused(client.issue_token(request)) == "KEY_UNKNOWN"
+    assert len((await shield.client.list_projects(pb.ListProjectsRequest())).projects) == 2
 
 
 async def test_a_disabled_project_gets_nothing(shield: Place) -> None:

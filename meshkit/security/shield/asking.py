@@ -76,4 +76,6 @@ def _seen(task: asyncio.Task[Any]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, MeshError):
         told = "".join(traceback.format_exception(error))
-        log.error("asking Shield ended in a fault: restart this service", task=task.get_name(), exception=told)
+        log.error(
+            "asking Shield ended in a fault: restart this service", task=task.get_name(), exception=told
+        )

@@ -198,9 +198,10 @@ class ShieldRing:
 
 
 def _not_to_be_had() -> MeshError:
-    """The refusal of a call whose key is not known. Whoever calls is not told where Shield is, nor what it says of us."""
+    """The refusal of a call whose key is not known. Its caller is not told where Shield is, nor what it says of us."""
     error = Unavailable(
-        "the token's key is not known here, and Shield cannot be asked for it now", reason="SHIELD_UNREACHABLE"
+        "the token's key is not known here, and Shield cannot be asked for it now",
+        reason="SHIELD_UNREACHABLE",
     )
     error.unprocessed = True
     error.pushback = -1.0

@@ -42,7 +42,9 @@ class Scope(NamedTuple):
     subject_token: str
 
     def __repr__(self) -> str:
-        behalf = ", on behalf of somebody" if self.subject_token else ""  # asyncio shows what its timers are given
+        behalf = (
+            ", on behalf of somebody" if self.subject_token else ""
+        )  # asyncio shows what its timers are given
         return f"Scope({self.service!r}, {self.tenant!r}, {self.permissions!r}{behalf})"
 
 
