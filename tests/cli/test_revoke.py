@@ -60,6 +60,12 @@ async def test_a_token_is_revoked_for_as_long_as_any_service_may_take_it(meshkit
     assert until - time.time() > 86_400 + 2 * 600 - 60
 
 
+async def test_where_there_is_a_shield_it_says_that_this_is_not_enough(meshkit: Projects) -> None:
+    done = await meshkit("project", "shop", verb="revoke", CU_SHIELD_GRPC_URL="127.0.0.1:1")
+    assert done.code == 0
+    assert "use `meshkit shield revoke`, too" in done.err
+
+
 @pytest.mark.parametrize("written", ["1800000000", "2027-01-15T08:00:00Z", "2027-01-15T08:00:00"])
 async def test_a_time_is_written_in_either_way(meshkit: Projects, written: str) -> None:
     done = await meshkit("project", "shop", "--before", written, verb="revoke")
