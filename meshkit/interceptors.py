@@ -114,7 +114,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return wrapped(handler_call_details.invocation_metadata)
 
     async def close(self) -> None:
-        """Ends the connection to Shield, where there is one. Stop the server first: revocations are not known then."""
+        """Ends the connection to Shield, where there is one. Stop the server first: it hears of no more revocations."""
         if self._shielded is not None:
             await self._shielded.close()
 

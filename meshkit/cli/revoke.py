@@ -116,6 +116,11 @@ async def _with_table(work: Callable[[RevocationTable, SharedConfig], Awaitable[
     from meshkit.security.revoking import RevocationTable
 
     async def with_table(database: Database, config: SharedConfig) -> T:
+        if config.shield_grpc_url:
+            note(
+                "this mesh has a Shield, which does not know of revocations in Redis and exchanges such tokens for new "
+                "ones: use `meshkit shield revoke`, too"
+            )
         sealer = Sealer(config.sealing_keys)
         return await work(RevocationTable(database, namespace=config.namespace, sealer=sealer), config)
 
