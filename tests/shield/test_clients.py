@@ -180,6 +180,16 @@ async def test_a_token_is_renewed_in_the_background_and_used_meanwhile(
     assert len(fake.asked) == 2
 
 
+async def test_a_short_token_is_renewed_before_it_ends_by_whole_seconds(
+    tokens: ShieldTokens, fake: FakeShield, clock: Clock
+) -> None:
+    fake.lifetime = 2
+    clock.now = int(clock.now) + 0.95
+    first = await obtained(tokens)
+    ends = peek(first.text)[1]["exp"]
+    assert first.renew_at < ends < first.expires_at
+
+
 async def test_a_token_in_use_is_renewed_without_a_call_and_an_unused_one_is_forgotten(
     fake: FakeShield, clock: Clock
 ) -> None:
