@@ -234,7 +234,7 @@ async def test_a_caller_is_not_told_where_the_shield_of_a_service_is(
 
 
 async def test_keys_rotate_at_load_without_a_failure(shield: Place) -> None:
-    settings = {"token_ttl_s": 2}
+    settings = {"token_ttl_s": 4}
     async with served(shield.address, **settings) as mode:
         done, failed, running = 0, [], True
 
