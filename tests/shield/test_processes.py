@@ -210,7 +210,7 @@ def test_a_mesh_comes_up_with_a_shield_and_everything_uses_it(tmp_path: Path, mo
 
 def test_the_demos_job_runs_with_a_shield(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "meshkit", "demo", "--shield"],
+        [sys.executable, "-m", "meshkit", "demo", "--shield", "--reads", "20"],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "COLUMNS": "400"},
         capture_output=True,
