@@ -104,5 +104,5 @@ def _digest(tenant: str, request: Message) -> str:
 def _usable(part: float | str) -> bool:
     """Whether a database takes it: not all that JSON can write is a number or a text there."""
     if isinstance(part, str):
-        return part.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in part)
+        return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in part)
     return math.isfinite(part) if isinstance(part, float) else -(2**63) <= part < 2**63

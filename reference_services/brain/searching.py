@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -14,6 +14,8 @@ from reference_services.brain import bounds
 from reference_services.brain.embedder import Embedder
 from reference_services.brain.fusion import Ranked, fuse, scaled
 from reference_services.brain.store import ProductSelection, Retrieval, Selection
+
+Rankings = Coroutine[Any, Any, Sequence[Ranked]]
 
 DEEPEST = 500
 """Length of a ranking at most."""
@@ -57,10 +59,10 @@ async def find(
     elif mode == pb.SEARCH_MODE_VECTOR:
         by_vector = await _by_vector(retrieval, embedder, tenant, query, selection, depth)
     else:
-        async with asyncio.TaskGroup() as group:
-            one = group.create_task(retrieval.matching(tenant, query, selection, depth))
-            two = group.create_task(_by_vector(retrieval, embedder, tenant, query, selection, depth))
-        by_words, by_vector = one.result(), two.result()
+        by_words, by_vector = await _both(
+            retrieval.matching(tenant, query, selection, depth),
+            _by_vector(retrieval, embedder, tenant, query, selection, depth),
+        )
     lexical, vector = dict(by_words), dict(by_vector)
     return [
         Found(seq, score, lexical.get(seq), vector.get(seq))
@@ -77,6 +79,16 @@ def _order(
         return by_vector
     best = by_words[0].score if by_words else 0.0
     return fuse([(scaled(by_words, (0.0, best)), 1.0), (scaled(by_vector, embedder.span), embedder.trust)])
+
+
+async def _both(one: Rankings, two: Rankings) -> tuple[Sequence[Ranked], Sequence[Ranked]]:
+    """Both rankings, made at once; where one fails the other ends, and the error is the caller's as it was."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(one), group.create_task(two)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
 
 
 async def _by_vector(

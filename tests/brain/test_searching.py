@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from meshkit import Call, InvalidArgument
+from meshkit import Call, InvalidArgument, Unavailable
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds
+from reference_services.brain.embedder import Vectors
 from reference_services.brain.fusion import Ranked, fuse, scaled
+from reference_services.brain.hashing import HashingEmbedder
 from reference_services.brain.service import Brain
 
 ACME = Call.for_test(tenant="acme")
@@ -197,6 +201,19 @@ async def test_a_filter_by_a_list_is_refused(brain: Brain) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await hits(brain, "a", filter=_filter(tags=["x"]))
     assert caught.value.reason == "FILTER_INVALID"
+
+
+class Unreachable(HashingEmbedder):
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        raise Unavailable("gone", reason="EMBEDDER_UNAVAILABLE")
+
+
+async def test_an_error_of_one_ranking_is_the_caller_s_as_it_was(brain: Brain) -> None:
+    await fill(brain)
+    brain.embedder = Unreachable()
+    with pytest.raises(Unavailable) as caught:
+        await hits(brain, "lease")
+    assert caught.value.reason == "EMBEDDER_UNAVAILABLE"
 
 
 def test_fusion_averages_what_both_rankings_say() -> None:

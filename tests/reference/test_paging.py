@@ -51,6 +51,7 @@ def forged(content: str) -> str:
         (forged(f'["DIGEST", {2**63}]'), (int,)),
         (forged('["DIGEST", NaN]'), (float,)),
         (forged('["DIGEST", "\\ud800"]'), (str,)),
+        (forged('["DIGEST", "\\u0000"]'), (str,)),
         (forged("[" * 700), (str,)),
         (forged('{"DIGEST": 1}'), (str,)),
         (forged("7"), (str,)),
