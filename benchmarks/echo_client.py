@@ -73,17 +73,19 @@ class Targets:
 
 
 async def burst(greet: Greet, concurrency: int, seconds: float) -> dict[str, float]:
-    """Calls for that long, each worker one call after the other."""
+    """Calls for that long, each worker one call after the other, and one at least."""
     calls = 0
     start, used = time.perf_counter(), time.process_time()
     end = start + seconds
 
     async def work() -> None:
         nonlocal calls
-        while time.perf_counter() < end:
+        while True:
             reply = await greet()
             assert reply.text.startswith("Hello Ada")
             calls += 1
+            if time.perf_counter() >= end:
+                return
 
     await asyncio.gather(*(work() for _ in range(concurrency)))
     return {

@@ -35,6 +35,7 @@ _ids = random.Random()
 """Makes ids of traces and spans, which are no secrets: seeded by the system, it needs no system call for each."""
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_VISIBLE = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,14 @@ class Trace:
 
     @classmethod
     def parse(cls, parent: str, state: str = "", baggage: str = "") -> Trace:
-        """The trace in a request's metadata; a new one where there is none or it is not well-formed."""
-        return cls(parent, state, baggage) if _TRACEPARENT.fullmatch(parent) else cls.start()
+        """The trace in a request's metadata; a new one where there is none or it is not well-formed.
+
+        gRPC takes bytes in on the wire that it would not send on: `tracestate` or `baggage` with such goes no further.
+        """
+        if not _TRACEPARENT.fullmatch(parent):
+            return cls.start()
+        carried = (text if _VISIBLE.fullmatch(text) else "" for text in (state, baggage))
+        return cls(parent, *carried)
 
     def child(self) -> Trace:
         """The next hop of the same trace."""

@@ -58,6 +58,7 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
                 refusing=replica.admission.refusing or "",
             ),
             budget=pb.Budget(balance=replica.mesh.budget.balance()),
+            refusals=replica.refusals.counts,
             methods=[_method(rpc, replica.service) for rpc in replica.service.definition.rpcs],
             certificates=[
                 _expiry(files, leaf)

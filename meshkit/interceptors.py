@@ -40,6 +40,7 @@ from meshkit.security.guard import Demand
 from meshkit.security.peers import only_peers
 from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
+from meshkit.telemetry.refusals import Refusals, noting
 from meshkit.transport.caller import Caller
 from meshkit.transport.calls import (
     MeshCall,
@@ -94,6 +95,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
         self._stream_max_age = settings.stream_max_age_s
         self._namespace = settings.namespace
+        self._refusals = Refusals()
         self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
@@ -112,7 +114,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return wrapped(handler_call_details.invocation_metadata)
 
     async def close(self) -> None:
-        """Ends the connection to Shield, where there is one. Calls are let in no longer."""
+        """Ends the connection to Shield, where there is one. Stop the server first: it hears of no more revocations."""
         if self._shielded is not None:
             await self._shielded.close()
 
@@ -124,6 +126,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         layers = (
             _aborting,
             error_boundary,
+            noting(self._refusals),
             *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from meshkit.call import Call
+from meshkit.call import Call, Principal
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
@@ -106,6 +106,8 @@ class Exchange:
             under others, those of the mesh among them.
         trailers: Metadata sent back at the end.
         context: The transport's own object for the call. Nothing but `interceptors` looks at it.
+        begun: On the way in, whether the service's own code has begun.
+        bearers: On the way in, whose tokens it falls with: the caller's, its subject's, those of all who act between.
 
     On the calling side only:
         permissions: Rights that the token for the call claims.
@@ -131,6 +133,8 @@ class Exchange:
     headers: dict[str, Any] = field(default_factory=dict, repr=False)
     trailers: dict[str, str | bytes] = field(default_factory=dict)
     context: Any = field(default=None, repr=False)
+    begun: bool = False
+    bearers: tuple[Principal, ...] = ()
     permissions: tuple[str, ...] = ("*",)
     token: Any = field(default=None, repr=False)
     endpoint: Any = None

@@ -23,6 +23,7 @@ from meshkit.security.assembly import guard_of
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
 from meshkit.serving import handlers
+from meshkit.telemetry.refusals import Refusals
 from meshkit.transport.health import Health, HealthPort
 from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
@@ -78,6 +79,7 @@ class Replica:
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission(config.max_calls, refusing="STARTING")
+        self.refusals = Refusals()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
         self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
@@ -136,6 +138,7 @@ class Replica:
                     service,
                     self._guard,
                     self.admission,
+                    self.refusals,
                     stream_max_age=self.config.stream_max_age_s,
                     namespace=self.config.namespace,
                 ),

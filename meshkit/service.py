@@ -163,6 +163,9 @@ class CUService:
         costs no more than its headers. It is part of the call, so within it the call's deadline holds, and calls of
         its own go on the subject's behalf. Public methods ask it too; there `call.principal` may be None.
 
+        The proof of a call that sends one message covers that, and is checked with it, afterwards. So a stolen token is
+        enough to be asked about here: decide, and charge nothing to the caller yet.
+
         Args:
             call: Who calls what, on whose behalf, for which tenant.
 
@@ -171,10 +174,10 @@ class CUService:
         """
 
     def key_ring(self) -> KeyRing | None:
-        """Where keys of calling projects are found, beside those that the settings name; None for nowhere else.
+        """Where keys of other projects are found, in place of the keys file and the project store; None for there.
 
-        For a service that is an authority over others. Asked once, before its resources are open; the ring is asked
-        when they are.
+        For a service that is an authority over others: what they are granted is for it alone to say. Asked once, before
+        its resources are open; the ring is asked when they are.
         """
         return None
 

@@ -27,6 +27,7 @@ from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
 from meshkit.security.peers import only_peers
 from meshkit.service import has_policy
+from meshkit.telemetry.refusals import Refusals, noting
 from meshkit.transport.codec import decoding
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def handlers(
     service: CUService,
     guard: Guard,
     admission: Admission,
+    refusals: Refusals,
     *,
     stream_max_age: float = 3600.0,
     namespace: str = "",
@@ -50,24 +52,33 @@ def handlers(
         service: The service, with its resources open.
         guard: What lets its calls in.
         admission: What limits them.
+        refusals: What takes note of those that are turned away.
         stream_max_age: Seconds after which a stream is ended, to be opened anew.
         namespace: Name of the mesh, which peers must be of where only some are let in.
     """
     return {
         rpc.method: compose(
-            layers(service, rpc, guard, admission, stream_max_age, namespace), invoking(service, rpc)
+            layers(service, rpc, guard, admission, refusals, stream_max_age, namespace),
+            invoking(service, rpc),
         )
         for rpc in service.definition.rpcs
     }
 
 
 def layers(
-    service: CUService, rpc: Rpc, guard: Guard, admission: Admission, stream_max_age: float, namespace: str
+    service: CUService,
+    rpc: Rpc,
+    guard: Guard,
+    admission: Admission,
+    refusals: Refusals,
+    stream_max_age: float,
+    namespace: str,
 ) -> tuple[Middleware, ...]:
     """The layers of a method, outermost first; up to `decoding` none of them reads the caller's message."""
     streams = rpc.method.streams_requests or rpc.method.streams_replies
     return (
         error_boundary,
+        noting(refusals),
         admitting(admission),
         *((only_peers(rpc.allow_peers, namespace),) if rpc.allow_peers else ()),
         guard.layer(demand(rpc)),
@@ -214,6 +225,7 @@ def processing(next: Handler) -> Handler:
     async def processed(exchange: Exchange) -> None:
         if exchange.call.deadline.passed:  # while the message was waited for, or the event loop
             raise DeadlineExceeded("the deadline passed before work began")
+        exchange.begun = True
         serving(exchange.call)
         try:
             await next(exchange)
@@ -231,19 +243,22 @@ def _of_this_call(exchange: Exchange, error: MeshError) -> MeshError:
     if error.instance is not None:
         error.pushback = None
     if error.instance is None and error.reason in _NOBODY:
-        return _without_registry(exchange, error)
+        return _without_places(exchange, error)
     return error
 
 
-_NOBODY = frozenset({"NO_INSTANCE", "REGISTRY_UNREADABLE"})
-"""Reasons of a call of ours that found nobody; they name our registry."""
+_NOBODY = frozenset({"NO_INSTANCE", "REGISTRY_UNREADABLE", "SHIELD_UNREACHABLE"})
+"""Reasons of a call of ours that reached nobody; they name our registry, or Shield."""
 
 
-def _without_registry(exchange: Exchange, error: MeshError) -> MeshError:
-    """The same error for a caller elsewhere, whom it does not concern where our registry is."""
+def _without_places(exchange: Exchange, error: MeshError) -> MeshError:
+    """The same error for a caller elsewhere, whom it does not concern where our registry and Shield are."""
     exchange.call.log.warning("another service could not be called", reason=str(error))
     service = error.details.get("service", "another service")
-    shown = type(error)(f"no instance of {service} took a call in time", reason=error.reason)
+    why = f"no instance of {service} took a call in time"
+    if error.reason == "SHIELD_UNREACHABLE":
+        why = "no token for a call to another service can be had now"
+    shown = type(error)(why, reason=error.reason)
     shown.details = {key: value for key, value in error.details.items() if key != "registry"}
     return shown
 

@@ -10,6 +10,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from pydantic import SecretStr
+
 KEY_BYTES = 32
 
 _WRONG = f"it is not base64url of {KEY_BYTES} bytes; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
@@ -28,6 +30,26 @@ def parse_master_key(text: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ValueError(_WRONG)
     return key
+
+
+def check_master_key(value: SecretStr, env: object) -> SecretStr:
+    """The master key of a setting, which production cannot do without; for its validator.
+
+    Args:
+        value: The setting; empty where there is none.
+        env: `CU_ENV`.
+
+    Raises:
+        ValueError: It is no key, or is missing.
+    """
+    text = value.get_secret_value()
+    if text:
+        parse_master_key(text)
+    elif env == "production":
+        raise ValueError(
+            "it is missing, and production makes none; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
+        )
+    return value
 
 
 def local_master_key(folder: Path, name: str) -> bytes:

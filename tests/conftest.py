@@ -1,6 +1,7 @@
 """What all tests share: logs that stay in the process, and a loop that is left as it was found."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -13,6 +14,10 @@ hypothesis.settings.register_profile(
     "loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("loaded")  # machines that run these tests do other things beside them
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so do shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and programs under test would inherit it
 
 
 @pytest.fixture(autouse=True)

@@ -139,7 +139,6 @@ async def _asked(service: str, caller: str) -> dict[str, Any]:
 
 def _layers(config: SharedConfig, mesh: Mesh) -> list[tuple[str, str]]:
     """The layers of an outgoing call, in order."""
-    kid = config.ensure_project_secrets()[0].kid
     return [
         (
             "deadline",
@@ -149,13 +148,19 @@ def _layers(config: SharedConfig, mesh: Mesh) -> list[tuple[str, str]]:
             "retry",
             f"another instance first; the budget allows {mesh.budget.balance():.0f} more attempts now",
         ),
+        ("token", _token(config)),
         ("pick", "see the endpoints below"),
-        (
-            "sign",
-            f"as project {config.project_id} with its key {kid}, for the instance that was picked",
-        ),
+        ("sign", "with the token's key, for the instance that was picked"),
         ("send", f"over {_kind(config)} made before, messages of {config.grpc_max_message_mb} MiB at most"),
     ]
+
+
+def _token(config: SharedConfig) -> str:
+    """By whose word the call is made."""
+    own = f"project {config.project_id} with its key {config.ensure_project_secrets()[0].kid}"
+    if not config.shield_grpc_url:
+        return f"made as {own}, kept for its scope"
+    return f"from Shield at {config.shield_grpc_url}, to which this is {own}; kept for its scope"
 
 
 def _kind(config: SharedConfig) -> str:

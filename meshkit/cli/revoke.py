@@ -44,13 +44,13 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Revoke one token. An id that begins with - comes behind --."""
-    from meshkit.security.revoking import MAX_JTI, Revocation
+    from meshkit.security.revoking import LONGEST_S, MAX_JTI, Revocation
 
     if not (0 < len(jti) <= MAX_JTI and jti.isprintable()):
         raise Failure(f"JTI is not 1 to {MAX_JTI} printable characters", code=ExitCode.USAGE)
 
-    async def work(table: RevocationTable, config: SharedConfig) -> Revocation:
-        until = math.ceil(time.time() + config.token_max_ttl_s + 2 * config.clock_skew_s)
+    async def work(table: RevocationTable, _config: SharedConfig) -> Revocation:
+        until = math.ceil(time.time() + LONGEST_S)  # services may take longer ones than the settings here say
         revocation = Revocation(jti=jti, until=until, by=author())
         await table.add(revocation)
         return revocation
@@ -116,6 +116,11 @@ async def _with_table(work: Callable[[RevocationTable, SharedConfig], Awaitable[
     from meshkit.security.revoking import RevocationTable
 
     async def with_table(database: Database, config: SharedConfig) -> T:
+        if config.shield_grpc_url:
+            note(
+                "this mesh has a Shield, which does not know of revocations in Redis and exchanges such tokens for new "
+                "ones: use `meshkit shield revoke`, too"
+            )
         sealer = Sealer(config.sealing_keys)
         return await work(RevocationTable(database, namespace=config.namespace, sealer=sealer), config)
 

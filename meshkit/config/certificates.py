@@ -147,13 +147,21 @@ def parse_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
         Wrong: It holds none, or a broken one.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     if b"-----BEGIN CERTIFICATE-----" not in pem:
         raise Wrong(f"{path} holds no certificate", "name a file with -----BEGIN CERTIFICATE----- in it")
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError:
+        chain = x509.load_pem_x509_certificates(pem)
+        Certificate.of(chain[0])  # parts are parsed as they are asked for: what is broken is to show here
+        chain[0].public_key()
+    except UnsupportedAlgorithm as error:
+        raise Wrong(
+            f"{path} holds a certificate that cannot be used ({error})", "use EC or RSA keys"
+        ) from None
+    except (ValueError, x509.InvalidVersion):
         raise Wrong(f"{path} holds a broken certificate", "write the file anew, whole") from None
+    return chain
 
 
 def parse_key(pem: bytes, path: Path) -> PrivateKeyTypes:
@@ -268,11 +276,11 @@ def _signed(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certif
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 

@@ -129,10 +129,7 @@ def read_material(
         return (None if problems else Material(authorities.pem)), problems
     certificate_setting, key_setting = settings_of(use)
     own = _certificates(certificate_setting, certificate_path, problems)
-    together = (
-        own.pem if certificate_path == key_path else None
-    )  # read once, it cannot be replaced in between
-    key = _key(key_setting, key_path, own, certificate_path, together, problems)
+    key = _key(key_setting, key_path, own, certificate_path, problems)
     if own.chain:
         at = time.time() if now is None else now
         found = faults(
@@ -169,12 +166,11 @@ def _certificates(setting: str, path: Path, problems: list[Problem]) -> Certific
         return Certificates()
 
 
-def _key(
-    setting: str, path: Path, own: Certificates, of: Path, together: bytes | None, problems: list[Problem]
-) -> bytes:
+def _key(setting: str, path: Path, own: Certificates, of: Path, problems: list[Problem]) -> bytes:
     try:
-        found = read_file(path, private=True)
-        pem = found if together is None else together
+        pem = read_file(path, private=True)
+        if path == of and own.pem:
+            pem = own.pem  # as it was read before: the file may have been replaced in between
         key = parse_key(pem, path)
         if own.chain and not fits(key, own.chain[0]):
             raise Wrong(f"the key in {path} is not that of the certificate in {of}", "name a pair")

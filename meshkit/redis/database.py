@@ -74,6 +74,7 @@ class Database:
         self._turns = asyncio.Semaphore(MAX_COMMANDS)
         self._rotation = itertools.count()
         self._checked = False
+        self._closed = False
         self._sentinels: Sentinels | None = None
         self._client: redis.asyncio.Redis | redis.asyncio.RedisCluster | None = None
 
@@ -150,7 +151,8 @@ class Database:
         return connection
 
     async def close(self) -> None:
-        """Ends all its connections."""
+        """Ends all its connections. Nothing is dialled any more: a command that comes late fails."""
+        self._closed = True
         client, self._client = self._client, None
         sentinels, self._sentinels = self._sentinels, None
         for each in (client, sentinels):
@@ -161,6 +163,8 @@ class Database:
         return str(self.url)
 
     async def _connected(self) -> Any:
+        if self._closed:
+            raise exceptions.ConnectionError("it is closed on this side")
         if self._client is None:
             self._client = self._open()
         if not self._checked:

@@ -10,6 +10,7 @@ from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
 from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
+from meshkit.security.revocations import Revocations
 from meshkit.security.shared import Shared
 from meshkit.security.tokens import TokenVerifier
 
@@ -38,17 +39,19 @@ def guard_of(
         service: Name of the service.
         instance_id: Id of the instance.
         shared: What it shares with other verifiers; whoever made it starts and closes it.
-        ring: Where the service itself finds keys besides.
+        ring: Where the service itself finds keys of other projects, in place of keys file and project store.
         only: Where keys are found instead of all that the settings name: those of Shield.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
-    shared = shared or Shared()
-    rings = only or key_ring(config, shared.projects)
+    if shared is None:
+        shared = Shared(Revocations(max_lifetime=config.token_max_ttl_s, skew=config.clock_skew_s))
+    if only is None:
+        only = key_ring(config, shared.projects) if ring is None else ChainedRing((_own_ring(config), ring))
     verifier = TokenVerifier(
         service,
-        rings if ring is None else ChainedRing((rings, ring)),
+        only,
         namespace=config.namespace,
         max_lifetime=config.token_max_ttl_s,
         skew=config.clock_skew_s,
@@ -99,8 +102,7 @@ def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyR
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
-    secrets = [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
-    rings: list[KeyRing] = [own_ring(config.project_id, secrets)]
+    rings: list[KeyRing] = [_own_ring(config)]
     if config.project_keys_file is not None:
         rings.append(_file_ring(config.project_keys_file))
     if projects is not None:
@@ -108,6 +110,11 @@ def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyR
 
         return StoredRing(rings, projects)
     return rings[0] if len(rings) == 1 else ChainedRing(rings)
+
+
+def _own_ring(config: SharedConfig) -> KeyRing:
+    secrets = [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
+    return own_ring(config.project_id, secrets)
 
 
 def _file_ring(path: Path) -> FileRing:

@@ -1,11 +1,10 @@
-"""The layer that ends a stream as soon as the token is revoked that it was opened with, or its subject's."""
+"""The layer that ends a stream as soon as a token is revoked that it was opened with, or that led to it."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from meshkit.call import Principal
 from meshkit.pipeline import Exchange, Handler, Middleware
 from meshkit.security.revocations import Revocations, token_revoked
 
@@ -19,8 +18,7 @@ def ending(revocations: Revocations) -> Middleware:
 
     def wrap(next: Handler) -> Handler:
         async def watched(exchange: Exchange) -> None:
-            bearers = _bearers(exchange)
-            if not bearers:
+            if not exchange.bearers:
                 await next(exchange)
                 return
             task = asyncio.current_task()
@@ -33,7 +31,7 @@ def ending(revocations: Revocations) -> Middleware:
                 exchange.send = exchange.receive = _refuse  # for a method that ignores its cancellation
                 task.cancel()
 
-            with revocations.watching(bearers, end):
+            with revocations.watching(exchange.bearers, end):
                 try:
                     await next(exchange)
                 except asyncio.CancelledError:
@@ -47,14 +45,6 @@ def ending(revocations: Revocations) -> Middleware:
         return watched
 
     return wrap
-
-
-def _bearers(exchange: Exchange) -> tuple[Principal, ...]:
-    """Whose tokens the call came with."""
-    principal, subject = exchange.call.principal, exchange.call.subject
-    if principal is None:
-        return ()
-    return (principal,) if subject is None or subject is principal else (principal, subject)
 
 
 async def _refuse(*_message: Any) -> Any:

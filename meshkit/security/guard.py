@@ -104,6 +104,8 @@ class Guard:
             self._demand_signature(exchange, actor, proof)
             if exchange.method.streams_requests and (shared := self._sharing(exchange)) is not None:
                 await shared.take(actor.principal.project, proof.nonce)
+        if exchange.method.streams_requests or exchange.method.streams_replies:
+            exchange.bearers = actor.bearers if subject is None else (*actor.bearers, *subject.bearers)
         exchange.call = exchange.call.having(
             principal=actor.principal,
             subject=(actor.subject or actor.principal) if subject is None else _on_behalf(actor, subject),

@@ -15,6 +15,9 @@ def demo(
         bool, typer.Option("--keep", help="Keep the demo's state and logs, and say where.")
     ] = False,
     shield: Annotated[bool, typer.Option("--shield", help="Have all tokens come from a Shield.")] = False,
+    reads: Annotated[
+        int, typer.Option("--reads", min=1, max=1000, help="Reads of brain a second beside it all.")
+    ] = 100,
 ) -> None:
     """Starts the mesh on this machine, harvests a feed, ingests documents, answers questions, kills replicas.
 
@@ -28,7 +31,7 @@ def demo(
     )  # the report tells of replicas that die
 
     try:
-        code = asyncio.run(play(keep=keep, shield=shield))
+        code = asyncio.run(play(keep=keep, shield=shield, reads=reads))
     except asyncio.CancelledError:  # by SIGTERM; Ctrl-C comes out as what follows by itself
         raise KeyboardInterrupt from None
     raise typer.Exit(code)

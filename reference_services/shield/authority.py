@@ -25,7 +25,7 @@ from reference_services.shield import policy
 from reference_services.shield.audit import Event
 from reference_services.shield.bulletin import Bulletin, open_bulletin
 from reference_services.shield.keybook import KeyBook
-from reference_services.shield.model import Project, Revisions, Revocation
+from reference_services.shield.model import Project, ProjectKey, Revisions, Revocation
 from reference_services.shield.policy import Allowed, Asked
 from reference_services.shield.rates import Rates
 from reference_services.shield.sealing import Master
@@ -102,6 +102,7 @@ class Authority:
             clock=clock,
         )
         self._bulletin: Bulletin | None = None
+        self._known: dict[tuple[str, str], KeyRow] = {}
 
     @property
     def bulletin(self) -> Bulletin:
@@ -123,6 +124,12 @@ class Authority:
     async def _follow(self, before: Revisions, after: Revisions) -> None:
         if after.keys != before.keys:
             await self.keys.refresh()
+        if (after.log_id, after.projects) != (before.log_id, before.projects):
+            self._known = {
+                (project.project_id, key.kid): _row(project, key)
+                for project in await self._storage.known_projects()
+                for key in project.keys
+            }
 
     @property
     def generation(self) -> int:
@@ -130,20 +137,11 @@ class Authority:
         return 0 if self._bulletin is None else self._bulletin.revisions.projects
 
     async def find(self, project: str, kid: str) -> KeyRow | None:
-        """The key with which a project proves itself to Shield; see `KeyRing`."""
-        found = await self._storage.find_project(project)
-        for key in () if found is None else found.keys:
-            if found is not None and key.kid == kid:
-                retired = key.retired or found.disabled
-                rights = EVERYBODY | {name for name in found.permissions if name.startswith("shield:")}
-                return KeyRow(
-                    project,
-                    kid,
-                    KeyStatus.RETIRED if retired else KeyStatus.ACTIVE,
-                    Grants(frozenset({"*"}), rights, found.subjects, frozenset()),
-                    keys=ServiceKeys(key.token, key.proof),
-                )
-        return None
+        """The key with which a project proves itself to Shield; see `KeyRing`.
+
+        It is in memory: whoever asks has proved nothing yet.
+        """
+        return self._known.get((project, kid))
 
     async def issue(self, caller: Principal, asked: Asked, public_key: bytes) -> tuple[str, float]:
         """A token for a service that calls as itself, and when it ends (Unix time in seconds).
@@ -175,6 +173,7 @@ class Authority:
         holder = await self._holder(on_behalf.project, on_behalf.name, allowed, caller.project)
         if holder.expires_at <= holder.issued_at:
             raise Unauthenticated("the subject's token has expired", reason="SUBJECT_TOKEN_EXPIRED")
+        await self._check_unrevoked(subject)  # last: else one of before a moment is made one of after it
         actor = Actor(caller.project, caller.name, subject.principal.token_id)
         return await self._make(
             "exchange", caller, holder, asked.audience, public_key, (actor, *subject.actors)
@@ -183,7 +182,7 @@ class Authority:
     async def revoke(self, caller: Principal, *, token_id: str = "", project_id: str = "") -> int:
         """Takes back one token, or all of a project from before now; returns the revision."""
         now = self._clock()
-        moment = now + self._terms.lifetime + 2 * self._terms.skew if token_id else math.floor(now) + 1.0
+        moment = now + self._longest if token_id else math.floor(now) + 1.0
         what = {"token_id": token_id} if token_id else {"project_id": project_id}
         event = Event(now, _name(caller), "revoke", what)
         revision = await self._storage.revoke(token_id, project_id, moment, event)
@@ -226,10 +225,15 @@ class Authority:
         """Deletes what is of no use any more; returns how many rows."""
         now = self._clock()
         return await self._storage.sweep(
-            ended_before=now - 2 * (self._terms.lifetime + 2 * self._terms.skew),
+            ended_before=now - self._longest,
             audited_before=now - self._terms.audit_age,
             limit=_SWEEP_LIMIT,
         )
+
+    @property
+    def _longest(self) -> float:
+        """Seconds from which no token of before is taken any longer, whatever settings it was issued under."""
+        return MAX_LIFETIME_S + 2 * self._terms.skew
 
     async def _project(self, project_id: str) -> Project:
         found = await self._storage.find_project(project_id)
@@ -243,13 +247,15 @@ class Authority:
         )
 
     async def _verified(self, token: str, caller: Principal) -> Verified:
-        """The token that the caller was called with: for it, of Shield, and not revoked."""
+        """The token that the caller was called with: for it, and of Shield."""
         try:
-            verified = await self._subjects.verify(token, caller.name)
+            return await self._subjects.verify(token, caller.name)
         except Unauthenticated as error:
             raise Unauthenticated(
                 f"the subject's token: {error.message}", reason=f"SUBJECT_{error.reason}"
             ) from None
+
+    async def _check_unrevoked(self, verified: Verified) -> None:
         principal, subject = verified.principal, verified.subject or verified.principal
         if await self._storage.is_revoked(
             [principal.token_id, *(actor.token_id for actor in verified.actors)],
@@ -257,7 +263,6 @@ class Authority:
             principal.issued_at,
         ):
             raise Unauthenticated("the subject's token was revoked", reason="SUBJECT_TOKEN_REVOKED")
-        return verified
 
     async def _holder(self, project: str, name: str, allowed: Allowed, *others: str) -> Principal:
         """Whom a token made now is for. Where a project was revoked within this second, it is of the next one."""
@@ -291,6 +296,18 @@ class Authority:
             details |= {"subject": f"{holder.project}/{holder.name}", "subject_token_id": actors[0].token_id}
         await self._storage.record(Event(self._clock(), _name(caller), action, details))
         return token, holder.expires_at
+
+
+def _row(project: Project, key: ProjectKey) -> KeyRow:
+    """A project's key, and what it may ask of Shield."""
+    rights = EVERYBODY | {name for name in project.permissions if name.startswith("shield:")}
+    return KeyRow(
+        project.project_id,
+        key.kid,
+        KeyStatus.RETIRED if key.retired or project.disabled else KeyStatus.ACTIVE,
+        Grants(frozenset({"*"}), rights, project.subjects, frozenset()),
+        keys=ServiceKeys(key.token, key.proof),
+    )
 
 
 def _too_large(size: int) -> MeshError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
-from reference_services.master_key import local_master_key, parse_master_key
+from reference_services.master_key import check_master_key, local_master_key, parse_master_key
 
 KEY_FILE = "shield-master-key"
 """Name of the file in the state folder that holds the master key where none is configured."""
@@ -48,14 +48,7 @@ class ShieldConfig(SharedConfig):
     @field_validator("shield_master_key")
     @classmethod
     def _check_master_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        text = value.get_secret_value()
-        if text:
-            parse_master_key(text)
-        elif info.data.get("env") == "production":
-            raise ValueError(
-                "it is missing, and production makes none; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
-            )
-        return value
+        return check_master_key(value, info.data.get("env"))
 
     @field_validator("shield_grpc_url", mode="after")
     @classmethod

@@ -102,7 +102,8 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
 
     @rpc(permission="shield:verify", tenant="none", timeout=5.0)
     async def get_keys(self, request: pb.GetKeysRequest, call: Call) -> pb.GetKeysResponse:
-        """Gives the keys that verify tokens."""
+        """Gives the keys that verify tokens, as the database has them now, whichever replica changed them."""
+        await self.authority.bulletin.look()
         response = pb.GetKeysResponse(keys=messages.keys_of(self.authority.keys))
         response.max_age.FromSeconds(KEYS_MAX_AGE_S)
         return response
@@ -113,7 +114,10 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         """Gives what is revoked, and each revocation as it comes."""
         bulletin = self.authority.bulletin
-        same = request.log_id == bulletin.revisions.log_id
+        if request.after_revision > bulletin.revisions.revocations:
+            await bulletin.look()
+        there = bulletin.revisions
+        same = request.log_id == there.log_id and request.after_revision <= there.revocations
         known, reset = (request.after_revision, False) if same else (0, True)
         while True:
             seen = bulletin.revisions

@@ -11,10 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from reference_services.shield.audit import Chain, Entry, Event, Mark
 from reference_services.shield.model import Project, ProjectKey, Revisions, Revocation, SigningKey
-from reference_services.shield.sealing import Master
+from reference_services.shield.sealing import Master, Unreadable
 from reference_services.sqlite import Database, Schema, open_database
+
+log = structlog.get_logger("reference_services.shield")
 
 _FIRST = """
 CREATE TABLE project (project_id TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
@@ -61,6 +65,15 @@ class SQLiteStorage:
     async def find_project(self, project_id: str) -> Project | None:
         """See `ProjectStore.find_project`."""
         return await self._database.read(lambda db: self._find(db, project_id))
+
+    async def known_projects(self) -> Sequence[Project]:
+        """See `ProjectStore.known_projects`."""
+
+        def work(db: sqlite3.Connection) -> list[Project]:
+            names = [row[0] for row in db.execute("SELECT project_id FROM project").fetchall()]
+            return [project for name in names if (project := self._opened(db, name)) is not None]
+
+        return await self._database.read(work)
 
     async def list_projects(self, after: str, limit: int) -> Sequence[Project]:
         """See `ProjectStore.list_projects`."""
@@ -230,6 +243,16 @@ class SQLiteStorage:
 
     def _sealed(self, project_id: str, key: ProjectKey) -> bytes:
         return self._master.seal(key.token + key.proof, _place(project_id, key.kid))
+
+    def _opened(self, db: sqlite3.Connection, project_id: str) -> Project | None:
+        """A project; one that was damaged is told of, and keeps nobody from the others."""
+        try:
+            return self._find(db, project_id)
+        except Unreadable:
+            log.error(
+                "keys of a project do not open, and it gets nothing: write them anew", project=project_id
+            )
+            return None
 
     def _find(self, db: sqlite3.Connection, project_id: str) -> Project | None:
         row = db.execute("SELECT facts FROM project WHERE project_id = ?", (project_id,)).fetchone()

@@ -16,6 +16,10 @@ class ProjectStore(Protocol):
         """A project with its keys, or None."""
         ...
 
+    async def known_projects(self) -> Sequence[Project]:
+        """All projects with their keys."""
+        ...
+
     async def list_projects(self, after: str, limit: int) -> Sequence[Project]:
         """Projects behind a name, in order of their names, without the bytes of their keys."""
         ...

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
-from reference_services.master_key import parse_master_key
+from reference_services.master_key import check_master_key
 from reference_services.zero.detectors import REGIONS
 
 
@@ -41,14 +41,7 @@ class ZeroConfig(SharedConfig):
     @field_validator("zero_master_key")
     @classmethod
     def _check_master_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        text = value.get_secret_value()
-        if text:
-            parse_master_key(text)
-        elif info.data.get("env") == "production":
-            raise ValueError(
-                "it is missing, and production makes none; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
-            )
-        return value
+        return check_master_key(value, info.data.get("env"))
 
     @field_validator("zero_default_region")
     @classmethod

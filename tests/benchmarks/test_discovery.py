@@ -63,10 +63,10 @@ def test_costs_are_told_for_each_number_of_instances_on_both_sides(
     assert [row["instances"] for row in discovery[3]] == ["20", "100"]
 
 
-def test_each_target_is_told_with_what_was_found(discovery: list[list[dict[str, str]]]) -> None:
+def test_each_aim_is_told_with_what_was_found(discovery: list[list[dict[str, str]]]) -> None:
     assert len(discovery[4]) == 8
     for row in discovery[4]:
-        limit, found = (float(row[name].strip("≤ ").split()[0]) for name in ("target", "found"))
+        limit, found = float(row["aim"].partition("≤ ")[2].split()[0]), float(row["found"].split()[0])
         assert found > 0
         assert row["met"] == ("yes" if found <= limit else "NO"), row
 

@@ -10,7 +10,7 @@ def test_a_call_from_here_is_explained_layer_by_layer(greeting) -> None:
     done = greeting("explain", "greeter", COLUMNS="200")
     assert done.code == 0, done.err
     layers = re.findall(r"^  [1-9] (\w+)", done.out, re.MULTILINE)
-    assert layers == ["deadline", "retry", "pick", "sign", "send"]
+    assert layers == ["deadline", "retry", "token", "pick", "sign", "send"]
     assert "over 1 of 1 endpoints" in done.out
     assert re.search(r"greeter-\w+ +127\.0\.0\.1:\d+ +eu-1 +serving +yes +open", done.out)
 

@@ -15,7 +15,7 @@ def surroundings(folder: Path) -> dict[str, str]:
 
 def test_the_demo_does_all_that_it_says(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "meshkit", "demo"],
+        [sys.executable, "-m", "meshkit", "demo", "--reads", "20"],  # other tests run beside it
         cwd=tmp_path,
         env=surroundings(tmp_path),
         capture_output=True,

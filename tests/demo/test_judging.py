@@ -33,7 +33,7 @@ def test_the_rate_is_that_of_the_time_asked_for() -> None:
 
 def test_steady_reads_while_brain_was_short_of_a_replica_are_well(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
-    _judge_reads(tally(*steady(100.0, 110.0)), HARVEST, report)
+    _judge_reads(tally(*steady(100.0, 110.0)), HARVEST, report, PER_SECOND)
     assert report.failed == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "1000 answered, 0 failed; 100 a second in the 5.0 s from the kill on" in said
@@ -51,7 +51,7 @@ def test_too_few_reads_while_it_was_fail_with_the_reason(
     capsys: pytest.CaptureFixture[str], moments: list[float], rate: str
 ) -> None:
     report = Report()
-    _judge_reads(tally(*moments), HARVEST, report)
+    _judge_reads(tally(*moments), HARVEST, report, PER_SECOND)
     said = " ".join(capsys.readouterr().out.split())
     assert report.failed == 1
     assert f"; {rate}" in said
@@ -61,7 +61,7 @@ def test_too_few_reads_while_it_was_fail_with_the_reason(
 def test_one_failed_read_fails_it(capsys: pytest.CaptureFixture[str]) -> None:
     report, reads = Report(), tally(*steady(100.0, 110.0))
     reads.failures.append("UNAVAILABLE: nobody")
-    _judge_reads(reads, HARVEST, report)
+    _judge_reads(reads, HARVEST, report, PER_SECOND)
     assert report.failed == 1
     assert "1 failed: UNAVAILABLE: nobody" in " ".join(capsys.readouterr().out.split())
 

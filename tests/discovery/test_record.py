@@ -78,7 +78,7 @@ def test_an_older_record_may_lack_what_has_a_default() -> None:
         ({"instance_id": "brain-2"}, "claims to be"),
         ({"address": "nowhere"}, "not host:port"),
         ({"state": "resting"}, "state 'resting' is not known"),
-        ({"weight": 0}, "not above 0"),
+        ({"weight": 0}, "no number above 0"),
         ({"weight": True}, "not a finite number"),
         ({"weight": 10**400}, "not a finite number"),
         ({"tenants": "acme"}, "not a list of texts"),

@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = tuple(sorted((ROOT / "examples").glob("*/README.md")))
 """Pages that begin in a copy of the folder that they are in."""
 
+NODE = ROOT / "examples" / "node" / "README.md"
+"""What it needs is not always there: `tests/node` has it, and runs the page."""
+
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXAMPLES)
 """All pages that the project shows to its users."""
 

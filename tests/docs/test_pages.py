@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import EXAMPLES, KINDS, PAGES, ROOT, Block, read
+from tests.docs.pages import EXAMPLES, KINDS, NODE, PAGES, ROOT, Block, read
 from tests.docs.terminal import ANY, Terminal, Typed, beginning, commands, matches
 
-SEVERAL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES]
+SEVERAL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES if path != NODE]
 
 
 @pytest.mark.parametrize("path", SEVERAL)

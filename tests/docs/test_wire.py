@@ -144,11 +144,28 @@ def test_every_refusal_of_the_serving_side_is_in_the_table() -> None:
     assert sorted(reason for reason in named if f"`{reason}`" not in PAGE) == []
 
 
+OF_SERVICES, OF_CALLERS = "| status | reason |", "A caller's own mesh gives these"
+
+
+def listed(beginning: str, end: str) -> set[str]:
+    """The reasons of the table between two texts of the page."""
+    table = PAGE[PAGE.index(beginning) : PAGE.index(end)]
+    cells = re.findall(r"^\|[^|]*\|([^|]*)\|", table, re.MULTILINE)
+    return set(re.findall(r"`([A-Z_]+)`", "".join(cells)))
+
+
 def test_every_reason_in_the_table_is_one_of_the_code() -> None:
-    table = PAGE[PAGE.index("| status | reason |") : PAGE.index("Other reasons are the service")]
-    listed = set(re.findall(r"`([A-Z_]+)`", "".join(re.findall(r"^\|[^|]*\|([^|]*)\|", table, re.MULTILINE))))
     elsewhere = {"DEADLINE_EXCEEDED", "INTERNAL"}  # the status is the reason
-    assert sorted(listed - reasons_of_the_code() - elsewhere - ADMISSION) == []
+    assert sorted(listed(OF_SERVICES, OF_CALLERS) - reasons_of_the_code() - elsewhere - ADMISSION) == []
+
+
+def test_every_reason_of_a_callers_own_mesh_is_one_of_the_code() -> None:
+    places = [ROOT / "meshkit" / place for place in ("balancing", "resilience", "transport")]
+    code = "".join(file.read_text("utf-8") for place in places for file in place.rglob("*.py"))
+    code += (ROOT / "meshkit" / "calling.py").read_text("utf-8")
+    reasons = listed(OF_CALLERS, "Other reasons are the service")
+    assert len(reasons) > 10
+    assert sorted(reason for reason in reasons if f'"{reason}"' not in code) == []
 
 
 # A client from the page alone: nothing of meshkit below this line until the tests that call with it.

@@ -54,13 +54,16 @@ async def ask(server: LocalServer, *command: str | int) -> Any:
 # TLS
 
 
-def tls_server(folder: Path, certificates: Certificates, *, client_certificate: bool = False) -> LocalServer:
+def tls_server(
+    folder: Path, certificates: Certificates, *, client_certificate: bool = False, password: str = ""
+) -> LocalServer:
     """A server, not started, that speaks TLS only; its URL names the authority, and the client's certificate.
 
     Args:
         folder: Its folder.
         certificates: What it shows, and what it trusts.
         client_certificate: Whether it wants one of its clients.
+        password: What it asks for; empty for nothing.
     """
     port = free_port()
     lines = _tls_lines(port, certificates, auth_clients=client_certificate)
@@ -68,7 +71,7 @@ def tls_server(folder: Path, certificates: Certificates, *, client_certificate: 
     if client_certificate:
         client = quote(str(certificates.client))
         options += f"&ssl_certfile={client}&ssl_keyfile={client}"
-    return LocalServer(folder, port=port, config=lines, scheme="rediss", options=options)
+    return LocalServer(folder, port=port, password=password, config=lines, scheme="rediss", options=options)
 
 
 def _tls_lines(port: int, certificates: Certificates, *, auth_clients: bool = False) -> list[str]:

@@ -11,6 +11,7 @@ from meshkit.redis import subscriptions as module
 from meshkit.redis.database import Database
 from meshkit.redis.server import LocalServer
 from meshkit.redis.subscriptions import Feed, Interrupted, Subscriptions
+from meshkit.redis.trouble import RedisTrouble
 
 
 @pytest.fixture
@@ -172,3 +173,18 @@ async def test_closing_leaves_no_task(redis_server: LocalServer) -> None:
     await subscriptions.close()
     await database.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_nothing_is_dialled_once_it_is_closed(redis_server: LocalServer) -> None:
+    database = Database(RedisUrl.parse(redis_server.url))
+    late = [asyncio.create_task(database.execute("PING")) for _ in range(100)]
+    await late[0]
+    await database.close()
+    outcomes = await asyncio.gather(*late, return_exceptions=True)
+    assert all(outcome is True or isinstance(outcome, RedisTrouble) for outcome in outcomes)
+    with pytest.raises(RedisTrouble, match="closed on this side"):
+        await database.execute("PING")
+    with pytest.raises(RedisTrouble, match="closed on this side"):
+        await database.dedicated()
+    async with Redis.from_url(redis_server.url) as client:
+        assert len(await client.client_list()) == 1

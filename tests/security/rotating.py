@@ -49,10 +49,11 @@ class Callers:
             await asyncio.gather(*self._under_way)
 
     async def calls(self, count: int) -> None:
-        """Waits until so many more calls were made."""
+        """Waits until so many more calls were made, and those that were under way have ended."""
         until = self.made + count
         while self.made < until:
             await asyncio.sleep(0.005)
+        await asyncio.gather(*tuple(self._under_way))
 
     async def _tick(self) -> None:
         began, begun = time.monotonic(), 0

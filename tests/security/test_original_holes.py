@@ -15,6 +15,7 @@ from meshkit.testing import LocalMesh
 from tests.redis.servers import client_of
 from tests.security.handmade import SECRET, SETTINGS, Handmade, b64, call
 from tests.security.services import BODY, GREET, GREET_ALL, GREET_MANY, Echo
+from tests.security.test_shared_nonces import be_patient
 
 SHOP = Handmade("echo", "the-secret-of-the-shop-that-is-not-ours", "shop", "s1", name="till")
 ME = Handmade("echo")
@@ -78,6 +79,7 @@ async def test_a_replay_is_refused_by_every_replica(tmp_path: Path) -> None:
     async with LocalServer(tmp_path / "redis") as server:
         local = LocalMesh(Echo, replicas=2, settings={**SETTINGS, "redis_url": server.url})
         async with local:
+            be_patient(local)
             addresses = [local.service(each).instance for each in local.instances]
             headers = ME.headers(GREET_ALL, None)
             reasons = [

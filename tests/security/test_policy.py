@@ -115,7 +115,13 @@ async def test_a_service_without_one_pays_nothing() -> None:
         counts = {
             type(replica.service).__name__: len(
                 layers(
-                    replica.service, replica.service.definition.rpcs[0], replica._guard, replica.admission, 60
+                    replica.service,
+                    replica.service.definition.rpcs[0],
+                    replica._guard,
+                    replica.admission,
+                    replica.refusals,
+                    stream_max_age=60,
+                    namespace="contextunity",
                 )
             )
             for replica in local._running.values()

@@ -6,8 +6,9 @@ import struct
 import pytest
 from structlog.testing import capture_logs
 
-from tests.security.handmade import Handmade
-from tests.security.services import BODY, GREET
+from meshkit.testing import LocalMesh
+from tests.security.handmade import SETTINGS, Handmade
+from tests.security.services import BODY, GREET, Echo, Front
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -80,4 +81,16 @@ async def test_values_that_are_not_visible_ascii_are_refused(
 async def test_the_same_bytes_with_visible_values_are_let_in(address: str, caller: Handmade) -> None:
     pairs = [(key.encode(), value.encode()) for key, value in caller.headers(GREET, BODY)]
     said = await answer(address, pairs)
+    assert b"grpc-status\x010" in said
+
+
+@pytest.mark.parametrize("key", [b"baggage", b"tracestate"])
+async def test_what_cannot_be_sent_on_breaks_no_call_that_the_service_makes(key: bytes) -> None:
+    mesh = LocalMesh(Front, Echo, settings=SETTINGS)
+    async with mesh:
+        front = next(mesh.service(each).instance for each in mesh.instances if each.startswith("front"))
+        assert front is not None
+        pairs = [(name.encode(), text.encode()) for name, text in Handmade("front").headers(GREET, BODY)]
+        trace = (b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")
+        said = await answer(front.address, [*pairs, trace, (key, b"a=\xff\xfe")])
     assert b"grpc-status\x010" in said

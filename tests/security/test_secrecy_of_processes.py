@@ -93,7 +93,10 @@ async def meshkit(folder: Path, environ: dict[str, str], *words: str, given: str
         env=environ, cwd=folder,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    line = Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " ")
+    while (line := Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " ")).split()[-1:] != [
+        *words
+    ][-1:]:
+        await asyncio.sleep(0.001)  # it is about to become that program
     out, _ = await process.communicate(given.encode())
     return out.decode(), line
 
@@ -116,18 +119,12 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
             grants = ("--permission", "*", "--subject", "*")
             for words in (
                 (*add, *grants),
-                ("projects", "list"),
                 ("projects", "list", "--json"),
                 ("keys", "list"),
                 ("config", "explain"),
-                ("config", "explain", "--json"),
-                ("config", "check"),
-                ("services",),
                 ("explain", "echo", "--json"),
-                ("health",),
                 ("registry", "list", "--json"),
                 ("call", "echo/meshkit.v1.MeshService/Describe", "{}"),
-                ("revoke", "token", "an-id"),
                 ("revoke", "list", "--json"),
             ):
                 if json == "false" or "add" in words:

@@ -45,6 +45,18 @@ async def test_who_may_not_ask_is_refused() -> None:
         assert caught.value.reason == "PERMISSION_MISSING"
 
 
+async def test_what_was_refused_is_counted_and_what_the_service_raises_itself_is_not() -> None:
+    local = LocalMesh(Probe)
+    async with local as mesh:
+        for _ in range(3):
+            with pytest.raises(PermissionDenied):
+                await mesh.client(ProbeClient, permissions=("other:*",)).write(Text(value="x"))
+        with pytest.raises(NotFound):
+            await inspector(mesh).list_pools(pb.ListPoolsRequest(services=["brain"]))
+        told = await inspector(mesh).describe(pb.DescribeRequest())
+    assert dict(told.refusals) == {"PERMISSION_MISSING": 3}
+
+
 async def test_it_needs_no_tenant() -> None:
     async with LocalMesh(Probe, tenant="") as mesh:
         assert (await inspector(mesh).list_pools(pb.ListPoolsRequest())).pools == []

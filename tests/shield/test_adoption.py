@@ -1,6 +1,7 @@
 """A grpc.aio server and a channel that are not ours, in Shield mode."""
 
 import json
+import time
 
 import grpc
 import pytest
@@ -44,6 +45,14 @@ async def test_a_server_that_is_not_ours_takes_tokens_of_shield_only(shield: Pla
     finally:
         await server.stop(0)
         await guard.close()
+
+
+async def test_what_is_revoked_stays_so_as_long_as_tokens_may_last_by_the_settings() -> None:
+    config = SharedConfig(token_max_ttl_s=86400, clock_skew_s=600, **SETTINGS)
+    revocations = MeshInterceptor("greeter", demands={}, config=config)._guard.verifier.revocations
+    until = time.time() + 86400
+    revocations.revoke_token("j1", until)
+    assert revocations._tokens == {"j1": until}
 
 
 @pytest.mark.parametrize("name", ["authority", "protocol"])

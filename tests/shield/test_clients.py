@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
 from meshkit import MeshError, PermissionDenied, Unauthenticated, Unavailable
 from meshkit.call import BLANK, Call, Deadline, Principal
@@ -179,6 +180,16 @@ async def test_a_token_is_renewed_in_the_background_and_used_meanwhile(
     assert len(fake.asked) == 2
 
 
+async def test_a_short_token_is_renewed_before_it_ends_by_whole_seconds(
+    tokens: ShieldTokens, fake: FakeShield, clock: Clock
+) -> None:
+    fake.lifetime = 2
+    clock.now = int(clock.now) + 0.95
+    first = await obtained(tokens)
+    ends = peek(first.text)[1]["exp"]
+    assert first.renew_at < ends < first.expires_at
+
+
 async def test_a_token_in_use_is_renewed_without_a_call_and_an_unused_one_is_forgotten(
     fake: FakeShield, clock: Clock
 ) -> None:
@@ -277,7 +288,10 @@ async def test_on_behalf_of_somebody_a_token_is_exchanged_and_not_renewed(
 
 
 async def test_nothing_secret_is_in_a_repr(tokens: ShieldTokens) -> None:
-    minted = await obtained(tokens)
+    minted = await obtained(tokens, CALL.having(subject_token="theirs"))
+    ((scope, slot),) = tokens._slots.items()
+    assert slot.timer is not None
+    assert "theirs" not in f"{scope} {slot.timer!r}"
     assert minted.text not in repr(minted)
     assert "private" not in repr(minted).lower()
 
@@ -338,6 +352,16 @@ async def test_known_keys_verify_while_shield_is_away(
     with pytest.raises(Unavailable) as caught:
         await ring.find("shield", "k2")
     assert (caught.value.reason, caught.value.unprocessed) == ("SHIELD_UNREACHABLE", True)
+    assert "50055" not in str(caught.value)
+
+
+async def test_what_shield_says_of_a_service_is_not_told_to_its_callers(
+    ring: ShieldRing, fake: FakeShield
+) -> None:
+    fake.failure = PermissionDenied("project local is disabled", reason="PROJECT_DISABLED")
+    with pytest.raises(Unavailable) as caught:
+        await ring.find("shield", "k1")
+    assert caught.value.reason == "SHIELD_UNREACHABLE"
 
 
 async def test_a_key_that_shield_retires_is_known_as_such(
@@ -352,6 +376,31 @@ async def test_a_key_that_shield_retires_is_known_as_such(
     row = await ring.find("shield", "k1")
     assert row is not None
     assert row.status is KeyStatus.RETIRED
+
+
+async def test_a_retired_key_is_asked_about_until_there_is_an_answer(
+    ring: ShieldRing, fake: FakeShield, clock: Clock
+) -> None:
+    await ring.find("shield", "k1")
+    generation = ring.generation
+    fake.states["k1"] = shield.KEY_STATE_RETIRED
+    fake.failure = Unavailable("it is busy")
+    clock.now += 2
+    ring.refresh()
+    await until(lambda: _true(len(fake.asked) == 2))
+    fake.failure = None
+    await until(lambda: _true(ring.generation != generation))
+    row = await ring.find("shield", "k1")
+    assert row is not None
+    assert row.status is KeyStatus.RETIRED
+
+
+async def test_nothing_is_asked_once_it_is_closed(ring: ShieldRing, fake: FakeShield, clock: Clock) -> None:
+    await ring.find("shield", "k1")
+    await ring.close()
+    clock.now += 3600
+    assert await ring.find("shield", "k1") is not None
+    assert ring._timer is None
 
 
 def message(revision: int, **facts: Any) -> shield.WatchRevocationsResponse:
@@ -380,4 +429,14 @@ async def test_the_feed_goes_on_where_it_broke_off(fake: FakeShield) -> None:
     assert (fake.watched[1].log_id, fake.watched[1].after_revision) == ("log", 7)
     fake.news.put_nowait(message(7, keys_revision=2))
     await until(lambda: _true(len(changes) == 2))
+    await feed.close()
+
+
+async def test_a_feed_that_ends_by_a_fault_says_so(fake: FakeShield) -> None:
+    feed = Feed(lambda: fake, Revocations(), lambda: None, address="shield:50055")
+    with capture_logs() as logs:
+        feed.start()
+        fake.news.put_nowait(shield.GetKeysResponse())  # type: ignore[arg-type]  # no news
+        await until(lambda: _true(logs))
+    assert (logs[0]["log_level"], logs[0]["task"]) == ("error", "meshkit shield revocations")
     await feed.close()

@@ -184,14 +184,17 @@ def test_without_a_database_there_is_nothing_to_verify(tmp_path: Path) -> None:
     assert (done.returncode, "cannot be read as Shield's database" in done.stderr) == (1, True)
 
 
-def test_a_mesh_comes_up_with_a_shield_and_everything_uses_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--tls", "--redis")])
+def test_a_mesh_comes_up_with_a_shield_and_everything_uses_it(tmp_path: Path, more: tuple[str, ...]) -> None:
     state = tmp_path / "state"
-    running = Up(state, "--shield", "main:Greeter")
+    running = Up(state, "--shield", *more, "main:Greeter")
     try:
         running.until("a Shield of its own; for programs beside it: CU_SHIELD_GRPC_URL=127.0.0.1:")
         running.until("greeter 1/1")
         greeted = meshkit(state, "call", "greeter/Greet", '{"name": "Ada"}')
         assert "Hello Ada" in greeted.stdout, greeted.stderr
+        explained = meshkit(state, "explain", "greeter").stdout
+        assert "token     from Shield at 127.0.0.1:" in explained
         by_hand = meshkit(state, "call", "greeter/Greet", '{"name": "Ada"}', CU_SHIELD_GRPC_URL="127.0.0.1:1")
         assert "SHIELD_UNREACHABLE" in by_hand.stderr
         scaled = meshkit(state, "scale", "shield=2")
@@ -207,7 +210,7 @@ def test_a_mesh_comes_up_with_a_shield_and_everything_uses_it(tmp_path: Path) ->
 
 def test_the_demos_job_runs_with_a_shield(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "meshkit", "demo", "--shield"],
+        [sys.executable, "-m", "meshkit", "demo", "--shield", "--reads", "20"],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "COLUMNS": "400"},
         capture_output=True,

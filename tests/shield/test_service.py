@@ -3,16 +3,19 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
-from meshkit import Mesh, MeshError
+from meshkit import Mesh, MeshError, Principal
 from meshkit.protocol import ShieldClient
 from meshkit.protocol import shield as pb
 from meshkit.security.keys import service_keys
 from meshkit.security.tokens import peek
+from reference_services.shield import bulletin
 from reference_services.shield.config import ShieldConfig
 from tests.shield.bound import public
 from tests.shield.conftest import SECRET, Place, running
@@ -115,6 +118,34 @@ async def test_who_is_not_known_or_not_who_it_says_gets_nothing(shield: Place) -
         assert await refused(client.issue_token(request)) == "KEY_RETIRED"
 
 
+async def test_who_has_proved_nothing_has_no_look_at_the_database(
+    shield: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(shield, shop())
+    looks: list[str] = []
+    storage = shield.authority._storage
+    monkeypatch.setattr(storage, "find_project", looks.append)
+    request = pb.IssueTokenRequest(scope=scope(), public_key=KEY)
+    async with calling(shield, secret=f"unknown:{SHOP_SECRET}") as client:
+        assert await refused(client.issue_token(request)) == "KEY_UNKNOWN"
+    async with calling(shield, secret="s1:another-secret-of-the-same-name-0000001") as client:
+        assert await refused(client.issue_token(request)) == "TOKEN_SIGNATURE"
+    assert looks == []
+
+
+async def test_a_project_whose_keys_were_damaged_keeps_nobody_else_out(shield: Place) -> None:
+    await put(shield, shop())
+    damage = "UPDATE project_key SET sealed = zeroblob(92)"
+    await shield.authority._storage._database.execute(damage)
+    with capture_logs() as logs:
+        await put(shield, shop(project_id="bank"))
+    assert [entry["project"] for entry in logs if entry["log_level"] == "error"] == ["shop"]
+    async with calling(shield) as client:
+        request = pb.IssueTokenRequest(scope=scope(), public_key=KEY)
+        assert await refused(client.issue_token(request)) == "KEY_UNKNOWN"
+    assert len((await shield.client.list_projects(pb.ListProjectsRequest())).projects) == 2
+
+
 async def test_a_disabled_project_gets_nothing(shield: Place) -> None:
     await put(shield, shop())
     await put(shield, shop(keys=[], disabled=True), keep_keys=True)
@@ -136,6 +167,25 @@ async def test_only_shields_own_project_operates_it_unless_a_project_is_granted_
     await put(shield, shop(permissions=["brain:*", "shield:revoke"]))
     async with calling(shield) as client:
         await client.revoke(pb.RevokeRequest(project_id="shop"))
+
+
+async def test_nobody_operates_shield_by_the_word_of_a_keys_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.touch(0o600)
+    everything = 'tenants = ["*"], permissions = ["*"], subjects = ["*"], delegate = ["*"]'
+    row = f'project = "shop"\nkid = "s1"\nsecret = "{SHOP_SECRET}"\ngrants = {{ {everything} }}'
+    file.write_text(f"[[key]]\n{row}\n")
+    async with running(project_keys_file=file) as place, calling(place) as client:
+        assert await refused(client.put_project(pb.PutProjectRequest(project=shop()))) == "KEY_UNKNOWN"
+        await put(place, shop())
+        assert await refused(client.put_project(pb.PutProjectRequest(project=shop()))) == "GRANT_EXCEEDED"
+
+
+async def test_projects_get_tokens_while_redis_is_away() -> None:
+    settings = {"redis_url": "redis://127.0.0.1:1/0", "redis_secret_key": f"k1:{'A' * 42}E"}
+    async with running(**settings) as place, calling(place) as client:
+        await put(place, shop())
+        await client.issue_token(pb.IssueTokenRequest(scope=scope(), public_key=KEY))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +267,34 @@ async def test_revocations_are_told_from_where_the_watcher_was(shield: Place) ->
         assert (again.reset, len(again.revocations)) == (True, 2)
 
 
+async def test_a_watcher_that_knows_more_than_a_database_that_was_put_back_is_told_all(shield: Place) -> None:
+    client = shield.client
+    await client.revoke(pb.RevokeRequest(token_id="j1"))
+    log_id = shield.authority.bulletin.revisions.log_id
+    request = pb.WatchRevocationsRequest(log_id=log_id, after_revision=9)
+    async with client.watch_revocations(request) as news:
+        messages = aiter(news)
+        first = await anext(messages)
+        assert (first.reset, first.revision, len(first.revocations)) == (True, 1, 1)
+        await client.revoke(pb.RevokeRequest(token_id="j2"))
+        second = await anext(messages)
+        assert [each.token.token_id for each in second.revocations] == ["j2"]
+
+
+async def test_keys_are_those_of_now_whichever_replica_changed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulletin, "LOOK_S", 3600.0)
+    settings = {
+        "shield_database_url": f"sqlite:///{tmp_path}/shield.sqlite",
+        "shield_master_key": "A" * 42 + "E",
+    }
+    async with running(**settings) as one, running(**settings) as other:
+        await one.client.rotate_keys(pb.RotateKeysRequest(retire_others=True))
+        states = [key.state for key in (await other.client.get_keys(pb.GetKeysRequest())).keys]
+        assert sorted(states) == [pb.KEY_STATE_ACTIVE, pb.KEY_STATE_RETIRED]
+
+
 async def test_a_revocation_of_nothing_is_refused(shield: Place) -> None:
     for request in (
         pb.RevokeRequest(),
@@ -259,6 +337,36 @@ async def test_a_revoked_token_is_not_exchanged(shield: Place) -> None:
     await shield.client.revoke(pb.RevokeRequest(token_id=token_id))
     request = pb.ExchangeTokenRequest(subject_token=issued.issued.token, scope=scope(), public_key=KEY)
     assert await refused(shield.client.exchange_token(request)) == "SUBJECT_TOKEN_REVOKED"
+
+
+async def test_a_project_that_is_revoked_during_an_exchange_gets_no_newer_token_by_it(
+    shield: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = await shield.client.issue_token(pb.IssueTokenRequest(scope=scope("client"), public_key=KEY))
+    storage = shield.authority._storage
+    asked = storage.is_revoked
+
+    async def overtaken(*arguments: Any) -> bool:
+        monkeypatch.undo()
+        answer = await asked(*arguments)
+        await shield.authority.revoke(Principal("local", "operator"), project_id="local")
+        return answer
+
+    monkeypatch.setattr(storage, "is_revoked", overtaken)
+    request = pb.ExchangeTokenRequest(subject_token=issued.issued.token, scope=scope(), public_key=KEY)
+    assert await refused(shield.client.exchange_token(request)) == "SUBJECT_TOKEN_REVOKED"
+
+
+async def test_what_is_revoked_stays_so_for_tokens_that_were_issued_under_longer_terms() -> None:
+    async with running(shield_token_ttl_s=10) as place:
+        authority = place.authority
+        await place.client.revoke(pb.RevokeRequest(token_id="j1"))
+        await place.client.revoke(pb.RevokeRequest(project_id="shop"))
+        (token, _) = before = await authority.revoked_after(0, 10)
+        assert token.moment >= time.time() + 3600
+        authority._clock = lambda: time.time() + 3600
+        await authority.sweep()
+        assert await authority.revoked_after(0, 10) == before
 
 
 async def test_what_is_over_is_deleted_and_the_log_holds(shield: Place) -> None:

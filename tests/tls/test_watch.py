@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from tests.certificates import Signed, Signer, write_private
 from tests.tls.parts import Files, settings
 
 DAY = 86400.0
+
+
+CURVE = bytes.fromhex("06082a8648ce3d030107")
+"""That of test certificates, as it is written in them: prime256v1."""
+
+
+def patch(file: Path, old: bytes, new: bytes) -> None:
+    """Changes bytes within a certificate."""
+    der = ssl.PEM_cert_to_DER_cert(file.read_text())
+    assert old in der
+    file.write_text(ssl.DER_cert_to_PEM_cert(der.replace(old, new, 1)))
 
 
 class Now:
@@ -100,6 +112,8 @@ def test_a_pair_of_which_half_is_new_waits_for_the_other_half(files: Files, auth
         lambda files, authority: files.ca.write_bytes(Signer().pem),
         lambda files, authority: files.ca.write_bytes(b""),
         lambda files, authority: files.key.chmod(0o644),
+        lambda files, authority: patch(files.certificate, CURVE, CURVE[:-1] + b"\x63"),
+        lambda files, authority: patch(files.certificate, b"\x82\x12brain", b"\x1f\x12brain"),
     ],
     ids=[
         "half a certificate",
@@ -112,6 +126,8 @@ def test_a_pair_of_which_half_is_new_waits_for_the_other_half(files: Files, auth
         "another authority",
         "no authority",
         "a key that all can read",
+        "an unknown curve",
+        "a name that is none",
     ],
 )
 def test_what_is_wrong_is_not_taken_and_said_once(files: Files, authority: Signer, spoil: Any) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Coroutine
 from contextvars import Context
 from copy import copy
 from typing import Any, TypeVar
+
+import structlog
 
 from meshkit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 
@@ -14,6 +17,8 @@ T = TypeVar("T")
 
 TIMEOUT_S = 3.0
 """Seconds that Shield has to answer."""
+
+log = structlog.get_logger("meshkit.security")
 
 
 def asked(question: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
@@ -67,6 +72,10 @@ def unreachable(shield: str, why: str) -> Unavailable:
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
-    """Takes note of a failure that nobody may be left to be told of."""
-    if not task.cancelled():
-        task.exception()
+    """Takes note of a failure that nobody may be left to be told of; one that has no place here the log has."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, MeshError):
+        told = "".join(traceback.format_exception(error))
+        log.error(
+            "asking Shield ended in a fault: restart this service", task=task.get_name(), exception=told
+        )

@@ -51,6 +51,7 @@ class Feed:
         self._following: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
         self._backoff = Backoff(first=0.1, most=2.0)
+        self._broken = False
         self._told = False
 
     def start(self) -> None:
@@ -76,7 +77,9 @@ class Feed:
             try:
                 await self._watch()
             except MeshError as error:
-                self._tell(str(error))
+                if self._broken:  # a stream ends by its age, or with a replica: the next one may well hold
+                    self._tell(str(error))
+            self._broken = True
             await asyncio.sleep(self._backoff.failed())
 
     async def _watch(self) -> None:
@@ -102,6 +105,7 @@ class Feed:
             self._revocations.have_been_read(SOURCE)
             self._known.set()
             self._backoff.succeeded()
+            self._broken = False
             if self._told:
                 log.info("revocations of Shield are followed again", shield=self._address)
             self._told = False

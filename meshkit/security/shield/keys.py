@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from copy import copy
 from dataclasses import dataclass
 
 import structlog
@@ -20,7 +19,7 @@ from meshkit.errors import MeshError, Unauthenticated, Unavailable
 from meshkit.protocol import ShieldClient, shield
 from meshkit.security.bound import ISSUER
 from meshkit.security.keys import KeyRow, KeyStatus
-from meshkit.security.shield.asking import TIMEOUT_S, asked, explained, outcome
+from meshkit.security.shield.asking import TIMEOUT_S, asked, outcome
 
 REFETCH_S = 1.0
 """Seconds between two times that Shield is asked."""
@@ -78,10 +77,11 @@ class ShieldRing:
         self._known: dict[str, _Known] = {}
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._fetching: asyncio.Task[None] | None = None
-        self._failure: MeshError | None = None
+        self._failing = False
         self._timer: asyncio.TimerHandle | None = None
         self._fetched_at = float("-inf")
         self._due_at = float("-inf")
+        self._closed = False
         self.generation = 0
         self.fetches = 0
         self.ready: Callable[[], Awaitable[None]] = _at_once
@@ -112,14 +112,15 @@ class ShieldRing:
         return known.at(self._clock())
 
     def refresh(self) -> None:
-        """Asks for the keys in the background, as soon as that may be."""
-        if self._timer is None:
+        """Asks for the keys in the background, as soon as that may be, until they are had."""
+        if self._timer is None and not self._closed:
             wait = self._fetched_at + REFETCH_S - self._monotonic()
             wait = REFETCH_S if self._is_fetching() else max(wait, 0.0)
             self._timer = asyncio.get_running_loop().call_later(wait, self._refetch)
 
     async def close(self) -> None:
         """Ends what is under way."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._fetching is not None:
@@ -131,16 +132,24 @@ class ShieldRing:
         if self._is_fetching():
             self.refresh()
         else:
-            self._fetch()
+            self._fetch().add_done_callback(self._refresh_if_failed)
+
+    def _refresh_if_failed(self, fetching: asyncio.Task[None]) -> None:
+        """Asks until there is an answer: one of the keys that are known may be retired by now."""
+        if not fetching.cancelled() and fetching.exception() is not None:
+            self.refresh()
 
     async def _look_for(self, kid: str) -> None:
         """Asks Shield, where it may know the key now."""
         if self._monotonic() < self._unknown.get(kid, float("-inf")):
             return
         if self._is_fetching() or self._may_ask():
-            await outcome(self._fetch(), self._address, TIMEOUT_S)
+            try:
+                await outcome(self._fetch(), self._address, TIMEOUT_S)
+            except MeshError:
+                raise _not_to_be_had() from None
         else:
-            raise copy(self._failure) if self._failure is not None else self._too_soon()
+            raise _not_to_be_had() if self._failing else self._too_soon()
 
     def _note_unknown(self, kid: str) -> None:
         self._unknown[kid] = max(self._unknown.pop(kid, 0.0), self._fetched_at + UNKNOWN_S)
@@ -164,10 +173,12 @@ class ShieldRing:
         try:
             reply = await self._client().get_keys(shield.GetKeysRequest(), timeout=TIMEOUT_S)
         except MeshError as error:
-            log.warning("the keys of Shield cannot be had; those that are known hold", reason=str(error))
-            self._failure = explained(error, self._address)
-            raise self._failure from None
-        self._failure = None
+            if not self._failing:
+                what = "the keys of Shield cannot be had; those that are known hold"
+                log.warning(what, shield=self._address, reason=str(error))
+            self._failing = True
+            raise
+        self._failing = False
         self._due_at = self._monotonic() + reply.max_age.ToTimedelta().total_seconds()
         known = {key.kid: _known(key) for key in reply.keys if key.algorithm == "EdDSA"}
         if known.keys() != self._known.keys() or any(
@@ -184,6 +195,17 @@ class ShieldRing:
         error.unprocessed = True
         error.pushback = max(self._fetched_at + REFETCH_S - self._monotonic(), 0.0)
         return error
+
+
+def _not_to_be_had() -> MeshError:
+    """The refusal of a call whose key is not known. Its caller is not told where Shield is, nor what it says of us."""
+    error = Unavailable(
+        "the token's key is not known here, and Shield cannot be asked for it now",
+        reason="SHIELD_UNREACHABLE",
+    )
+    error.unprocessed = True
+    error.pushback = -1.0
+    return error
 
 
 async def _at_once() -> None:

@@ -41,6 +41,12 @@ class Scope(NamedTuple):
     permissions: tuple[str, ...]
     subject_token: str
 
+    def __repr__(self) -> str:
+        behalf = (
+            ", on behalf of somebody" if self.subject_token else ""
+        )  # asyncio shows what its timers are given
+        return f"Scope({self.service!r}, {self.tenant!r}, {self.permissions!r}{behalf})"
+
 
 class _Slot:
     """The token of one scope, and what happens to it.
@@ -216,15 +222,16 @@ class ShieldTokens:
                 subject_token=scope.subject_token, scope=wanted, public_key=self._public
             )
             exchanged = await self._client().exchange_token(exchange, timeout=TIMEOUT_S)
-            return self._minted(
-                exchanged.issued.token, renewal=1.0
-            )  # it ends with the subject's, renewed or not
+            return self._minted(exchanged.issued.token, renewed=False)  # it ends with the subject's
         issue = shield.IssueTokenRequest(scope=wanted, public_key=self._public)
         issued = await self._client().issue_token(issue, timeout=TIMEOUT_S)
-        return self._minted(issued.issued.token, renewal=RENEWAL)
+        return self._minted(issued.issued.token, renewed=True)
 
-    def _minted(self, token: str, renewal: float) -> Minted:
-        """The token with what calls are signed with; it ends by this process's clock, whatever Shield's says."""
+    def _minted(self, token: str, *, renewed: bool) -> Minted:
+        """The token with what calls are signed with; it ends by this process's clock, whatever Shield's says.
+
+        Its times are whole seconds, so it may end almost one sooner: by then it is to be renewed.
+        """
         header, claims = peek(token)
         now, lifetime = self._clock(), float(claims["exp"] - claims["iat"])
         return Minted(
@@ -234,6 +241,6 @@ class ShieldTokens:
             header["kid"],
             self._key,
             issued_at=now,
-            renew_at=now + lifetime * renewal,
+            renew_at=now + (max(lifetime - 1, lifetime / 2) * RENEWAL if renewed else lifetime),
             expires_at=now + lifetime,
         )

@@ -43,6 +43,26 @@ Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
 class DescribeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class RefusalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SERVICE_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
@@ -56,6 +76,7 @@ class DescribeResponse(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service."""
     instance_id: _builtins.str
@@ -88,6 +109,10 @@ class DescribeResponse(_message.Message):
     def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateExpiry]:
         """The certificates that it shows; none without TLS."""
 
+    @_builtins.property
+    def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many calls were refused before the service's own code saw them, by reason, since it started."""
+
     def __init__(
         self,
         *,
@@ -104,10 +129,11 @@ class DescribeResponse(_message.Message):
         budget: Global___Budget | None = ...,
         methods: _abc.Iterable[Global___ServedMethod] | None = ...,
         certificates: _abc.Iterable[Global___CertificateExpiry] | None = ...,
+        refusals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "methods", b"methods", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "methods", b"methods", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

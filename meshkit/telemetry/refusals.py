@@ -1,0 +1,76 @@
+"""Calls that were turned away before a service's own code saw them, told to whoever runs the service."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from meshkit.call import Call
+from meshkit.errors import MeshError
+from meshkit.pipeline import Exchange, Handler, Middleware
+
+PAUSE_S = 10.0
+"""Seconds after a line of the log in which there is no other for the same reason."""
+
+MAX_REASONS = 200
+"""Reasons that are told apart, for a team's own policy may make up any; further ones count as one."""
+
+OTHER = "OTHER"
+"""What further reasons count as."""
+
+
+class Refusals:
+    """The refusals of one instance. The log has the first of each reason, then one in a while: no flood can fill it.
+
+    Args:
+        clock: A monotonic clock, in seconds.
+
+    Attributes:
+        counts: How many there were, by reason.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts: Counter[str] = Counter()
+        self._clock = clock
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def note(self, error: MeshError, call: Call) -> None:
+        """Takes note of a refusal.
+
+        Args:
+            error: What the caller is told.
+            call: The call, as far as it is known.
+        """
+        known = error.reason in self.counts or len(self.counts) < MAX_REASONS
+        reason = error.reason if known else OTHER
+        self.counts[reason] += 1
+        now = self._clock()
+        at, count = self._told.get(reason, (float("-inf"), 0))
+        if now - at < PAUSE_S:
+            return
+        self._told[reason] = (now, self.counts[reason])
+        call.log.warning(
+            "a call was refused",
+            reason=error.reason,
+            why=error.message,
+            peer=call.peer.address,
+            others_since=self.counts[reason] - count - 1,
+        )
+
+
+def noting(refusals: Refusals) -> Middleware:
+    """The layer that notes what those within it refuse, up to the service's own code."""
+
+    def wrap(next: Handler) -> Handler:
+        async def noted(exchange: Exchange) -> None:
+            try:
+                await next(exchange)
+            except MeshError as error:
+                if not exchange.begun:
+                    refusals.note(error, exchange.call)
+                raise
+
+        return noted
+
+    return wrap

@@ -1,0 +1,73 @@
+"""Refusals are counted by reason, and told in the log often enough to be seen and seldom enough to be read."""
+
+from typing import Any
+
+import pytest
+import structlog
+
+from meshkit import Call, PermissionDenied, Unauthenticated
+from meshkit.call import Peer
+from meshkit.pipeline import Exchange, Method
+from meshkit.telemetry.refusals import MAX_REASONS, OTHER, PAUSE_S, Refusals, noting
+
+
+def a_call() -> Call:
+    return Call(service="brain", peer=Peer("ipv4:127.0.0.1:5"))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def expired() -> Unauthenticated:
+    return Unauthenticated("the token expired 5 s ago", reason="TOKEN_EXPIRED")
+
+
+def test_a_flood_is_one_line_in_a_while_that_says_how_many_there_were() -> None:
+    clock = Clock()
+    refusals = Refusals(clock=clock)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(1000):
+            refusals.note(expired(), a_call())
+        clock.now += PAUSE_S
+        refusals.note(expired(), a_call())
+    assert refusals.counts == {"TOKEN_EXPIRED": 1001}
+    assert [(line["reason"], line["others_since"], line["peer"]) for line in lines] == [
+        ("TOKEN_EXPIRED", 0, "ipv4:127.0.0.1:5"),
+        ("TOKEN_EXPIRED", 999, "ipv4:127.0.0.1:5"),
+    ]
+    assert lines[0]["why"] == "the token expired 5 s ago"
+
+
+def test_each_reason_is_told() -> None:
+    refusals = Refusals(clock=Clock())
+    with structlog.testing.capture_logs() as lines:
+        refusals.note(expired(), a_call())
+        refusals.note(PermissionDenied("no", reason="PERMISSION_MISSING"), a_call())
+    assert [line["reason"] for line in lines] == ["TOKEN_EXPIRED", "PERMISSION_MISSING"]
+
+
+def test_reasons_that_a_policy_makes_up_are_bounded() -> None:
+    refusals = Refusals(clock=Clock())
+    for number in range(MAX_REASONS + 50):
+        refusals.note(PermissionDenied("no", reason=f"MADE_UP_{number}"), a_call())
+    assert len(refusals.counts) == MAX_REASONS + 1
+    assert refusals.counts[OTHER] == 50
+
+
+@pytest.mark.parametrize(("begun", "count"), [(False, 1), (True, 0)])
+async def test_what_the_services_own_code_raises_is_no_refusal(begun: bool, count: int) -> None:
+    refusals = Refusals(clock=Clock())
+
+    async def fail(exchange: Exchange) -> None:
+        exchange.begun = begun
+        raise expired()
+
+    async def nothing(*_: Any) -> Any: ...
+
+    with pytest.raises(Unauthenticated):
+        await noting(refusals)(fail)(Exchange(Method("/a.B/C"), a_call(), nothing, nothing))
+    assert refusals.counts.total() == count
