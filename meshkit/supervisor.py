@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from meshkit.rotation import MAX_BYTES, outgrown, rotate
+from meshkit.rotation import MAX_BYTES, Bounds
 
 log = structlog.get_logger("meshkit.supervisor")
 
@@ -242,8 +242,7 @@ class Supervisor:
         self._going: dict[Child, asyncio.Task[None]] = {}
         self._logs = logs
         self._restarts = restarts
-        self._log_bytes = log_bytes
-        self._unbounded: set[Path] = set()
+        self._bounds = Bounds(log_bytes)
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Supervisor:
@@ -315,20 +314,8 @@ class Supervisor:
     async def _look_at_logs(self) -> None:
         while True:
             for child in [*chain.from_iterable(self.children.values()), *self._going]:
-                await self._bound(child.log)
+                await self._bounds.keep(child.log)
             await asyncio.sleep(LOOK_AT_LOGS_S)
-
-    async def _bound(self, path: Path) -> None:
-        """Rotates a log that is too large. One that cannot be is told of once, and tried again at each look."""
-        try:
-            if outgrown(path, self._log_bytes):
-                await asyncio.to_thread(rotate, path, self._log_bytes)
-        except OSError as error:
-            if path not in self._unbounded:
-                log.warning("the log cannot be kept within its size", log=str(path), reason=str(error))
-            self._unbounded.add(path)
-        else:
-            self._unbounded.discard(path)
 
     def _dismiss(self, child: Child) -> None:
         going = asyncio.create_task(child.leave(self.grace), name=f"meshkit child {child.name} leaves")
