@@ -22,6 +22,7 @@ from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
+from meshkit.service import is_authority
 from meshkit.serving import handlers
 from meshkit.telemetry.refusals import Refusals
 from meshkit.transport.health import Health, HealthPort
@@ -86,13 +87,14 @@ class Replica:
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._shared = shared_of(config)
+        keyed = self.mesh.shielded is None and not is_authority(kind)
+        self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
             shared=self._shared,
-            ring=self.service.key_ring(),
+            ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 
 from meshkit import Call, CUService, InvalidArgument, Principal, every, resource, rpc
-from meshkit.authority import KeyRow
+from meshkit.authority import KeyRow, Revocations
 from meshkit.protocol import shield as pb
 from reference_services.shield import messages
 from reference_services.shield.authority import Authority, Terms
@@ -49,17 +49,23 @@ async def open_shield(service: Shield) -> AsyncGenerator[Authority, None]:
     master = Master(await asyncio.to_thread(config.master_key))
     async with (
         open_sqlite_storage(config.shield_database_path, master) as storage,
-        Authority(storage, master, terms).open() as authority,
+        Authority(storage, master, terms, revocations=service.projects.revocations).open() as authority,
     ):
         service.projects.authority = authority
         yield authority
 
 
 class KnownProjects:
-    """The keys of the projects in Shield's database; a `KeyRing`, of use once that is open."""
+    """The keys of the projects in Shield's database; a `KeyRing`, of use once that is open.
+
+    Attributes:
+        authority: Shield, once its database is open.
+        revocations: What is revoked elsewhere than there: in Redis, where the settings name one.
+    """
 
     def __init__(self) -> None:
         self.authority: Authority | None = None
+        self.revocations = Revocations()
 
     @property
     def generation(self) -> int:
@@ -82,8 +88,9 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
         """The projects that may call."""
         return KnownProjects()
 
-    def key_ring(self) -> KnownProjects:
-        """The projects' keys in Shield's database."""
+    def key_ring(self, revocations: Revocations) -> KnownProjects:
+        """The projects' keys in Shield's database. What is revoked in Redis may not be exchanged either."""
+        self.projects.revocations = revocations
         return self.projects
 
     @rpc(permission="shield:issue", tenant="none", timeout=5.0)

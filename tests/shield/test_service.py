@@ -45,11 +45,11 @@ def shop(**changed: Any) -> pb.Project:
 
 @asynccontextmanager
 async def calling(
-    place: Place, name: str = "till", secret: str = f"s1:{SHOP_SECRET}"
+    place: Place, name: str = "till", secret: str = f"s1:{SHOP_SECRET}", project_id: str = "shop"
 ) -> AsyncIterator[ShieldClient]:
     """A service of the project shop, on another machine."""
     config = ShieldConfig(
-        project_id="shop",
+        project_id=project_id,
         project_secret=secret,
         registry_url=f"static://shield={place.address}",
         tenant="acme",
