@@ -13,8 +13,8 @@ A client keeps its channel and its stubs; the channel is wrapped in one that sig
 `Demand(…, peers=frozenset({"router"}))` lets in the peers of these names only, where the server asks for client
 certificates of the mesh.
 
-What is revoked in Redis and by Shield counts as it does for services, from the first call, or from `await guard.start()`;
-`await guard.close()` when the server has stopped.
+What is revoked in Redis and by Shield counts as it does for services, from the first call, or from `await
+guard.start()`; `await guard.close()` when the server has stopped.
 
 Neither takes part in discovery, balancing or retries; how many calls the server takes, and how it stops, stays its own
 affair. Calls are signed for any instance (`x-cu-to: -`), so a server
@@ -121,8 +121,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return wrapped(handler_call_details.invocation_metadata)
 
     async def start(self) -> None:
-        """Begins to follow what is revoked in Redis and by Shield, where the settings name them, and waits a moment for
-        it. The first call does so, unless you have done it before the server starts.
+        """Begins to follow what is revoked, where the settings name a Redis or a Shield, and waits a moment for it.
+
+        The first call does so, unless you have done it before the server starts.
         """
         if self._following is None:
             if self._shielded is not None:
@@ -132,9 +133,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             await asyncio.shield(self._following)  # other calls wait for it, too
 
     async def close(self) -> None:
-        """Ends the connections to Redis and Shield, where there are any. Stop the server first: it hears of no more
-        revocations.
-        """
+        """Ends the connections to Redis and Shield, where there are any. Stop the server first: it hears no more."""
         if self._following is not None:
             await end(self._following)
         await self._shared.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Environment, Problem
+from meshkit.config import ConfigError, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
@@ -26,7 +26,6 @@ from meshkit.service import is_authority
 from meshkit.serving import handlers
 from meshkit.telemetry.refusals import Refusals
 from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
@@ -133,8 +132,9 @@ class Replica:
             self.bind()
         assert self.instance is not None
         from meshkit.inspection import inspection_of
+        from meshkit.reflection import reflection_of
 
-        for service in (self.service, inspection_of(self)):
+        for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
                     service,
@@ -146,8 +146,6 @@ class Replica:
                 ),
             )
         self.health.add_to(self.server.grpc)
-        if self.config.env is Environment.LOCAL:
-            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
         try:
             await self.server.start()
             if self.health_port is not None:
