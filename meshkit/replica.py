@@ -145,7 +145,7 @@ class Replica:
                     namespace=self.config.namespace,
                 ),
             )
-        self.health.add_to(self.server.grpc)
+        self.health.add_to(self.server.grpc, watches=self.config.max_calls)
         try:
             await self.server.start()
             if self.health_port is not None:

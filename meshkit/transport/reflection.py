@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 
 __all__ = ["CONTRACT", "Reflector", "ServerReflectionRequest", "ServerReflectionResponse"]
 
-CONTRACT = DESCRIPTOR.services_by_name["ServerReflection"]
+CONTRACT: Any = DESCRIPTOR.services_by_name["ServerReflection"]
 """The protocol's own contract."""
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

@@ -1,4 +1,4 @@
-"""Reflection beyond local: through the same checks as any call, so that `meshkit call` works there, and a stranger not."""
+"""Reflection beyond local: through the checks of any call, so that `meshkit call` works there."""
 
 from collections.abc import AsyncIterator
 

@@ -7,6 +7,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from meshkit.transport.health import Health
+
 from meshkit import Call, Exchange, Instance
 from meshkit.balancing.pool import Endpoint
 from meshkit.pipeline import Method
@@ -63,7 +65,9 @@ class Peer:
     async def start(self) -> None:
         limit = [] if self.streams is None else [("grpc.max_concurrent_streams", self.streams)]
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *limit])
-        if self.health is not None:
+        if isinstance(self.health, Health):
+            self.health.add_to(self.server)
+        elif self.health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
 
         async def slow(request: bytes, context: Any) -> bytes:
