@@ -173,9 +173,9 @@ class Authority:
         Raises:
             MeshError: It may not have one.
         """
-        self._rates.take(caller.project)
         project = await self._project(caller.project)
         subject = await self._verified(subject_token, caller)
+        self._rates.take(caller.project, (subject.subject or subject.principal).project)
         allowed = policy.exchange(
             project, caller, subject, asked, longest=self._terms.lifetime, now=self._clock()
         )

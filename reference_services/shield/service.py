@@ -16,6 +16,7 @@ from reference_services.shield.config import ShieldConfig
 from reference_services.shield.model import Revisions, Revocation
 from reference_services.shield.sealing import Master
 from reference_services.shield.sqlite import open_sqlite_storage
+from reference_services.shield.watchers import Place, Watchers
 
 KEYS_MAX_AGE_S = 300
 """Seconds after which verifiers ask for the keys again; they are told of a change at once."""
@@ -88,6 +89,11 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
         """The projects that may call."""
         return KnownProjects()
 
+    @cached_property
+    def watchers(self) -> Watchers:
+        """Who follows what is revoked. Some streams are left for newcomers, who may have a right to a place."""
+        return Watchers(max(self.config.max_calls * 9 // 10, 1))
+
     def key_ring(self, revocations: Revocations) -> KnownProjects:
         """The projects' keys in Shield's database. What is revoked in Redis may not be exchanged either."""
         self.projects.revocations = revocations
@@ -120,6 +126,13 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
         self, request: pb.WatchRevocationsRequest, call: Call
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         """Gives what is revoked, and each revocation as it comes."""
+        with self.watchers.joined(_caller(call).project) as place:
+            async for news in self._news_after(request, place):
+                yield news
+
+    async def _news_after(
+        self, request: pb.WatchRevocationsRequest, place: Place
+    ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         bulletin = self.authority.bulletin
         if request.after_revision > bulletin.revisions.revocations:
             await bulletin.look()
@@ -133,7 +146,7 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
             yield _news(seen, known, reset, len(page) < PAGE, page)
             reset = False
             if len(page) < PAGE:
-                await bulletin.wait(seen, HEARTBEAT_S)
+                await place.keep(bulletin.wait(seen, HEARTBEAT_S))
 
     @rpc(permission="shield:revoke", tenant="none", timeout=5.0)
     async def revoke(self, request: pb.RevokeRequest, call: Call) -> pb.RevokeResponse:

@@ -7,11 +7,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from meshkit.transport.health import Health
-
 from meshkit import Call, Exchange, Instance
 from meshkit.balancing.pool import Endpoint
 from meshkit.pipeline import Method
+from meshkit.transport.health import Health
 from meshkit.transport.link import GrpcLink
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

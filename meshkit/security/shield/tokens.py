@@ -28,7 +28,7 @@ SHIELD = "shield"
 """Name of the service that is called with the project's own tokens."""
 
 RETRY_S = 1.0
-"""Seconds for which a failure is told again rather than Shield asked again."""
+"""Seconds for which a failure is told again rather than Shield asked again, where Shield says nothing else."""
 
 log = structlog.get_logger("meshkit.security")
 
@@ -73,7 +73,14 @@ class _Slot:
     @property
     def has_just_failed(self) -> bool:
         """Whether Shield is not to be asked again yet."""
-        return self.failure is not None and asyncio.get_running_loop().time() - self.failed_at < RETRY_S
+        if self.failure is None:
+            return False
+        return asyncio.get_running_loop().time() - self.failed_at < pause_after(self.failure)
+
+
+def pause_after(failure: MeshError) -> float:
+    """Seconds for which Shield is not asked again: as many as it says, where it does."""
+    return failure.pushback if failure.pushback is not None and failure.pushback > 0 else RETRY_S
 
 
 class ShieldTokens:
@@ -186,7 +193,7 @@ class ShieldTokens:
             slot.failed_at, slot.failure = asyncio.get_running_loop().time(), explained(error, self._address)
             if slot.minted is not None:
                 log.warning("a token could not be renewed", service=scope.service, reason=str(slot.failure))
-                self._look_after(scope, slot, RETRY_S)
+                self._look_after(scope, slot, pause_after(slot.failure))
             raise slot.failure from None
         slot.minted, slot.failure, slot.used = minted, None, False
         self._look_after(scope, slot, minted.renew_at - self._clock())
