@@ -82,7 +82,12 @@ class Replica:
         self.refusals = Refusals()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
-        self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
+        self.server = Server(
+            self.name,
+            self.instance_id,
+            max_message_bytes=config.max_message_bytes,
+            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
+        )
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None

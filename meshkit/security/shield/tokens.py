@@ -22,6 +22,7 @@ from meshkit.errors import MeshError
 from meshkit.protocol import ShieldClient, shield
 from meshkit.security.minting import RENEWAL, HmacTokens, Minted
 from meshkit.security.shield.asking import TIMEOUT_S, asked, explained, outcome
+from meshkit.security.shield.refusals import Refusals
 from meshkit.security.tokens import digest, peek
 
 SHIELD = "shield"
@@ -114,6 +115,7 @@ class ShieldTokens:
         self._key = Ed25519PrivateKey.generate()
         self._public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self._slots: OrderedDict[Scope, _Slot] = OrderedDict()
+        self._refusals: dict[str, Refusals] = {}
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -156,11 +158,12 @@ class ShieldTokens:
         return minted
 
     def replace(self, refused: Minted) -> None:
-        """See `TokenSource.replace`."""
+        """See `TokenSource.replace`. A service that refuses new tokens too is not a reason to ask for ever more."""
         self._own.replace(refused)
-        for slot in self._slots.values():
+        for scope, slot in self._slots.items():
             if slot.minted is refused:
-                slot.minted = None
+                if self._refusals.setdefault(scope.service, Refusals()).may_replace(refused, self._clock()):
+                    slot.minted = None
                 return
 
     async def close(self) -> None:
