@@ -264,7 +264,7 @@ async def _with_table(work: Callable[[ProjectTable], Awaitable[T]]) -> T:
             raise ConfigError([Problem("REDIS_SECRET_KEY", what, mend)])
         if config.shield_grpc_url:
             note(
-                "this mesh has a Shield, and its services take no keys of the project store: use `meshkit shield projects`"
+                "this mesh has a Shield: services take no keys of the project store, use `meshkit shield projects`"
             )
         sealer = Sealer(config.sealing_keys)
         table = ProjectTable(database, namespace=config.namespace, sealer=sealer, author=author())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -108,7 +108,7 @@ class Health:
         """Whether it serves now, under each name."""
         return {name: self.status(name) for name in sorted(self._names)}
 
-    async def statuses_of(self, name: str) -> AsyncIterator[Any]:
+    async def statuses_of(self, name: str) -> AsyncGenerator[Any, None]:
         """Whether it serves under a name, now and on each change, until it is closed."""
         told = None
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
 
 from meshkit import Call, CUService, InvalidArgument, Principal, every, resource, rpc
@@ -127,12 +127,13 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         """Gives what is revoked, and each revocation as it comes."""
         with self.watchers.joined(_caller(call).project) as place:
-            async for news in self._news_after(request, place):
-                yield news
+            async with aclosing(self._news_after(request, place)) as told:
+                async for news in told:
+                    yield news
 
     async def _news_after(
         self, request: pb.WatchRevocationsRequest, place: Place
-    ) -> AsyncIterator[pb.WatchRevocationsResponse]:
+    ) -> AsyncGenerator[pb.WatchRevocationsResponse, None]:
         bulletin = self.authority.bulletin
         if request.after_revision > bulletin.revisions.revocations:
             await bulletin.look()

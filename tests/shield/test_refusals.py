@@ -1,4 +1,4 @@
-"""How often tokens are replaced that a service refuses: at once after a rotation, hardly ever where it helps nothing."""
+"""When tokens are replaced that a service refuses: at once after a rotation, hardly ever where it helps nothing."""
 
 from collections.abc import AsyncIterator
 
