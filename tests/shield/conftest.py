@@ -59,6 +59,16 @@ async def running(**settings: Any) -> AsyncIterator[Place]:
         yield Place(local, mesh.client(ShieldClient), found.address)
 
 
+@asynccontextmanager
+async def replicated(**settings: Any) -> AsyncIterator[Place]:
+    """Two Shields on one database; the address is that of both."""
+    local = LocalMesh(Shield, replicas=2, settings=SETTINGS, configs={Shield: settings})
+    async with local as mesh:
+        found = [local.service(each).instance for each in local.instances]
+        addresses = ",".join(each.address for each in found if each is not None)
+        yield Place(local, mesh.client(ShieldClient), addresses)
+
+
 @pytest.fixture
 async def shield() -> AsyncIterator[Place]:
     async with running(shield_key_activation_s=0.0) as place:
