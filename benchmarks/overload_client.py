@@ -27,6 +27,7 @@ from target import TargetClient, Text, bare_calls
 from meshkit import Mesh, MeshError
 from meshkit.config import SharedConfig
 from meshkit.resilience.retry import Budget
+from meshkit.runtime import _loop_factory
 from meshkit.transport.options import channel_options
 
 SEED = 7
@@ -158,7 +159,8 @@ async def first(make: Make) -> None:
 def main() -> None:
     logging.getLogger("meshkit").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    asyncio.run(obey(json.loads(sys.argv[1])))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(obey(json.loads(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from target import SERVICE, Target, Text, bare_handlers
 from meshkit import Call, rpc
 from meshkit.discovery import open_registry
 from meshkit.replica import Replica
+from meshkit.runtime import _loop_factory
 from meshkit.transport.options import server_options
 
 PLACES = 4
@@ -106,7 +107,8 @@ async def serve(options: Options) -> None:
 def main() -> None:
     logging.getLogger("meshkit").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    asyncio.run(serve(json.loads(sys.argv[1])))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(json.loads(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from math import exp
 
 from meshkit.call import CRITICALITIES, Call, Criticality
 from meshkit.errors import MeshError, ResourceExhausted
@@ -26,9 +26,21 @@ KNOWN = 1024
 HEADROOM = 8
 """How many times what is left free one tenant may hold where calls are not waited for; its project twice as much."""
 
+PATIENCE = 3.0
+"""How many times as long as calls take one may wait."""
+
 UNKNOWN_S = 0.1
-LEAST_PATIENCE_S = 0.01
-"""Seconds that a call waits while nobody knows how long calls take; and where they are short."""
+LEAST_PATIENCE_S = 0.05
+"""Seconds that a call may wait while nobody knows how long calls take; and where they are short."""
+
+RECENT_S = 1.0
+"""Seconds over which is averaged how many places somebody held."""
+
+LATE_S = 0.005
+"""Seconds past which a timer says that the loop stood still."""
+
+CRITICAL_ROOM = 4
+"""How many times as many calls may wait where the newest is critical: they come in bursts, and are served first."""
 
 LEAST_PUSHBACK_S, MOST_PUSHBACK_S = 0.05, 1.0
 """Seconds after which a caller that is turned away is asked to come again; about as long as calls take in between."""
@@ -44,12 +56,23 @@ class Party:
     Attributes:
         running: Calls of it that hold a place.
         waiting: Calls of it that wait for one.
-        served: When it last got a place, as a number that grows with each.
+        had: Places that it held on average of late, as of `at`; counted only while others wait.
+        at: When that was worked out.
     """
 
     running: int = 0
     waiting: int = 0
-    served: int = 0
+    had: float = 0.0
+    at: float = 0.0
+
+    def recently(self, now: float) -> float:
+        """Places that it held on average of late, as of now."""
+        return self.had * exp((self.at - now) / RECENT_S) if self.had else 0.0
+
+    def charge(self, seconds: float, now: float) -> None:
+        """Takes note of a place that it held."""
+        self.had = self.recently(now) + seconds / RECENT_S
+        self.at = now
 
 
 @dataclass(slots=True, eq=False)
@@ -74,19 +97,17 @@ class Place:
     tenant: Tenant
     criticality: Criticality
     granted: asyncio.Future[bool]
-
-
-P = TypeVar("P", bound=Party)
+    timer: asyncio.TimerHandle | None = None
 
 
 class FairLimit:
     """Lets so many calls in at once.
 
-    A place that becomes free goes to the project that holds the fewest, within it to the tenant that holds the fewest,
-    of equals to the one served longest ago; there to the most critical call, and of these to the oldest. No call waits
-    for longer than calls take on average, nor when its caller would not live to see the answer, nor are there more
-    that wait than get in; past that the call goes that would be served last. So an overload at most about doubles how
-    long a call takes, and all places are taken all the time.
+    A place that becomes free goes to the project that holds the fewest, now and on average of late, and within it to
+    such a tenant; there to the most critical call, and of these to the oldest. No more wait than get in, but of critical
+    ones; past that the call goes that would be served last. Nor does a call wait for more than three times as long as
+    calls take, nor when its caller would not live to see the answer. So an overload about doubles how long a call
+    takes, all places are taken all the time, and who calls now and then has what it wants, in bursts too.
 
     Where calls are not waited for, since they are long, no tenant may hold more than eight times what is left free, so
     that one who comes later finds room (dynamic thresholds: Choudhury and Hahne, 1998). It matters from nine places on.
@@ -124,7 +145,6 @@ class FairLimit:
         self._what = what
         self._waits = waits
         self._uniform = uniform
-        self._turns = 0
         self._projects: dict[str, Project] = {}
         self._tenants: dict[tuple[str, str], Tenant] = {}
         self._queue: dict[Project, None] = {}
@@ -139,7 +159,9 @@ class FairLimit:
             return None
         if not self._waits and (tenant.running >= HEADROOM * free or project.running >= 2 * HEADROOM * free):
             return None
-        self._take(tenant, project)
+        self.running += 1
+        tenant.running += 1
+        project.running += 1
         return tenant
 
     async def turn(self, call: Call) -> Tenant:
@@ -157,17 +179,14 @@ class FairLimit:
         loop = asyncio.get_running_loop()
         place = Place(tenant, call.criticality, loop.create_future())
         self._line_up(place)
-        timer = loop.call_later(patience, self._send_away, place)
+        place.timer = loop.call_later(patience, self._tire, place, loop, loop.time() + patience)
         try:
             granted = await place.granted
         except asyncio.CancelledError:
-            if place.granted.cancelled():
-                self._quit(place)
-            elif place.granted.result():
+            if not place.granted.cancelled() and place.granted.result():
                 self.leave(tenant)
+            self._quit(place)
             raise
-        finally:
-            timer.cancel()
         if not granted:
             raise self._refusal(tenant)
         return tenant
@@ -185,6 +204,9 @@ class FairLimit:
         if seconds is not None:
             self.average += (seconds - self.average) * (WEIGHT if self.average else 1.0)
         if self.waiting:
+            now = self.clock()
+            for party in (tenant, tenant.project):
+                party.charge(seconds or 0.0, now)
             self._serve()
 
     def change(self, limit: int) -> None:
@@ -192,26 +214,27 @@ class FairLimit:
         self.limit = limit
         self._serve()
 
-    def _take(self, tenant: Tenant, project: Project) -> None:
-        self.running += 1
-        tenant.running += 1
-        project.running += 1
-        self._turns += 1
-        tenant.served = project.served = self._turns
-
     def _serve(self) -> None:
         """Gives free places to those that wait."""
+        now = self.clock()
+
+        def turn(party: Party) -> float:
+            return party.running + party.recently(now)
+
         while self.waiting and self.running < self.limit:
-            tenant = min(min(self._queue, key=_turn).queue, key=_turn)
+            tenant = min(min(self._queue, key=turn).queue, key=turn)
             place = next(iter(next(tenant.lines[each] for each in CRITICALITIES if tenant.lines.get(each))))
             self._quit(place)
-            self._take(tenant, tenant.project)
-            place.granted.set_result(True)
+            if not place.granted.done():
+                self.running += 1
+                tenant.running += 1
+                tenant.project.running += 1
+                place.granted.set_result(True)
 
     def _make_room(self, tenant: Tenant, criticality: Criticality) -> bool:
         """Whether a call may wait; where too many do, one goes that would be served later, if there is one."""
         room = min(self.limit, MAX_WAITING) if self._waits else 0
-        if self.waiting < room:
+        if self.waiting < room * (CRITICAL_ROOM if criticality == "critical" else 1):
             return True
         if not room:
             return False
@@ -222,22 +245,23 @@ class FairLimit:
 
     def _last(self, tenant: Tenant) -> Place | None:
         """The call of another tenant that would be served last, if a further one of this tenant would go before."""
-        project = _heaviest(self._queue)
-        if project is None:
+        now = self.clock()
+
+        def weight(party: Party) -> float:
+            return party.running + party.waiting + party.recently(now)
+
+        project = max(self._queue, key=weight)
+        if project is not tenant.project and weight(tenant.project) + 1 >= weight(project):
             return None
-        if project is not tenant.project and not _lighter(tenant.project, project):
-            return None
-        heaviest = _heaviest(project.queue)
-        if heaviest is None or heaviest is tenant:
-            return None
-        if project is tenant.project and not _lighter(tenant, heaviest):
+        heaviest = max(project.queue, key=weight)
+        if heaviest is tenant or (project is tenant.project and weight(tenant) + 1 >= weight(heaviest)):
             return None
         return next(reversed(next(heaviest.lines[each] for each in _BACKWARDS if heaviest.lines.get(each))))
 
     def _patience(self, call: Call) -> float:
         """Seconds that the call may wait; its caller must have as much time left as calls take."""
-        average = self.average or UNKNOWN_S
-        return min(max(average, LEAST_PATIENCE_S), call.deadline.remaining() - self.average)
+        usual = self.average * PATIENCE if self.average else UNKNOWN_S
+        return min(max(usual, LEAST_PATIENCE_S), call.deadline.remaining() - self.average)
 
     def _line_up(self, place: Place) -> None:
         tenant, project = place.tenant, place.tenant.project
@@ -249,6 +273,11 @@ class FairLimit:
         self.waiting += 1
 
     def _quit(self, place: Place) -> None:
+        """Takes a call out of its line, if it is in one still: its caller may have given up a moment ago."""
+        if place.timer is None:
+            return
+        place.timer.cancel()
+        place.timer = None
         tenant, project = place.tenant, place.tenant.project
         del tenant.lines[place.criticality][place]
         tenant.waiting -= 1
@@ -260,9 +289,17 @@ class FairLimit:
             del self._queue[project]
 
     def _send_away(self, place: Place) -> None:
+        self._quit(place)
         if not place.granted.done():
-            self._quit(place)
             place.granted.set_result(False)
+
+    def _tire(self, place: Place, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        """Sends a call away that waited for long enough; while the loop stood still, no place could become free."""
+        late = loop.time() - due
+        if late > LATE_S:
+            place.timer = loop.call_later(late, self._tire, place, loop, loop.time() + late)
+        else:
+            self._send_away(place)
 
     def _refusal(self, tenant: Tenant) -> MeshError:
         """What a call is told that gets no place."""
@@ -292,22 +329,6 @@ class FairLimit:
 
 
 _BACKWARDS = CRITICALITIES[::-1]
-
-
-def _turn(party: Party) -> tuple[int, int]:
-    """Who is served next has the least."""
-    return party.running, party.served
-
-
-def _heaviest(parties: Iterable[P]) -> P | None:
-    """Who holds and wants most, and of equals was served last."""
-    return max(parties, key=lambda each: (each.running + each.waiting, each.served), default=None)
-
-
-def _lighter(party: Party, other: Party) -> bool:
-    """Whether one more call of a party would go before the last one of the other."""
-    held = party.running + party.waiting + 1
-    return (held, party.served) < (other.running + other.waiting, other.served)
 
 
 def _less_critical(tenant: Tenant, criticality: Criticality) -> Place | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meshkit import Call, Deadline, MeshError
 from meshkit.call import Criticality, Principal
 from meshkit.resilience import fair_limit
-from meshkit.resilience.fair_limit import KNOWN, MAX_WAITING, FairLimit, Tenant
+from meshkit.resilience.fair_limit import CRITICAL_ROOM, KNOWN, MAX_WAITING, PATIENCE, FairLimit, Tenant
 from tests.balancing.parts import Clock
 
 
@@ -66,7 +66,7 @@ class Crowd:
             self.turned_away[name] += 1
             self.reasons[error.reason] += 1
 
-    async def go(self, number: int = 0, seconds: float | None = None) -> str:
+    async def go(self, number: int = 0, seconds: float | None = 0.02) -> str:
         """Lets one go; whom that let in."""
         _, tenant = self.inside.pop(number)
         before = len(self.inside)
@@ -87,6 +87,7 @@ class Crowd:
 @pytest.fixture
 async def crowd() -> Any:
     found = Crowd(FairLimit(4))
+    found.limit.average = 60.0  # nobody tires
     yield found
     await found.leave()
     assert found.limit.waiting == 0
@@ -143,6 +144,20 @@ async def test_a_tenant_below_its_share_loses_nothing_to_many_that_are_above(cro
     assert served == 50
 
 
+async def test_who_calls_now_and_then_may_come_in_a_burst() -> None:
+    clock = Clock()
+    crowd = Crowd(FairLimit(4, clock=clock))
+    crowd.limit.average = 60.0
+    for _ in range(200):
+        await crowd.come("flood", call("flood"), 3)
+        clock.now += 0.005
+        await crowd.go()
+    await crowd.come("small", call("small"), 4)
+    assert crowd.turned_away["small"] == 0
+    assert [await crowd.go() for _ in range(4)] == ["small"] * 4, "though it holds as many as the flood by then"
+    await crowd.leave()
+
+
 async def test_a_project_has_one_share_however_many_tenants_it_names(crowd: Crowd) -> None:
     got: Counter[str] = Counter()
     for turn in range(200):
@@ -186,6 +201,8 @@ async def test_sheddable_calls_give_way_to_default_ones_and_these_to_critical_on
     await crowd.come("sheddable", call(criticality="sheddable"), 4)
     await crowd.come("default", call(), 4)
     assert crowd.turned_away == {"sheddable": 4}
+    await crowd.come("critical", call(criticality="critical"), 4 * (CRITICAL_ROOM - 1))
+    assert crowd.turned_away == {"sheddable": 4}, "critical calls may wait in greater number"
     await crowd.come("critical", call(criticality="critical"), 4)
     assert crowd.turned_away == {"sheddable": 4, "default": 4}
     for criticality in ("critical", "default", "sheddable"):
@@ -214,7 +231,7 @@ async def test_a_call_waits_for_as_long_as_calls_take(monkeypatch: pytest.Monkey
         assert tenant is not None
         limit.leave(tenant, 0.4)
     assert limit.average == pytest.approx(0.4)
-    assert limit._patience(call()) == pytest.approx(0.4)
+    assert limit._patience(call()) == pytest.approx(0.4 * PATIENCE)
     clock = Clock()
     assert limit._patience(call(deadline=Deadline(clock() + 0.5, clock))) == pytest.approx(0.1)
 
@@ -260,6 +277,28 @@ async def test_a_caller_that_gives_up_just_when_its_turn_has_come_gives_the_plac
     await settle()
     assert crowd.names == {"running": 3, "next": 1}
     assert crowd.limit.running == 4
+
+
+@pytest.mark.parametrize("then", ["leave", "change", "tire", "evict"])
+async def test_whatever_happens_in_the_moment_in_which_a_caller_gives_up(crowd: Crowd, then: str) -> None:
+    """Its future is cancelled, and its own code has not run yet."""
+    await crowd.come("running", call(), 4)
+    await crowd.come("impatient", call(), 4)
+    crowd._tasks[-4].cancel()
+    (line,) = (line for tenant in crowd.limit._tenants.values() for line in tenant.lines.values())
+    place = next(iter(line))
+    match then:
+        case "leave":
+            crowd.limit.leave(crowd.inside.pop()[1])
+        case "change":
+            crowd.limit.change(5)
+        case "tire":
+            crowd.limit._tire(place, asyncio.get_running_loop(), float("inf"))
+        case "evict":
+            crowd.limit._send_away(place)
+    await settle()
+    assert crowd.limit.running == len(crowd.inside) == (5 if then == "change" else 4)
+    assert crowd.limit.waiting == (2 if then in ("leave", "change") else 3)
 
 
 async def test_a_higher_limit_lets_those_in_that_wait_and_a_lower_one_puts_nobody_out(crowd: Crowd) -> None:
