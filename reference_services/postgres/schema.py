@@ -14,7 +14,10 @@ from meshkit import FailedPrecondition
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 20
-"""Seconds that one statement may take, and that a transaction may wait for its next."""
+"""Seconds that one statement may take."""
+IDLE_TIMEOUT_S = 5
+"""Seconds that a transaction may wait for its next statement: a process that stops within one holds rows that others
+need, so its connection is ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +81,11 @@ class Target:
 
     def as_user(self) -> str:
         """How to connect to use the rows: as the role from the first moment, which RESET does not undo."""
-        limit = f"{STATEMENT_TIMEOUT_S}s"
         return self._connecting(
             {
                 "role": self.schema.role,
-                "statement_timeout": limit,
-                "idle_in_transaction_session_timeout": limit,
+                "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT_S}s",
                 "jit": "off",
             },
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from reference_services.worker.ledger import Executor, Ledger
+from reference_services.worker.ledger import Executor, Executors
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -35,7 +35,7 @@ class Liveness:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Executors,
         executor: str,
         takeover_s: float,
         give_back: Callable[[str], Awaitable[None]],
