@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 BEATS = 5
-"""Heartbeats in `takeover_s`."""
+"""Heartbeats in `takeover_s`, at least."""
+
+LONGEST_S = 1.0
+"""Seconds between two rounds at most, so that one who says goodbye is heard soon."""
 
 
 class Liveness:
@@ -54,7 +57,7 @@ class Liveness:
     @property
     def interval(self) -> float:
         """Seconds between two rounds."""
-        return self._takeover_s / BEATS
+        return min(self._takeover_s / BEATS, LONGEST_S)
 
     async def round(self) -> list[str]:
         """Beats once, and takes over from those who have not.
