@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from meshkit.supervisor import Restarts
 
 
-ON_SQLITE = frozenset({"worker"})
-"""Services that cannot use PostgreSQL."""
-
-
 @dataclass(frozen=True)
 class LocalPostgres:
     """A PostgreSQL that is kept. Its `str` is for people.
@@ -73,7 +69,7 @@ def without_database(services: Iterable[str]) -> list[str]:
     from meshkit.config import Secret, SharedConfig
     from meshkit.config.sources import read
 
-    fields = {f"{name.replace('-', '_')}_database_url": name for name in services if name not in ON_SQLITE}
+    fields = [f"{name.replace('-', '_')}_database_url" for name in services]
     urls: dict[str, Any] = dict.fromkeys(fields, (Secret, Secret("")))
     config = create_model("DatabaseUrls", __base__=SharedConfig, **urls)
     configured = read(config, None, shared_process=False).values

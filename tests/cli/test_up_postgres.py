@@ -88,7 +88,7 @@ def test_without_the_wheel_it_says_what_to_install(tmp_path: Path) -> None:
 
 def test_a_service_whose_database_is_set_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    services = ["brain", "zero", "orders-eu", "worker"]
+    services = ["brain", "zero", "orders-eu"]
     everything = ["BRAIN_DATABASE_URL", "ORDERS_EU_DATABASE_URL", "ZERO_DATABASE_URL"]
     assert without_database(services) == everything
     (tmp_path / ".env").write_text("BRAIN_DATABASE_URL=sqlite:////tmp/brain.sqlite\n")
