@@ -14,8 +14,8 @@ from reference_services.shield import messages
 from reference_services.shield.authority import Authority, Terms
 from reference_services.shield.config import ShieldConfig
 from reference_services.shield.model import Revisions, Revocation
+from reference_services.shield.opening import open_storage
 from reference_services.shield.sealing import Master
-from reference_services.shield.sqlite import open_sqlite_storage
 from reference_services.shield.watchers import Place, Watchers
 
 KEYS_MAX_AGE_S = 300
@@ -49,7 +49,7 @@ async def open_shield(service: Shield) -> AsyncGenerator[Authority, None]:
     )
     master = Master(await asyncio.to_thread(config.master_key))
     async with (
-        open_sqlite_storage(config.shield_database_path, master) as storage,
+        open_storage(config, master) as storage,
         Authority(storage, master, terms, revocations=service.projects.revocations).open() as authority,
     ):
         service.projects.authority = authority

@@ -1,6 +1,6 @@
 """A Shield, and a mesh whose tokens come from it; the network between them is real."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,14 @@ from meshkit.protocol import ShieldClient
 from meshkit.replica import Replica
 from meshkit.testing import LocalMesh
 from reference_services.shield.authority import Authority
+from reference_services.shield.postgres.schema import SHIELD
 from reference_services.shield.service import Shield
+from tests import postgres
 from tests.security.services import Echo, Front
 
 SECRET = "a-secret-of-tests-that-is-long-enough-01"
 SETTINGS = {"project_secret": f"k1:{SECRET}"}
+MASTER_KEY = "A" * 42 + "E"
 
 
 @dataclass
@@ -102,3 +105,11 @@ async def served(address: str, *services: Any, **settings: Any) -> AsyncIterator
 async def mode(shield: Place) -> AsyncIterator[Served]:
     async with served(shield.address) as running_mesh:
         yield running_mesh
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """A database of the test's own, with Shield's schema and no rows."""
+    name = postgres.new_database(postgres.migrated_database(SHIELD))
+    yield postgres.server().url(name)
+    postgres.drop_database(name)
