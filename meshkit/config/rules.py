@@ -32,6 +32,15 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
         problems.append(
             Problem("CU_LB_SUBSET_SIZE", what, "unset it, or use another policy than tenant_shard")
         )
+    if config.shield_grpc_url and config.project_keys_file is not None:
+        what = (
+            "it is for tokens that projects make themselves, and CU_SHIELD_GRPC_URL has only Shield's taken"
+        )
+        mend = "unset it, and have Shield know the projects: `meshkit shield projects`; or unset CU_SHIELD_GRPC_URL"
+        problems.append(Problem("CU_PROJECT_KEYS_FILE", what, mend))
+    if config.health_port and config.health_port == config.grpc_port:
+        what = f"{config.health_port} is GRPC_PORT already"
+        problems.append(Problem("CU_HEALTH_PORT", what, "give it another port, or unset it"))
     problems += tls.check_settings(config)
     if config.env is Environment.LOCAL and (missing := missing_secret(config)):
         problems.append(missing)

@@ -34,6 +34,7 @@ from meshkit.config.registry_url import RegistryUrl
 from meshkit.config.secrets import ProjectSecret, SealingKey, Secret
 from meshkit.config.split import split
 from meshkit.config.translation import translate
+from meshkit.config.units import read_unit
 
 
 def _in(local: Any, production: Any) -> Any:
@@ -339,8 +340,9 @@ class SharedConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _split(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[info.field_name].annotation if info.field_name else None
-        return split(value, annotation)
+        field = info.field_name or ""
+        annotation = cls.model_fields[field].annotation if field else None
+        return read_unit(split(value, annotation), field, annotation)
 
     @field_validator("project_secret", mode="after")
     @classmethod
