@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from meshkit.call import Call
-    from meshkit.config import SharedConfig
+    from meshkit.config import Live, SharedConfig
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
     from meshkit.security.keys import KeyRing
@@ -114,12 +114,14 @@ class CUService:
     subclass without a contract is a mix-in and is not bound.
 
     While it runs, an instance has `config` (of the class that its annotation names, else `SharedConfig`), `mesh` to
-    call other services, `instance` (what it registered) and `log`.
+    call other services, `instance` (what it registered), `log`, and `live`, by which it can follow settings that may
+    change while it runs.
     """
 
     definition: ClassVar[Definition]
     mesh: Mesh
     instance: Instance
+    live: Live[Any]
 
     def __init__(self, *, config: SharedConfig | None = None, mesh: Mesh | None = None) -> None:
         """Makes a service that is not running, as a unit test wants it.

@@ -74,6 +74,7 @@ def attempt(
         if config.env is Environment.PRODUCTION:
             problems += _unreported(check_production(config), problems)
         config._sources.update({name: raw.source for name, raw in raws.items()})
+        config._files = reading.files
     return config, problems
 
 

@@ -37,9 +37,9 @@ Later sources hold over earlier ones. An empty value is no value.
    a systemd credential is called `NAME` in upper or lower case.
 
 A service's own settings are the fields of its config class: `brain_database_url` reads
-`BRAIN_DATABASE_URL`. Tuples are written `a,b,c`, mappings `a=1,b=2`. Numbers are in the unit of the setting's name;
-seconds (`…_S`) may be written with another one, `500ms`, `20s`, `5min`, `2h`, `1d`, and MiB (`…_MB`) as `512KiB`, `16MiB`
-or `1GiB`. Units that can be mistaken (`5m`, `16MB`) are refused.
+`BRAIN_DATABASE_URL`. Tuples are written `a,b,c`, mappings `a=1,b=2`. Numbers are in the unit of the setting's
+name; seconds (`…_S`) may be written with another one, `500ms`, `20s`, `5min`, `2h`, `1d`, and MiB (`…_MB`) as
+`512KiB`, `16MiB` or `1GiB`. Units that can be mistaken (`5m`, `16MB`) are refused.
 
 Names that begin with `CU_` and are no setting are refused, and so are names that begin with `GRPC_` and are
 within two letters of one; gRPC's own `GRPC_VERBOSITY` and the variables of Kubernetes service links pass.

@@ -33,6 +33,7 @@ from meshkit.config.redis_url import RedisUrl
 from meshkit.config.registry_url import RegistryUrl
 from meshkit.config.secrets import ProjectSecret, SealingKey, Secret
 from meshkit.config.split import split
+from meshkit.config.stamps import Stamp
 from meshkit.config.translation import translate
 from meshkit.config.units import read_unit
 
@@ -291,6 +292,7 @@ class SharedConfig(BaseModel):
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _files: Mapping[Path, Stamp] = PrivateAttr(default_factory=dict)
 
     RESERVED_PREFIX: ClassVar[str] = "cu_"
 
@@ -390,6 +392,11 @@ class SharedConfig(BaseModel):
             (name, redact_url(value) if isinstance(value, str) and "://" in value else value)
             for name, value in super().__repr_args__()
         ]
+
+    @property
+    def files(self) -> Mapping[Path, Stamp]:
+        """The files that `load` read it from, as they were; also those that were not there, and would count."""
+        return self._files
 
     @property
     def project_secrets(self) -> tuple[ProjectSecret, ...]:

@@ -1,4 +1,4 @@
-"""Units behind numbers: `500ms` for a setting in seconds, `64MiB` for one in MiB. A plain number is in the named unit."""
+"""Units behind numbers: `500ms` for seconds, `64MiB` for MiB. A plain number is in the unit of the setting's name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _UNITS: dict[str, tuple[str, dict[str, float]]] = {
 }
 """By the end of a setting's name: the unit of its plain numbers, and how many of it others are.
 
-Those that mean one thing to one reader and another to the next are not among them: `5m` (minutes, or thousandths), `16MB`
-(millions, or MiB).
+Those that mean one thing to one reader and another to the next are not among them: `5m` (minutes, or thousandths),
+`16MB` (millions, or MiB).
 """
 
 

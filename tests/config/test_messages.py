@@ -1,4 +1,4 @@
-"""Whatever is wrong is told by the name of its setting, with the mend and the place; one row for each thing that can be."""
+"""Whatever is wrong is told by the name of its setting, with the mend and the place."""
 
 import enum
 import os
