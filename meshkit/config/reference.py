@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from meshkit.config.allowed import allowed
-from meshkit.config.explain import default_text
+from meshkit.config.explain import default_text, summary
 from meshkit.config.release import RELEASE, UNBUILT
 from meshkit.config.shared import SharedConfig
 
@@ -99,13 +99,9 @@ def reference(sections: Iterable[tuple[str, type[SharedConfig]]]) -> str:
     parts.append("## Settings of every program\n\n" + _table(SharedConfig, list(SharedConfig.model_fields)))
     for _, config_class in listed:
         own = [name for name in config_class.model_fields if name not in SharedConfig.model_fields]
-        parts.append(f"## {config_class.__name__}\n\n{_summary(config_class)}\n\n{_table(config_class, own)}")
+        parts.append(f"## {config_class.__name__}\n\n{summary(config_class)}\n\n{_table(config_class, own)}")
     parts += [_RULES, _later()]
     return "\n".join(parts)
-
-
-def _summary(config_class: type[SharedConfig]) -> str:
-    return (config_class.__doc__ or "").strip().partition("\n")[0]
 
 
 def _table(config_class: type[SharedConfig], fields: Sequence[str]) -> str:

@@ -185,7 +185,10 @@ class SharedConfig(BaseModel):
         default=Secret("false"),
         description="Keys that seal the records in Redis, `kid:key,kid:key`, each 32 bytes in base64url: the "
         "first seals, all open; `false`: records are plain.",
-        json_schema_extra={"default_text": "false"},
+        json_schema_extra={
+            "default_text": "false",
+            "make": "echo \"k1:$(openssl rand -base64 32 | tr '/+' '_-')\"",
+        },
     )
     registry_url: RegistryUrl = Field(
         default="",
@@ -235,6 +238,7 @@ class SharedConfig(BaseModel):
         description="The project's secrets, `kid:secret,kid:secret` with the newest first, or one bare "
         "secret; each of 32 to 1024 bytes. May be absent in local on loopback: one is made in the state "
         "folder.",
+        json_schema_extra={"make": "openssl rand -hex 32"},
     )
     project_keys_file: Path | None = Field(
         default=None, description="TOML file with key rows of other projects, read again when it changes."

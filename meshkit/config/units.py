@@ -28,10 +28,9 @@ def unit_of(field: str) -> str:
     return next((unit for end, (unit, _) in _UNITS.items() if field.endswith(end)), "")
 
 
-def forms(field: str) -> str:
-    """How a value with a unit may be written, for people; empty where it may have none."""
-    known = next((known for end, (_, known) in _UNITS.items() if field.endswith(end)), {})
-    return ", ".join(f"5{unit}" for unit in known)
+def units_of(field: str) -> dict[str, float]:
+    """The units that a setting's numbers may have, each with how many of the plain unit it is; empty for none."""
+    return next((known for end, (_, known) in _UNITS.items() if field.endswith(end)), {})
 
 
 def read_unit(value: object, field: str, annotation: object) -> object:
@@ -41,12 +40,14 @@ def read_unit(value: object, field: str, annotation: object) -> object:
         Wrong: The unit is none that the setting knows.
     """
     found = _NUMBER_AND_UNIT.fullmatch(value) if isinstance(value, str) else None
-    known = next((known for end, (_, known) in _UNITS.items() if field.endswith(end)), None)
-    if found is None or known is None or not _is_number(annotation):
+    known = units_of(field)
+    if found is None or not known or not _is_number(annotation):
         return value
     number, unit = found.groups()
     if unit not in known:
-        mend = f"write a plain number of {unit_of(field)}, or one of {forms(field)}"
+        mend = (
+            f"write a plain number of {unit_of(field)}, or one of {', '.join(f'5{unit}' for unit in known)}"
+        )
         raise Wrong(f"{quote(value)} has a unit that is not known here", mend)
     return round(float(number) * known[unit], 9)
 
