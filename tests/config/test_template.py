@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,6 @@ def test_secrets_come_with_a_command_that_makes_one(kind: type[SharedConfig], se
     assert before[0] == f"# A secret: better in a file of its own, which {setting}_FILE names."
     command = before[1].removeprefix("# Make one with: ")
     made = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout.strip()
-    assert len(shlex.split(command)) > 2
     kind.load({setting: made})
 
 
