@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar, overload
 
 from meshkit.binding import Binding, refuse_strangers
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from meshkit.call import Call
-    from meshkit.config import Live, SharedConfig
+    from meshkit.config import Live, Problem, SharedConfig
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
     from meshkit.security.keys import KeyRing
@@ -182,6 +182,18 @@ class CUService:
         its resources are open; the ring is asked when they are.
         """
         return None
+
+    @classmethod
+    async def examine_setup(cls, config: SharedConfig) -> Sequence[Problem]:
+        """What keeps the service from working though its settings are right, for `meshkit doctor`; override it.
+
+        Such as an endpoint that does not answer, or a database of another release. It is asked of the class, while no
+        service runs here, and must change nothing.
+
+        Args:
+            config: The service's settings.
+        """
+        return ()
 
     @property
     def log(self) -> FilteringBoundLogger:
