@@ -18,10 +18,10 @@ MADE_BY = "meshkit config reference"
 _INTRODUCTION = """\
 # Configuration
 
-A program of the mesh reads its settings once, at the start, and checks them before it binds a port. It
+A program of the mesh reads its settings at the start, and checks them before it binds a port. It
 reports everything that is wrong at once and exits with 78. `meshkit config check` gives the same report
 without starting anything; `meshkit config explain` prints each setting with its value, where that came
-from, and its meaning.
+from, and its meaning. Some settings [change while it runs](operations.md#changing-settings-while-it-runs).
 
 ## Where settings come from
 
