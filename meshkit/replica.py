@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Environment, Live, Problem
+from meshkit.config import ConfigError, Live, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
@@ -22,10 +22,10 @@ from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of, own_ring_of, rekey
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
+from meshkit.service import is_authority
 from meshkit.serving import handlers
 from meshkit.telemetry.refusals import Refusals
 from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
@@ -79,24 +79,30 @@ class Replica:
             raise ConfigError(problems)
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
-        self.admission = Admission(config.max_calls, refusing="STARTING")
+        self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
         self.refusals = Refusals()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
-        self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
+        self.server = Server(
+            self.name,
+            self.instance_id,
+            max_message_bytes=config.max_message_bytes,
+            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
+        )
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.service.live = self.live
         self.instance: Instance | None = None
         self._own = own_ring_of(config)
-        self._shared = shared_of(config)
+        keyed = self.mesh.shielded is None and not is_authority(kind)
+        self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
             shared=self._shared,
             own=self._own,
-            ring=self.service.key_ring(),
+            ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
@@ -105,7 +111,7 @@ class Replica:
         self._serving = False
         self._closed = False
         self.probed_at: int | None = None
-        self.live.follow("max_calls", apply=self._resize)
+        self.live.follow("max_calls", "max_lag_s", apply=self._resize)
         self.live.follow("project_secret", apply=self._rekey, check=lambda new: new.ensure_project_secrets())
 
     def bind(self) -> None:
@@ -137,8 +143,9 @@ class Replica:
             self.bind()
         assert self.instance is not None
         from meshkit.inspection import inspection_of
+        from meshkit.reflection import reflection_of
 
-        for service in (self.service, inspection_of(self)):
+        for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
                     service,
@@ -149,9 +156,7 @@ class Replica:
                     namespace=self.config.namespace,
                 ),
             )
-        self.health.add_to(self.server.grpc)
-        if self.config.env is Environment.LOCAL:
-            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        self.health.add_to(self.server.grpc, watches=self.config.max_calls)
         try:
             await self.server.start()
             if self.health_port is not None:
@@ -163,6 +168,7 @@ class Replica:
                 self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
+            self.admission.lag.start()
             self._lease = await self.registry.register(self.instance)
         except BaseException:
             await self.kill()
@@ -231,6 +237,7 @@ class Replica:
         if self._closed:
             return
         self._closed = True
+        self.admission.lag.stop()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         try:
             await self._resources.close()
@@ -249,7 +256,7 @@ class Replica:
                 files.look()
 
     def _resize(self, config: SharedConfig) -> None:
-        self.admission.limit = config.max_calls
+        self.admission.change(max_calls=config.max_calls, max_lag=config.max_lag_s)
 
     def _rekey(self, config: SharedConfig) -> None:
         """Takes the project's secrets as they are now: to let calls in by all of them, to call with the newest."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from meshkit.security.guard import Guard
 from meshkit.security.keys import ChainedRing, KeyRing, OwnRing
 from meshkit.security.keysfile import FileRing
@@ -49,6 +51,8 @@ def guard_of(
     """
     if shared is None:
         shared = Shared(Revocations(max_lifetime=config.token_max_ttl_s, skew=config.clock_skew_s))
+    if config.project_keys_file is not None and ring is not None:
+        _tell_of_unused_keys(service)
     if only is None:
         own = own or own_ring_of(config)
         only = key_ring(config, shared.projects, own=own) if ring is None else ChainedRing((own, ring))
@@ -150,6 +154,15 @@ def rekey(own: OwnRing, config: SharedConfig) -> None:
 
 def _secrets(config: SharedConfig) -> list[tuple[str, str]]:
     return [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
+
+
+def _tell_of_unused_keys(service: str) -> None:
+    """Says that a keys file has no effect: whoever set it may think that it lets somebody in."""
+    structlog.get_logger("meshkit.security").warning(
+        "the keys file is not used: who may call is its own to say",
+        setting="CU_PROJECT_KEYS_FILE",
+        service=service,
+    )
 
 
 def _file_ring(path: Path) -> FileRing:
