@@ -136,7 +136,6 @@ async def kept_current(
     reloading = Reloading(load, replicas)
     reloading.follow(configs.values())
     on_hangup(reloading.ask, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a supervisor has it wait until here
     watching = asyncio.create_task(reloading.run(), name="meshkit settings")
     try:
         yield
@@ -155,6 +154,7 @@ def on_hangup(asked: Callable[[], object], gone: Callable[[], object]) -> None:
     had_terminal = has_terminal()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: gone() if had_terminal and not has_terminal() else asked())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a supervisor has it wait until here
 
 
 def has_terminal() -> bool:

@@ -345,12 +345,16 @@ class Supervisor:
 
 @contextmanager
 def _held(number: signal.Signals) -> Iterator[None]:
-    """Has a signal wait; processes that are started within have it wait, too, until they let it through."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    """Has a signal wait; processes that are started within have it wait, too, until they let it through.
+
+    A process is forked before anything is waited for, so blocks of several may overlap: the first that ends lets the
+    signal through here.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def _free_numbers(taken: set[int], wanted: int) -> list[int]:

@@ -304,6 +304,8 @@ async def test_sighup_has_a_process_read_its_settings_again(files: Sources, even
     running = Process(files.folder, CU_CONFIG_FILE=str(files.toml), CU_DRAIN_PROPAGATION_S="0")
     try:
         await eventually(lambda: running.says(" serving "))
+        running.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: running.says("settings read again, nothing changed"))
         files.write('LOG_LEVEL = "warning"\nCU_ZONE = "b"\n')
         running.process.send_signal(signal.SIGHUP)
         await eventually(lambda: running.says("need a restart"))

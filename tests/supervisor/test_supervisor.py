@@ -77,14 +77,15 @@ async def test_replicas_are_asked_to_read_their_settings_again_also_before_they_
     tmp_path: Path,
 ) -> None:
     async with Supervisor(tmp_path, restarts=QUICK) as supervisor:
-        await supervisor.scale(program(LISTENING), 1)
-        (child,) = supervisor.children["echo"]
-        await until(lambda: child.pid is not None)
+        await supervisor.scale(program(LISTENING), 2)
+        children = supervisor.children["echo"]
+        await until(lambda: all(child.pid is not None for child in children))
         supervisor.reload()
-        await until(lambda: child.log.read_text() == "up\nagain\n")
+        await until(lambda: all(child.log.read_text() == "up\nagain\n" for child in children))
         supervisor.reload()
-        await until(lambda: child.log.read_text() == "up\nagain\nagain\n")
-        assert child.starts == 1
+        await until(lambda: all(child.log.read_text() == "up\nagain\nagain\n" for child in children))
+        assert [child.starts for child in children] == [1, 1]
+        assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 async def test_the_newest_leave_and_the_lowest_numbers_stay(tmp_path: Path) -> None:
