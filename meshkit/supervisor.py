@@ -11,7 +11,8 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
@@ -186,7 +187,8 @@ class Child:
                 wait = min(wait * 2, self._restarts.most)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        with self.log.open("ab") as output:
+        """Starts a process, which finds SIGHUP waiting until it knows what to do about it."""
+        with self.log.open("ab") as output, _held(signal.SIGHUP):
             return await asyncio.create_subprocess_exec(
                 *self.program.command,
                 env={**self.program.environment, "CU_SHARD_KEY": self.name},
@@ -306,6 +308,11 @@ class Supervisor:
         self.children.clear()
         await asyncio.gather(*self._going.values())
 
+    def reload(self) -> None:
+        """Has all replicas read their settings again (SIGHUP)."""
+        for child in chain.from_iterable(self.children.values()):
+            child.signal(signal.SIGHUP)
+
     def hurry(self) -> None:
         """Asks those that drain once more, which cuts their drain short."""
         for child in self._going:
@@ -321,6 +328,20 @@ class Supervisor:
         going = asyncio.create_task(child.leave(self.grace), name=f"meshkit child {child.name} leaves")
         self._going[child] = going
         going.add_done_callback(lambda _: self._going.pop(child, None))
+
+
+@contextmanager
+def _held(number: signal.Signals) -> Iterator[None]:
+    """Has a signal wait; processes that are started within have it wait, too, until they let it through.
+
+    A process is forked before anything is waited for, so blocks of several may overlap: the first that ends lets the
+    signal through here.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def _free_numbers(taken: set[int], wanted: int) -> list[int]:

@@ -80,7 +80,8 @@ def up(
 
     Without services named, brain, router, worker and zero run. Example: meshkit up --scale brain=3 worker=10
 
-    While it runs, `meshkit scale brain=5` changes the numbers. There is one
+    While it runs, `meshkit scale brain=5` changes the numbers, and SIGHUP has
+    all replicas read their settings again. There is one
     mesh a state folder: a second one is refused. Exits with 0 after a drain, 1
     where it could not start, 2 where there is no such service, 78 where the
     configuration is wrong.
@@ -188,6 +189,8 @@ def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
 
 
 async def _show_until_stopped(board: Board) -> None:
+    from meshkit.reloading import on_hangup
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -198,6 +201,7 @@ async def _show_until_stopped(board: Board) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
+    on_hangup(board.supervisor.reload, stop.set)
     showing = asyncio.create_task(board.show())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((showing, stopping), return_when=asyncio.FIRST_COMPLETED)
