@@ -121,11 +121,13 @@ async def harvest(context: WorkflowContext, arguments: Json) -> Json:
             await commerce.runs.begin(context.tenant, context.id, errand.source, path, found, errand.currency)
         ).id
 
-    run = await commerce.runs.run(context.tenant, await context.step("plan", plan))
+    number = await context.step("plan", plan)
+    run = await context.read(lambda: commerce.runs.run(context.tenant, number))
     children = await context.start_children("harvest-segment", _segments(run, options.segment_batches))
 
     async def seen() -> None:
-        await context.progress(await commerce.batches.rows_done(run), run.rows, f"harvesting {run.feed.name}")
+        done = await context.read(lambda: commerce.batches.rows_done(run))
+        await context.progress(done, run.rows, f"harvesting {run.feed.name}")
 
     await context.join(children, seen)
 
@@ -145,7 +147,7 @@ async def harvest(context: WorkflowContext, arguments: Json) -> Json:
 async def harvest_segment(context: WorkflowContext, arguments: Json) -> Json:
     """Does some batches of a harvest."""
     commerce = context.resources.get(Commerce)
-    run = await commerce.runs.run(context.tenant, int(arguments["run"]))
+    run = await context.read(lambda: commerce.runs.run(context.tenant, int(arguments["run"])))
     first, past = int(arguments["first"]), int(arguments["past"])
     for number in range(first, past):
         await context.step(f"batch-{number}", lambda number=number: _do_batch(context, run, number))  # type: ignore[misc]
