@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Environment, Problem
+from meshkit.config import ConfigError, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
@@ -22,10 +22,10 @@ from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
+from meshkit.service import is_authority
 from meshkit.serving import handlers
 from meshkit.telemetry.refusals import Refusals
 from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
@@ -78,21 +78,27 @@ class Replica:
             raise ConfigError(problems)
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
-        self.admission = Admission(config.max_calls, refusing="STARTING")
+        self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
         self.refusals = Refusals()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
-        self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
+        self.server = Server(
+            self.name,
+            self.instance_id,
+            max_message_bytes=config.max_message_bytes,
+            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
+        )
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._shared = shared_of(config)
+        keyed = self.mesh.shielded is None and not is_authority(kind)
+        self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
             shared=self._shared,
-            ring=self.service.key_ring(),
+            ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
@@ -131,8 +137,9 @@ class Replica:
             self.bind()
         assert self.instance is not None
         from meshkit.inspection import inspection_of
+        from meshkit.reflection import reflection_of
 
-        for service in (self.service, inspection_of(self)):
+        for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
                     service,
@@ -143,9 +150,7 @@ class Replica:
                     namespace=self.config.namespace,
                 ),
             )
-        self.health.add_to(self.server.grpc)
-        if self.config.env is Environment.LOCAL:
-            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        self.health.add_to(self.server.grpc, watches=self.config.max_calls)
         try:
             await self.server.start()
             if self.health_port is not None:
@@ -157,6 +162,7 @@ class Replica:
                 self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
+            self.admission.lag.start()
             self._lease = await self.registry.register(self.instance)
         except BaseException:
             await self.kill()
@@ -225,6 +231,7 @@ class Replica:
         if self._closed:
             return
         self._closed = True
+        self.admission.lag.stop()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         try:
             await self._resources.close()

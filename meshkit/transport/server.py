@@ -92,10 +92,13 @@ class Server:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
         max_message_bytes: Largest message taken or sent, in bytes.
+        connection_age: Seconds after which a connection must be made anew; see `server_options`.
     """
 
-    def __init__(self, service: str, instance_id: str, *, max_message_bytes: int) -> None:
-        self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
+    def __init__(
+        self, service: str, instance_id: str, *, max_message_bytes: int, connection_age: float | None = None
+    ) -> None:
+        self.grpc = grpc.aio.server(options=server_options(max_message_bytes, connection_age=connection_age))
         self.reception = Reception(service, instance_id)
         self._methods = _Methods(self.reception)
         self._started = False

@@ -12,3 +12,4 @@ from reference_services.postgres.migrations import locked as locked
 from reference_services.postgres.migrations import migrated as migrated
 from reference_services.postgres.schema import Schema as Schema
 from reference_services.postgres.schema import Target as Target
+from reference_services.postgres.schema import own_rows as own_rows

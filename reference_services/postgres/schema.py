@@ -20,6 +20,19 @@ IDLE_TIMEOUT_S = 5
 need, so its connection is ended."""
 
 
+def own_rows(role: str, *tables: str) -> str:
+    """SQL that lets a role use what is the transaction's tenant's in tables with a column `tenant`, and no more."""
+    return "".join(
+        f"""
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON {table} USING (tenant = current_setting('meshkit.tenant', true));
+GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role};
+"""
+        for table in tables
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """A schema of a database, whose it is, and who may use it.
