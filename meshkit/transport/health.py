@@ -1,27 +1,30 @@
-"""The `grpc.health.v1` protocol, open to all, exempt from admission."""
+"""The `grpc.health.v1` protocol, open to all, exempt from admission.
+
+What an instance lacks goes with the answer, as names, in fields that those who do not know them skip.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from meshkit._gen.meshkit.v1 import health_pb2 as pb
+from meshkit.instance import State
 from meshkit.transport.server import take_port
 
-_Status = health_pb2.HealthCheckResponse.ServingStatus
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_Answer = health_pb2.HealthCheckResponse
+_UNKNOWN = _Answer(status=_Answer.SERVICE_UNKNOWN)
 
 MAX_PROBES = 100
 """Questions that the health port answers at once; it is open to anybody who can reach it."""
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Whether an instance serves, for itself (the empty name) and for each contract of its alike.
+    """Whether an instance is ready, for itself (the empty name) and for each contract of its alike.
 
     It starts as not serving. Watches end when it is closed, so that they do not hold up a stop.
 
@@ -31,7 +34,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def __init__(self, contracts: tuple[str, ...]) -> None:
         self._names = frozenset({"", *contracts})
-        self._serving = False
+        self._answer = answer(State.STARTING)
         self._closed = False
         self._changed = asyncio.Event()
 
@@ -39,9 +42,14 @@ class Health(health_pb2_grpc.HealthServicer):
         """Serves the protocol."""
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
-    def set(self, serving: bool) -> None:
-        """Says whether the instance serves."""
-        self._serving = serving
+    def set(self, state: State, lacking: Iterable[str] = ()) -> None:
+        """Says how the instance is.
+
+        Args:
+            state: Where it stands.
+            lacking: What it lacks to be ready.
+        """
+        self._answer = answer(state, lacking)
         self._wake()
 
     def close(self) -> None:
@@ -53,24 +61,16 @@ class Health(health_pb2_grpc.HealthServicer):
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _status(self, name: str) -> Any:
-        if name not in self._names:
-            return _UNKNOWN
-        return _SERVING if self._serving else _NOT_SERVING
-
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:
         """Whether it serves now."""
         if request.service not in self._names:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
-        return health_pb2.HealthCheckResponse(status=self._status(request.service))
+        return self._answer
 
     async def List(self, request: Any, context: Any) -> Any:
         """Whether each contract is served now."""
         return health_pb2.HealthListResponse(  # type: ignore[attr-defined]  # the stubs are behind
-            statuses={
-                name: health_pb2.HealthCheckResponse(status=self._status(name))
-                for name in sorted(self._names)
-            }
+            statuses=dict.fromkeys(sorted(self._names), self._answer)
         )
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> AsyncIterator[Any]:
@@ -78,13 +78,25 @@ class Health(health_pb2_grpc.HealthServicer):
         told = None
         while True:
             changed = self._changed
-            status = self._status(request.service)
-            if status != told:
-                told = status
-                yield health_pb2.HealthCheckResponse(status=status)
+            now = self._answer if request.service in self._names else _UNKNOWN
+            if now != told:
+                told = now
+                yield now
             if self._closed:
                 return
             await changed.wait()
+
+
+def answer(state: State, lacking: Iterable[str] = ()) -> Any:
+    """How an instance is, in the words of `grpc.health.v1` and of the mesh.
+
+    Args:
+        state: Where it stands.
+        lacking: What it lacks to be ready.
+    """
+    told = pb.HealthAnswer(state=state, lacking=sorted(lacking))
+    told.status = _Answer.SERVING if state is State.SERVING and not told.lacking else _Answer.NOT_SERVING
+    return _Answer.FromString(told.SerializeToString())
 
 
 class HealthPort:

@@ -17,17 +17,18 @@ MAX_PENDING = 100_000
 Options = list[tuple[str, Any]]
 
 
-def server_options(max_message_bytes: int) -> Options:
+def server_options(max_message_bytes: int, *, shares_port: bool = False) -> Options:
     """Arguments of a server.
 
     Args:
         max_message_bytes: Largest message taken or sent, in bytes.
+        shares_port: Whether other processes listen on its port as well, on purpose.
     """
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
