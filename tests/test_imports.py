@@ -28,7 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "service": {"binding", "declaration", "pipeline", "config", "runtime"},
     "protocol": {"_gen"},
     "authority": {"security"},
-    "supervisor": {"errors", "config", "rotation"},
+    "lifecycle": {"instance"},
+    "notify": {"config", "instance", "lifecycle"},
+    "listening": {"notify"},
+    "child": {"listening"},
+    "supervisor": {"child", "errors", "rotation"},
 }
 """What each room may import of meshkit; rooms that are not here (mesh, serving, replica, runtime) wire the others."""
 

@@ -23,8 +23,8 @@ from meshkit.cli.pidfile import is_up
 from meshkit.errors import MeshError
 
 if TYPE_CHECKING:
+    from meshkit.child import Restarts
     from meshkit.redis.server import LocalServer
-    from meshkit.supervisor import Restarts
 
 log = structlog.get_logger("meshkit.supervisor")
 

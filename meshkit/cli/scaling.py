@@ -9,13 +9,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from meshkit.child import EXIT_CONFIG, Child, Program
 from meshkit.cli.control import JsonObject
 from meshkit.cli.counts import MAX_REPLICAS
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.roster import Roster
 from meshkit.cli.tables import age
 from meshkit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
-from meshkit.supervisor import EXIT_CONFIG, Child, Program, Resized, Supervisor
+from meshkit.supervisor import Resized, Supervisor
 
 MAX_TIMEOUT_S = 3600.0
 

@@ -16,9 +16,9 @@ from meshkit.cli.output import ExitCode, Failure, note
 from meshkit.cli.pidfile import only_mesh_on
 
 if TYPE_CHECKING:
+    from meshkit.child import Program, Restarts
     from meshkit.cli.board import Board
     from meshkit.config import SharedConfig
-    from meshkit.supervisor import Program, Restarts
 
 REFERENCE = {
     "brain": "reference_services.brain.service:Brain",
@@ -140,8 +140,8 @@ def _named(words: Sequence[str]) -> dict[str, str]:
 
 
 async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool, tls: bool) -> None:
+    from meshkit.child import Restarts
     from meshkit.config import SharedConfig
-    from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
 
     config = SharedConfig.load()
@@ -247,8 +247,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
 
 
 def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
+    from meshkit.child import Program
     from meshkit.config import child_environment
-    from meshkit.supervisor import Program
 
     folder = str(surroundings.config.state_dir)
     environment = {

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from meshkit.child import Child, Program, Restarts
 from meshkit.cli.roster import Roster
 from meshkit.cli.scaling import Scaler, ScaleRequest
 from meshkit.discovery import Lease
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from meshkit.instance import Instance, State, new_instance_id
-from meshkit.supervisor import Child, Program, Restarts, Supervisor
+from meshkit.supervisor import Supervisor
 
 STAYS = "import sys; sys.stdin.read()"
 STUBBORN = (

@@ -386,10 +386,13 @@ def test_secrets_are_not_shown() -> None:
 
 
 async def test_a_watcher_is_let_go_at_once_when_shield_stops() -> None:
-    async with running(drain_grace_s=60.0, drain_streams_s=60.0) as place:
-        async with place.client.watch_revocations(pb.WatchRevocationsRequest()) as news:
+    watched = pb.WatchRevocationsRequest()
+    async with (
+        asyncio.timeout(20),
+        running(drain_grace_s=60.0, drain_streams_s=60.0) as place,
+        place.client.watch_revocations(watched) as news,
+    ):
+        await anext(aiter(news))
+        await place.local.drain(place.local.instances[0])
+        with pytest.raises(StopAsyncIteration):
             await anext(aiter(news))
-            async with asyncio.timeout(10):
-                await place.local.drain(place.local.instances[0])
-                with pytest.raises(StopAsyncIteration):
-                    await anext(aiter(news))
