@@ -18,6 +18,9 @@ from meshkit.listening import Listening
 
 log = structlog.get_logger("meshkit.supervisor")
 
+KILL_AFTER_S = 8.0
+"""Seconds beyond its drain that a replica has to end by itself."""
+
 _serials = count(1)
 """Numbers of sockets, each of which is one process's."""
 
@@ -91,19 +94,21 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """When a process that died is started again.
+    """When a process that died is started again, and one that hangs is killed.
 
     Attributes:
         enabled: Whether it is at all.
         first: Seconds before the first restart in a row; it doubles with each.
         most: Seconds before any restart at most.
         settled: Seconds of life after which a process counts as well, and the next wait is the first again.
+        hung: Seconds without a sign of life of its event loop after which a process is killed; 0: it is not.
     """
 
     enabled: bool = True
     first: float = 0.2
     most: float = 10.0
     settled: float = 10.0
+    hung: float = 0.0
 
 
 class Child:
@@ -220,7 +225,9 @@ class Child:
                 self.starts += 1
                 if self._leaving.is_set():
                     self.signal(signal.SIGTERM)
+                hung = asyncio.create_task(self._kill_when_hung(), name=f"meshkit watchdog {self.name}")
                 self.exit_code = await self._process.wait()
+                hung.cancel()
             self._hear_no_more()
             if self._leaving.is_set() or not self._restarts.enabled:
                 return
@@ -247,6 +254,8 @@ class Child:
             path = self._sockets / f"{next(_serials)}"
             self._listening = Listening(path, self._tell)
             environment["NOTIFY_SOCKET"] = str(path)
+            if self._restarts.hung:
+                environment["WATCHDOG_USEC"] = str(int(self._restarts.hung * 1e6))
         try:
             with ExitStack() as stack:
                 output = None if self._logs is None else stack.enter_context(self.log.open("ab"))
@@ -262,6 +271,17 @@ class Child:
         except BaseException:
             self._hear_no_more()
             raise
+
+    async def _kill_when_hung(self) -> None:
+        """Kills the process when its event loop gives no sign of life any more; not before it has given one."""
+        if not self._restarts.hung or (listening := self._listening) is None:
+            return
+        while True:
+            await asyncio.sleep(self._restarts.hung / 4)
+            if listening.is_silent(self._restarts.hung):
+                log.error("killed: it hangs", replica=self.name, seconds=self._restarts.hung)
+                self.signal(signal.SIGKILL)
+                return
 
     def _hear_no_more(self) -> None:
         if self._listening is not None:

@@ -22,7 +22,6 @@ class Listening:
 
     Attributes:
         told: What it told last.
-        heard_at: When it gave its last sign of life, on the clock of the event loop.
     """
 
     def __init__(self, path: Path, on_news: Callable[[], object]) -> None:
@@ -30,7 +29,7 @@ class Listening:
         self.told: Mapping[str, str] = {}
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
+        self._heard_at: float | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.setblocking(False)
@@ -55,6 +54,10 @@ class Listening:
         """What it says for people."""
         return self.told.get("STATUS", "")
 
+    def is_silent(self, seconds: float) -> bool:
+        """Whether it has given no sign of life for so long, after a first one."""
+        return self._heard_at is not None and self._loop.time() - self._heard_at > seconds
+
     def close(self) -> None:
         """Stops listening."""
         self._loop.remove_reader(self._socket.fileno())
@@ -66,7 +69,7 @@ class Listening:
             message = self._socket.recv(MAX_BYTES)
         except BlockingIOError:
             return
-        self.heard_at = self._loop.time()
+        self._heard_at = self._loop.time()
         lines = (line.partition("=") for line in message.decode(errors="replace").splitlines())
         told = {name: value for name, _, value in lines}
         if "WATCHDOG" not in told:

@@ -42,8 +42,8 @@ log = structlog.get_logger("meshkit.replica")
 Overrides = Mapping[Callable[..., Any], Opener]
 """Openers of resources, each with the one to use in its stead."""
 
-LEASE_S = 5.0
-"""Seconds that the registry has to take note of a drain."""
+LEASE_S = 2.0
+"""Seconds that the registry has to take note of a drain, and as many to take note of its end."""
 
 CLOSE_S = 3.0
 """Seconds beyond the grace of a drain that resources have to close."""
@@ -209,10 +209,13 @@ class Replica:
         hurry = hurry or asyncio.Event()
         loop = asyncio.get_running_loop()
         self.lifecycle.enter(State.DRAINING)
+        log.info("draining", service=self.name, instance=self.instance_id, calls=self.server.calls)
         self._end_tasks()
+        leaving: list[Awaitable[None]] = [asyncio.sleep(self.config.drain_propagation_s)]
         if self._lease is not None:
-            await _logged(self._lease.update(state=State.DRAINING), "could not mark the instance as draining")
-        await _unless(hurry, asyncio.sleep(self.config.drain_propagation_s))
+            update = self._lease.update(state=State.DRAINING)
+            leaving.append(_logged(update, "could not mark the instance as draining"))
+        await _unless(hurry, asyncio.gather(*leaving))
         over = loop.time() + self.config.drain_grace_s + CLOSE_S
         self.admission.refusing = "DRAINING"
         self.lifecycle.draining.set()

@@ -190,7 +190,7 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         if with_parent:
-            loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
+            end_with_parent(loop, stop)
         self._notifier = Notifier(notifying())
         self._notifier.start()
         try:
@@ -217,6 +217,11 @@ def _freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def end_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Has `stop` set when standard input is closed: when the process that holds its other end is gone."""
+    loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -28,9 +28,6 @@ REFERENCE = {
 }
 """The reference services by name: what runs where nothing else is said."""
 
-KILL_AFTER_S = 5.0
-"""Seconds beyond its drain that a replica has to end by itself."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -97,9 +94,10 @@ def up(
 
     Without services named, brain, router, worker and zero run. Example: meshkit up --scale brain=3 worker=10
 
-    While it runs, `meshkit scale brain=5` changes the numbers. There is one
-    mesh a state folder: a second one is refused. Exits with 0 after a drain, 1
-    where it could not start, 2 where there is no such service, 78 where the
+    While it runs, `meshkit scale brain=5` changes the numbers, and `meshkit
+    restart brain` starts its replicas anew, one by one. There is one mesh a
+    state folder: a second one is refused. Exits with 0 after a drain, 1 where it
+    could not start, 2 where there is no such service, 78 where the
     configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
@@ -221,8 +219,10 @@ async def _with_tls(surroundings: Surroundings, plan: Plan, stack: AsyncExitStac
 
 
 async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:
+    from meshkit.child import KILL_AFTER_S
     from meshkit.cli.board import Board
     from meshkit.cli.control import SOCKET, control_socket
+    from meshkit.cli.restarting import Restarter
     from meshkit.cli.roster import Roster
     from meshkit.cli.scaling import Scaler
     from meshkit.discovery import registry_of
@@ -236,7 +236,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
     try:
         async with Supervisor(logs, restarts=restarts, grace=grace) as supervisor, roster.following(programs):
-            verbs = {"scale": Scaler(supervisor, programs, roster).serve}
+            scaler = Scaler(supervisor, programs, roster)
+            verbs = {"scale": scaler.serve, "restart": Restarter(supervisor, programs, scaler.turn).serve}
             async with control_socket(config.state_dir / SOCKET, verbs):
                 for name, program in programs.items():
                     supervisor.resize(program, plan.replicas[name])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshkit import Call, Unavailable, resource
+from meshkit.child import KILL_AFTER_S
 from meshkit.replica import CLOSE_S, LAST_MOMENT_S
 from meshkit.testing import LocalMesh
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text
@@ -178,7 +179,7 @@ async def test_a_resource_that_does_not_close_does_not_hold_up_the_drain(
 ) -> None:
     monkeypatch.setattr("meshkit.replica.CLOSE_S", 0.1)
     monkeypatch.setattr("meshkit.replica.LAST_MOMENT_S", 0.1)
-    assert CLOSE_S + LAST_MOMENT_S < 5, "who supervises gives as much, and kills then"
+    assert CLOSE_S + 2 * LAST_MOMENT_S < KILL_AFTER_S, "else whoever supervises kills it meanwhile"
 
     @asynccontextmanager
     async def hanging(service: Any) -> AsyncGenerator[str, None]:
