@@ -45,6 +45,10 @@ Overrides = Mapping[Callable[..., Any], Opener]
 LEASE_S = 2.0
 """Seconds that the registry has to take note of a drain, and as many to take note of its end."""
 
+SHARED_PROPAGATION_S = 0.1
+"""Seconds for callers to notice the drain of one of several processes on a port: until their connection ends they have
+no other, and wait."""
+
 CLOSE_S = 3.0
 """Seconds beyond the grace of a drain that resources have to close."""
 
@@ -115,6 +119,9 @@ class Replica:
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._overrides = overrides or {}
+        self._propagation_s = config.drain_propagation_s
+        if shares_port:
+            self._propagation_s = min(self._propagation_s, SHARED_PROPAGATION_S)
         self._resources = Resources(self.service, _openers(kind, self._overrides))
         self.runs = {job.attribute: Runs() for job in kind.definition.jobs}
         self._tasks: list[asyncio.Task[None]] = []
@@ -211,7 +218,7 @@ class Replica:
         self.lifecycle.enter(State.DRAINING)
         log.info("draining", service=self.name, instance=self.instance_id, calls=self.server.calls)
         self._end_tasks()
-        leaving: list[Awaitable[None]] = [asyncio.sleep(self.config.drain_propagation_s)]
+        leaving: list[Awaitable[None]] = [asyncio.sleep(self._propagation_s)]
         if self._lease is not None:
             update = self._lease.update(state=State.DRAINING)
             leaving.append(_logged(update, "could not mark the instance as draining"))
