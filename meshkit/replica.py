@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Environment, Problem
+from meshkit.config import ConfigError, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.jobs import Runs, repeat
@@ -25,10 +25,10 @@ from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
+from meshkit.service import is_authority
 from meshkit.serving import handlers
 from meshkit.telemetry.refusals import Refusals
 from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
@@ -105,17 +105,19 @@ class Replica:
             max_message_bytes=config.max_message_bytes,
             draining=self.lifecycle.draining,
             shares_port=shares_port,
+            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
         )
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._shared = shared_of(config)
+        keyed = self.mesh.shielded is None and not is_authority(kind)
+        self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
             shared=self._shared,
-            ring=self.service.key_ring(),
+            ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._overrides = overrides or {}
@@ -161,8 +163,9 @@ class Replica:
             self.bind()
         assert self.instance is not None
         from meshkit.inspection import inspection_of
+        from meshkit.reflection import reflection_of
 
-        for service in (self.service, inspection_of(self)):
+        for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
                     service,
@@ -173,9 +176,7 @@ class Replica:
                     namespace=self.config.namespace,
                 ),
             )
-        self.health.add_to(self.server.grpc)
-        if self.config.env is Environment.LOCAL:
-            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        self.health.add_to(self.server.grpc, watches=self.config.max_calls)
         for needed in self.kind.definition.depends_on:
             self.lifecycle.lacks(needed, "it was not found yet", expected=True)
         try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
     from meshkit.security.keys import KeyRing
+    from meshkit.security.revocations import Revocations
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -178,11 +179,15 @@ class CUService:
             PermissionDenied: The call is refused. Any other exception refuses it, too.
         """
 
-    def key_ring(self) -> KeyRing | None:
+    def key_ring(self, revocations: Revocations) -> KeyRing | None:
         """Where keys of other projects are found, in place of the keys file and the project store; None for there.
 
         For a service that is an authority over others: what they are granted is for it alone to say. Asked once, before
         its resources are open; the ring is asked when they are.
+
+        Args:
+            revocations: What is revoked, as the tokens of its callers are held against it from then on; for a service
+                that takes tokens in its messages, too.
         """
         return None
 
@@ -231,6 +236,11 @@ class CUService:
 def has_policy(cls: type[CUService]) -> bool:
     """Whether a class overrides `authorize`."""
     return cls.authorize is not CUService.authorize
+
+
+def is_authority(cls: type[CUService]) -> bool:
+    """Whether a class overrides `key_ring`."""
+    return cls.key_ring is not CUService.key_ring
 
 
 def _others_take_keywords(cls: type[CUService]) -> bool:

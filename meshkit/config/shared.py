@@ -240,10 +240,10 @@ class SharedConfig(BaseModel):
     tenant: grammar.OptionalTenant = Field(
         default_factory=_in("local", ""), description="Tenant of calls of a script that names none."
     )
-    shield_grpc_url: grammar.OptionalAddress = Field(
+    shield_grpc_url: grammar.OptionalAddresses = Field(
         default="",
-        description="`host:port` of Shield: with it, tokens come from there, and only those are taken; empty: projects "
-        "make their own with their secrets.",
+        description="`host:port` of Shield, or of each of its replicas with commas in between: tokens come from there, "
+        "and only those are taken; empty: projects make their own with their secrets.",
     )
     token_ttl_s: int = Field(
         default=300, ge=1, le=86400, description="Seconds that a token made here is valid."

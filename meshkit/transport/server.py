@@ -96,6 +96,7 @@ class Server:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
         max_message_bytes: Largest message taken or sent, in bytes.
+        connection_age: Seconds after which a connection must be made anew; see `server_options`.
         draining: Set when calls under way should come to an end; each call carries it.
         shares_port: Whether other processes listen on its port as well, on purpose.
     """
@@ -106,10 +107,12 @@ class Server:
         instance_id: str,
         *,
         max_message_bytes: int,
+        connection_age: float | None = None,
         draining: asyncio.Event | None = None,
         shares_port: bool = False,
     ) -> None:
-        self.grpc = grpc.aio.server(options=server_options(max_message_bytes, shares_port=shares_port))
+        options = server_options(max_message_bytes, connection_age=connection_age, shares_port=shares_port)
+        self.grpc = grpc.aio.server(options=options)
         self.reception = Reception(service, instance_id, draining=draining)
         self._shares_port = shares_port
         self._methods = _Methods(self.reception)

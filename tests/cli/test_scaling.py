@@ -159,7 +159,8 @@ async def test_two_at_once_take_turns_and_the_second_one_waits_no_longer_than_it
     first = asyncio.create_task(scaler.scale(request(echo=1)))
     await eventually(lambda: "echo" in mesh.supervisor.children)
     with pytest.raises(
-        DeadlineExceeded, match=r"another scaling or restart is under way, and has not ended in 0.1 s; nothing"
+        DeadlineExceeded,
+        match=r"another scaling or restart is under way, and has not ended in 0.1 s; nothing",
     ):
         await scaler.scale(request(0.1, wait=False, echo=5))
     assert len(mesh.supervisor.children["echo"]) == 1
