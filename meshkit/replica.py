@@ -93,7 +93,7 @@ class Replica:
             raise ConfigError(problems)
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
-        self.admission = Admission(config.max_calls, refusing="STARTING")
+        self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
         self.refusals = Refusals()
         self.lifecycle = Lifecycle(self.name, self.instance_id)
         self.health = Health((kind.definition.contract.full_name,))
@@ -190,6 +190,7 @@ class Replica:
                 self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
+            self.admission.lag.start()
             self._lease = await self.registry.register(self.instance)
         except BaseException:
             await self.kill()
@@ -264,6 +265,7 @@ class Replica:
         if self._closed:
             return
         self._closed = True
+        self.admission.lag.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self._resources.close()
