@@ -48,7 +48,15 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
             version=instance.version,
             started_at=_timestamp(instance.started_at),
             now=_timestamp(time.time()),
-            state=(replica.admission.refusing or "serving").lower(),
+            state=replica.lifecycle.state,
+            lacking=replica.lifecycle.lacking,
+            jobs=[
+                pb.BackgroundJob(
+                    name=job.attribute, seconds=job.seconds, begun=runs.begun, failed=runs.failed
+                )
+                for job in replica.kind.definition.jobs
+                for runs in (replica.runs[job.attribute],)
+            ],
             registry=str(replica.registry),
             settings=[
                 pb.Setting(name=each.name, value=each.value, source=each.source)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from meshkit.config import ConfigError, Problem, SharedConfig
+from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
+from meshkit.notify import Notifier
 from meshkit.reloading import kept_current
 from meshkit.replica import Overrides, Replica, check_tls
 from meshkit.transport.server import PortTaken
@@ -39,6 +41,7 @@ class Runtime:
         configs: Settings by class, where they are not to be read from the environment.
         registry: The registry, where it is not to be opened from the settings.
         overrides: Openers to use instead of those of the services' resources.
+        shares_port: Whether other processes listen on the same ports as well, on purpose.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Runtime:
         configs: dict[type[CUService], SharedConfig] | None = None,
         registry: Registry | None = None,
         overrides: Overrides | None = None,
+        shares_port: bool = False,
     ) -> None:
         if not services:
             raise ValueError("a runtime needs at least one service")
@@ -58,7 +62,9 @@ class Runtime:
         self._configs: dict[type[CUService], SharedConfig] = {}
         self._registry = registry
         self._overrides = overrides
+        self._shares_port = shares_port
         self._owns_process = False
+        self._notifier = Notifier(Notifying())
         self.replicas: list[Replica] = []
 
     def configure(self) -> dict[type[CUService], SharedConfig]:
@@ -100,8 +106,10 @@ class Runtime:
         registry = self._registry or registry_of(first)
         try:
             self.replicas = [
-                Replica(kind, config, registry, overrides=self._overrides) for kind, config in configs.items()
+                Replica(kind, config, registry, overrides=self._overrides, shares_port=self._shares_port)
+                for kind, config in configs.items()
             ]
+            self._notifier.follow([replica.lifecycle for replica in self.replicas])
             for replica in self.replicas:
                 replica.bind()
                 if self._owns_process:
@@ -148,6 +156,8 @@ class Runtime:
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
 
+        Whoever listens at `NOTIFY_SOCKET`, as systemd does, is told how it is.
+
         Args:
             with_parent: Also end when standard input is closed: when the process that holds its other end is gone.
 
@@ -184,9 +194,14 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         if with_parent:
-            loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
-        async with kept_current(self._configs, self.configure, lambda: self.replicas, stop):
-            await self.serve(stop, hurry)
+            end_with_parent(loop, stop)
+        self._notifier = Notifier(notifying())
+        self._notifier.start()
+        try:
+            async with kept_current(self._configs, self.configure, lambda: self.replicas, stop):
+                await self.serve(stop, hurry)
+        finally:
+            self._notifier.close()
 
 
 def _port_clashes(configs: dict[type[CUService], SharedConfig]) -> Iterator[Problem]:
@@ -213,6 +228,11 @@ def _freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def end_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Has `stop` set when standard input is closed: when the process that holds its other end is gone."""
+    loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

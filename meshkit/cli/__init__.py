@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[str, str]] = {
     "up": ("meshkit.cli.up:up", "Run the whole mesh on this machine."),
     "scale": ("meshkit.cli.scale:scale", "Scale services of a mesh that is up."),
+    "restart": ("meshkit.cli.restart:restart", "Start replicas anew, one by one."),
     "demo": ("reference_services.demo:demo", "Show the mesh: a real job, replicas killed under load."),
-    "run": ("meshkit.cli.run:run", "Run services in this process."),
+    "run": ("meshkit.cli.run:run", "Run services in this process, or in several."),
     "call": ("meshkit.cli.call:call", "Call a method, JSON in and out."),
     "services": ("meshkit.cli.services:services", "Show services and their instances."),
     "explain": ("meshkit.cli.explain:explain", "Show what a call to a service would meet."),

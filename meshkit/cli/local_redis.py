@@ -19,8 +19,8 @@ from meshkit.cli.output import Failure
 from meshkit.cli.pidfile import is_up
 
 if TYPE_CHECKING:
+    from meshkit.child import Restarts
     from meshkit.redis.server import LocalServer
-    from meshkit.supervisor import Restarts
 
 _MAX_URL_BYTES = 4096
 

@@ -23,8 +23,8 @@ from meshkit.cli.surroundings import (
 )
 
 if TYPE_CHECKING:
+    from meshkit.child import Program, Restarts
     from meshkit.cli.board import Board
-    from meshkit.supervisor import Program, Restarts
 
 REFERENCE = {
     "brain": "reference_services.brain.service:Brain",
@@ -33,9 +33,6 @@ REFERENCE = {
     "zero": "reference_services.zero.service:Zero",
 }
 """The reference services by name: what runs where nothing else is said."""
-
-KILL_AFTER_S = 5.0
-"""Seconds beyond its drain that a replica has to end by itself."""
 
 
 def up(
@@ -80,10 +77,11 @@ def up(
 
     Without services named, brain, router, worker and zero run. Example: meshkit up --scale brain=3 worker=10
 
-    While it runs, `meshkit scale brain=5` changes the numbers, and SIGHUP has
-    all replicas read their settings again. There is one
-    mesh a state folder: a second one is refused. Exits with 0 after a drain, 1
-    where it could not start, 2 where there is no such service, 78 where the
+    While it runs, `meshkit scale brain=5` changes the numbers, `meshkit
+    restart brain` starts its replicas anew, one by one, and SIGHUP has all
+    replicas read their settings again. There is one mesh a state folder: a
+    second one is refused. Exits with 0 after a drain, 1 where it could not
+    start, 2 where there is no such service, 78 where the
     configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
@@ -124,8 +122,8 @@ def _named(words: Sequence[str]) -> dict[str, str]:
 
 
 async def _up(plan: Plan, *, restart: bool, redis: bool, postgres: bool, shield: bool, tls: bool) -> None:
+    from meshkit.child import Restarts
     from meshkit.config import SharedConfig
-    from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
 
     config = SharedConfig.load()
@@ -148,8 +146,10 @@ async def _up(plan: Plan, *, restart: bool, redis: bool, postgres: bool, shield:
 
 
 async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:
+    from meshkit.child import KILL_AFTER_S
     from meshkit.cli.board import Board
     from meshkit.cli.control import SOCKET, control_socket
+    from meshkit.cli.restarting import Restarter
     from meshkit.cli.roster import Roster
     from meshkit.cli.scaling import Scaler
     from meshkit.discovery import registry_of
@@ -163,7 +163,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
     try:
         async with Supervisor(logs, restarts=restarts, grace=grace) as supervisor, roster.following(programs):
-            verbs = {"scale": Scaler(supervisor, programs, roster).serve}
+            scaler = Scaler(supervisor, programs, roster)
+            verbs = {"scale": scaler.serve, "restart": Restarter(supervisor, programs, scaler.turn).serve}
             async with control_socket(config.state_dir / SOCKET, verbs):
                 for name, program in programs.items():
                     supervisor.resize(program, plan.replicas[name])
@@ -174,8 +175,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
 
 
 def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
+    from meshkit.child import Program
     from meshkit.config import child_environment
-    from meshkit.supervisor import Program
 
     folder = str(surroundings.config.state_dir)
     environment = {

@@ -295,6 +295,13 @@ class SharedConfig(BaseModel):
         le=3600,
         description="Seconds that calls in flight have to end when the service stops.",
     )
+    drain_streams_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="Seconds of CU_DRAIN_GRACE_S that open streams have to end by themselves; then they are ended, and "
+        "their callers told to call again.",
+    )
     drain_propagation_s: float = Field(
         default=1.0,
         ge=0,

@@ -39,6 +39,8 @@ def meshkit(state: Path, *words: str, **settings: str) -> subprocess.CompletedPr
 class Up:
     """`meshkit up` under way, and what it has printed so far."""
 
+    verb = "up"
+
     def __init__(self, state: Path, *words: str, **settings: str) -> None:
         state.mkdir(mode=0o700, exist_ok=True)
         self.state = state
@@ -46,7 +48,7 @@ class Up:
         self.seen = 0
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "meshkit", "up", *words],
+                [sys.executable, "-m", "meshkit", self.verb, *words],
                 cwd=GREETER,
                 env=environment_of(state) | settings,
                 stdout=output,

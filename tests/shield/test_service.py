@@ -1,5 +1,6 @@
 """Shield over the wire: who may ask it for what, and what it says."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -438,3 +439,16 @@ async def test_what_is_over_is_deleted_and_the_log_holds(shield: Place) -> None:
 def test_secrets_are_not_shown() -> None:
     config = ShieldConfig(project_secret=f"k1:{SECRET}", shield_master_key="A" * 42 + "E")
     assert "A" * 42 not in f"{config!r} {config} {config.model_dump()}"
+
+
+async def test_a_watcher_is_let_go_at_once_when_shield_stops() -> None:
+    watched = pb.WatchRevocationsRequest()
+    async with (
+        asyncio.timeout(20),
+        running(drain_grace_s=60.0, drain_streams_s=60.0) as place,
+        place.client.watch_revocations(watched) as news,
+    ):
+        await anext(aiter(news))
+        await place.local.drain(place.local.instances[0])
+        with pytest.raises(StopAsyncIteration):
+            await anext(aiter(news))
