@@ -40,7 +40,7 @@ from meshkit.security.guard import Demand
 from meshkit.security.peers import only_peers
 from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
-from meshkit.telemetry.refusals import Refusals, noting
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.caller import Caller
 from meshkit.transport.calls import (
     MeshCall,
@@ -95,7 +95,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
         self._stream_max_age = settings.stream_max_age_s
         self._namespace = settings.namespace
-        self._refusals = Refusals()
+        self._observer = Observer()
         self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
@@ -125,8 +125,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         streams = method.streams_requests or method.streams_replies
         layers = (
             _aborting,
+            *self._observer.layers(path),
             error_boundary,
-            noting(self._refusals),
             *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),

@@ -9,6 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,13 +18,16 @@ from meshkit.config import ConfigError, Environment, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.mesh import Mesh
+from meshkit.pipeline import compose
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
 from meshkit.serving import handlers
-from meshkit.telemetry.refusals import Refusals
+from meshkit.telemetry.access import AccessLog
+from meshkit.telemetry.lag import LoopLag
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.health import Health, HealthPort
 from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
@@ -79,10 +83,16 @@ class Replica:
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission(config.max_calls, refusing="STARTING")
-        self.refusals = Refusals()
+        self.observer = Observer(access=AccessLog(config.log_access_rate) if config.log_access_rate else None)
+        self.lag = LoopLag()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
-        self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
+        self.server = Server(
+            self.name,
+            self.instance_id,
+            max_message_bytes=config.max_message_bytes,
+            around=partial(compose, self.observer.layers()),
+        )
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
@@ -100,7 +110,22 @@ class Replica:
         self._lease: Lease | None = None
         self._serving = False
         self._closed = False
+        self._made_at = time.monotonic()
         self.probed_at: int | None = None
+
+    @property
+    def state(self) -> str:
+        """What it does with calls: `starting`, `serving` or `draining`."""
+        return (self.admission.refusing or "serving").lower()
+
+    def uptime(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._made_at
+
+    def lease_age(self) -> float | None:
+        """Seconds since its place in the registry was last renewed; None where it has none, or one without end."""
+        renewed_at = self._lease.renewed_at if self._lease is not None else None
+        return None if renewed_at is None else time.monotonic() - renewed_at
 
     def bind(self) -> None:
         """Takes the port, and that for probes.
@@ -138,7 +163,7 @@ class Replica:
                     service,
                     self._guard,
                     self.admission,
-                    self.refusals,
+                    self.observer,
                     stream_max_age=self.config.stream_max_age_s,
                     namespace=self.config.namespace,
                 ),
@@ -163,8 +188,11 @@ class Replica:
             raise
         self._serving = True
         self._jobs = [
-            asyncio.create_task(repeat(getattr(self.service, job.attribute), job, service=self.name))
-            for job in self.kind.definition.jobs
+            asyncio.create_task(self.lag.follow(), name=f"meshkit lag {self.name}"),
+            *(
+                asyncio.create_task(repeat(getattr(self.service, job.attribute), job, service=self.name))
+                for job in self.kind.definition.jobs
+            ),
         ]
         self.health.set(True)
         log.info("serving", service=self.name, instance=self.instance_id, address=self.instance.address)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Problem, SharedConfig
+from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
 from meshkit.errors import MeshError
 from meshkit.replica import Overrides, Replica, check_tls
 from meshkit.transport.server import PortTaken
@@ -156,7 +156,8 @@ class Runtime:
         try:
             self._configs = self.configure()  # what `serve` goes by as well
             settings = next(iter(self._configs.values()))
-            configure(settings.log_level.value, json=settings.log_json)
+            secret = [text for config in self._configs.values() for text in known_secrets(config)]
+            configure(settings.log_level.value, json=settings.log_json, secret=secret)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._until_signalled(with_parent))
         except ConfigError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from meshkit.errors import Unimplemented
-from meshkit.pipeline import Exchange, Handler, Method
+from meshkit.pipeline import Exchange, Handler, Method, Middleware
 from meshkit.transport.options import server_options
 from meshkit.transport.reception import Reception, Serving
 
@@ -64,11 +64,16 @@ def take_port(
     return bound
 
 
+def _as_it_is(handler: Handler) -> Handler:
+    return handler
+
+
 class _Methods(grpc.GenericRpcHandler):
     """Finds what serves a call; answers calls of methods that no contract here has."""
 
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Reception, around: Middleware) -> None:
         self._reception = reception
+        self._refusing = around(self._refuse)
         self._serving: dict[str, Serving] = {}
 
     def add(self, method: Method, handler: Handler) -> None:
@@ -77,7 +82,7 @@ class _Methods(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of the call."""
         path = handler_call_details.method
-        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refuse)
+        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refusing)
         return serving(handler_call_details.invocation_metadata)
 
     async def _refuse(self, exchange: Exchange) -> None:
@@ -92,12 +97,15 @@ class Server:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
         max_message_bytes: Largest message taken or sent, in bytes.
+        around: What is laid around the refusal of calls of methods that it does not have.
     """
 
-    def __init__(self, service: str, instance_id: str, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, service: str, instance_id: str, *, max_message_bytes: int, around: Middleware = _as_it_is
+    ) -> None:
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self.reception = Reception(service, instance_id)
-        self._methods = _Methods(self.reception)
+        self._methods = _Methods(self.reception, around)
         self._started = False
 
     def add(self, methods: Mapping[Method, Handler]) -> None:
