@@ -17,6 +17,7 @@ import structlog
 from meshkit.config import ConfigError, Environment, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
+from meshkit.measuring import of_mesh, of_replica
 from meshkit.mesh import Mesh
 from meshkit.pipeline import compose
 from meshkit.resilience.admission import Admission
@@ -26,6 +27,7 @@ from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
 from meshkit.serving import handlers
 from meshkit.telemetry.access import AccessLog
+from meshkit.telemetry.extra import open_telemetry
 from meshkit.telemetry.lag import LoopLag
 from meshkit.telemetry.observing import Observer
 from meshkit.transport.health import Health, HealthPort
@@ -83,7 +85,11 @@ class Replica:
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission(config.max_calls, refusing="STARTING")
-        self.observer = Observer(access=AccessLog(config.log_access_rate) if config.log_access_rate else None)
+        self.telemetry = open_telemetry(config, self.name, self.instance_id)
+        self.observer = Observer(
+            access=AccessLog(config.log_access_rate) if config.log_access_rate else None,
+            tracing=self.telemetry.tracing if self.telemetry else None,
+        )
         self.lag = LoopLag()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
@@ -93,7 +99,7 @@ class Replica:
             max_message_bytes=config.max_message_bytes,
             around=partial(compose, self.observer.layers()),
         )
-        self.mesh = Mesh(config, registry, name=self.name)
+        self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
         self._shared = shared_of(config)
@@ -168,6 +174,8 @@ class Replica:
                     namespace=self.config.namespace,
                 ),
             )
+        if self.telemetry is not None:
+            self.telemetry.measure(lambda: (*of_replica(self), *of_mesh(self.mesh)))
         self.health.add_to(self.server.grpc)
         if self.config.env is Environment.LOCAL:
             add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
@@ -190,7 +198,7 @@ class Replica:
         self._jobs = [
             asyncio.create_task(self.lag.follow(), name=f"meshkit lag {self.name}"),
             *(
-                asyncio.create_task(repeat(getattr(self.service, job.attribute), job, service=self.name))
+                asyncio.create_task(repeat(self._traced(job), job, service=self.name))
                 for job in self.kind.definition.jobs
             ),
         ]
@@ -263,6 +271,18 @@ class Replica:
                 await self.health_port.stop()
             await self._shared.close()
             await self.mesh.close()
+            if self.telemetry is not None:
+                await self.telemetry.close()
+
+    def _traced(self, job: Job) -> Callable[[], Awaitable[None]]:
+        """The job, each run of which is a trace."""
+        run = getattr(self.service, job.attribute)
+
+        async def traced() -> None:
+            with self.mesh.traced(f"{self.name} {job.attribute}"):
+                await run()
+
+        return traced
 
     def _credentials(self) -> Any:
         """With what the port is secured; None where TLS is off."""

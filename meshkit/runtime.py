@@ -16,6 +16,7 @@ import structlog
 from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
 from meshkit.errors import MeshError
 from meshkit.replica import Overrides, Replica, check_tls
+from meshkit.telemetry.extra import missing_sdk
 from meshkit.transport.server import PortTaken
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Runtime:
                 config = self._configs.get(kind) or kind.config_class().load(
                     shared_process=len(self._services) > 1
                 )
-                wrong = check_tls(kind, config)
+                wrong = [*check_tls(kind, config), *filter(None, (missing_sdk(config),))]
             except ConfigError as error:
                 wrong = error.problems
             else:
@@ -92,17 +93,24 @@ class Runtime:
             Exception: What a resource of a service raised, also while it served: that ends all of them.
         """
         from meshkit.discovery import registry_of
+        from meshkit.measuring import of_process
+        from meshkit.telemetry.page import MetricsPage
 
         configs = self.configure()
         first = next(iter(configs.values()))
         registry = self._registry or registry_of(first)
+        page = MetricsPage(lambda: of_process(self.replicas))
         try:
             self.replicas = [
                 Replica(kind, config, registry, overrides=self._overrides) for kind, config in configs.items()
             ]
             for replica in self.replicas:
                 replica.bind()
+            if self._owns_process and (telemetry := self.replicas[0].telemetry) is not None:
+                telemetry.share()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
+            if first.metrics_port:
+                await page.open(first.metrics_host, first.metrics_port)
             await self._start(stop)
             if self._owns_process:
                 _freeze_heap()
@@ -110,6 +118,7 @@ class Runtime:
         finally:
             leaving = (replica.leave(hurry) for replica in self.replicas)
             outcomes = await asyncio.gather(*leaving, return_exceptions=True)
+            await page.close()
             if self._registry is None:
                 await registry.close()
         for failure in filter(None, outcomes):
