@@ -146,5 +146,5 @@ def _process() -> Iterator[Family]:
 
 def _one(name: str, kind: Kind, unit: str, what: str, value: float) -> Family:
     family = Family(name, kind, unit, what)
-    family.add(float(value))
+    family.add(value)
     return family

@@ -108,6 +108,8 @@ class Mesh:
     async def close(self) -> None:
         """Ends all connections. Calls under way fail."""
         self._closed = True
+        if self._owns_telemetry and self.telemetry is not None:
+            await self.telemetry.close()
         for pool in self._pools.values():
             await pool.close()
         self._pools.clear()
@@ -117,8 +119,6 @@ class Mesh:
             await self.certificates.close()
         if self._owns_registry:
             await self.registry.close()
-        if self._owns_telemetry and self.telemetry is not None:
-            await self.telemetry.close()
 
     def channel(
         self,

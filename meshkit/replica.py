@@ -270,9 +270,9 @@ class Replica:
             if self.health_port is not None:
                 await self.health_port.stop()
             await self._shared.close()
-            await self.mesh.close()
             if self.telemetry is not None:
                 await self.telemetry.close()
+            await self.mesh.close()
 
     def _traced(self, job: Job) -> Callable[[], Awaitable[None]]:
         """The job, each run of which is a trace."""

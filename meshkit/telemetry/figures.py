@@ -33,7 +33,8 @@ class Family:
 
     def add(self, value: float | Histogram, **labels: str) -> None:
         """Adds a figure; in the names of labels a double underscore stands for a dot."""
-        self.samples.append(({name.replace("__", "."): text for name, text in labels.items()}, value))
+        figure = value if isinstance(value, Histogram) else float(value)
+        self.samples.append(({name.replace("__", "."): text for name, text in labels.items()}, figure))
 
 
 Collect = Callable[[], Iterable[Family]]

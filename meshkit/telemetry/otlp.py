@@ -66,12 +66,17 @@ class Reachable:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._well = True
+        self._left = False
         self._lock = threading.Lock()
+
+    def leave(self) -> None:
+        """Tells no more: what is sent from now on is not meant to arrive."""
+        self._left = True
 
     def note(self, well: bool) -> None:
         """Takes note of whether it took something."""
         with self._lock:
-            changed, self._well = well != self._well, well
+            changed, self._well = well != self._well and not self._left, well
         if changed and well:
             log.info("telemetry is taken again", endpoint=self._endpoint)
         elif changed:
@@ -127,8 +132,10 @@ class Figures(MetricExporter):
     ) -> MetricExportResult:
         """Sends what there is."""
         ours = converted(self.collect(), self._since, time.time_ns())
-        scope = ScopeMetrics(InstrumentationScope(SCOPE), ours, "")
-        whole = MetricsData([*metrics_data.resource_metrics, ResourceMetrics(self._resource, [scope], "")])
+        scopes = [ScopeMetrics(InstrumentationScope(SCOPE), ours, "")]
+        for theirs in metrics_data.resource_metrics:  # of the same resource, which may come once only
+            scopes.extend(theirs.scope_metrics)
+        whole = MetricsData([ResourceMetrics(self._resource, scopes, "")])
         result = self._exporter.export(whole, timeout_millis)
         self._reachable.note(result is MetricExportResult.SUCCESS)
         return result
@@ -159,7 +166,7 @@ class OpenTelemetry:
     def __init__(self, config: SharedConfig, name: str, instance_id: str = "") -> None:
         resource = resource_of(config, name, instance_id)
         endpoint = config.otel_exporter_otlp_endpoint
-        reachable = Reachable(endpoint or "http://localhost:4318")
+        reachable = self._reachable = Reachable(endpoint or "http://localhost:4318")
         _leave_telling_to_us()
         self._spans = Spans(OTLPSpanExporter(f"{endpoint}/v1/traces" if endpoint else None), reachable)
         exporter = OTLPMetricExporter(f"{endpoint}/v1/metrics" if endpoint else None)
@@ -210,7 +217,8 @@ class OpenTelemetry:
             return
         self._closed = True
         await _in_time(self._flush, LAST_S)
-        self._spans.shutdown()
+        self._reachable.leave()
+        self._spans.shutdown()  # ends what waits for an endpoint that does not answer
         self._figures.shutdown()
         await _in_time(self._shut_down, LAST_S)
 
@@ -277,7 +285,7 @@ def _keep_awake(provider: MeterProvider) -> None:
     def alive(_: CallbackOptions) -> list[Observation]:
         return [Observation(1)]
 
-    meter = provider.get_meter(SCOPE)
+    meter = provider.get_meter(f"{SCOPE}.sdk")  # each scope may come once only, too
     meter.create_observable_gauge("meshkit.up", [alive], "{instance}", "1 while it sends.")
 
 
