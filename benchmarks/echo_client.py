@@ -36,6 +36,7 @@ class Targets:
             "state_dir": Path(options["state"]),
             "registry_url": options["registry"],
             "tenant": "bench",
+            **options.get("settings", {}),
         }
         self.mesh = PeelableMesh(SharedConfig(**settings))
         self._open: dict[tuple[str, ...], Greet] = {}

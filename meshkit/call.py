@@ -128,7 +128,8 @@ class Trace:
     @classmethod
     def start(cls) -> Trace:
         """A new trace that nobody records: it tells in logs which calls belong together."""
-        return cls(f"00-{_ids.getrandbits(128):032x}-{_ids.getrandbits(64):016x}-00")
+        digits = f"{_ids.getrandbits(192):048x}"
+        return cls(f"00-{digits[:32]}-{digits[32:]}-00")
 
     @classmethod
     def parse(cls, parent: str, state: str = "", baggage: str = "") -> Trace:

@@ -9,7 +9,8 @@ attempt that was followed by another one is an event of it. The server's span is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -18,8 +19,9 @@ from opentelemetry import baggage, context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -86,9 +88,26 @@ def trace_of(span: Span, carried: str = "") -> Trace:
         span: The span.
         carried: The `baggage` that goes along.
     """
-    found = span.get_span_context()
+    return _written(span.get_span_context(), carried)
+
+
+def _written(found: SpanContext, carried: str = "") -> Trace:
     parent = f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 0xFF:02x}"
     return Trace(parent, found.trace_state.to_header() if found.trace_state else "", carried)
+
+
+def roots_below(sampler: Sampler) -> int | None:
+    """The bound below which the last 64 bits of a trace's id must be for the sampler to begin to record it.
+
+    That is how `TraceIdRatioBased` decides, and to ask it takes thirty times as long as to compare. None where it decides
+    in another way, and has to be asked.
+    """
+    described = sampler.get_description()
+    if described.startswith("ParentBased{"):
+        described = described.removeprefix("ParentBased{root:")
+    if ratio := re.match(r"TraceIdRatioBased\{([0-9.e-]+)\}", described):
+        return TraceIdRatioBased.get_bound_for_rate(float(ratio[1]))
+    return 0 if described.startswith("AlwaysOffSampler") else None
 
 
 class Tracing:
@@ -103,7 +122,7 @@ class Tracing:
         self._tracer = provider.get_tracer(SCOPE)
         self._sampler = provider.sampler
         self._follows = isinstance(self._sampler, ParentBased)
-        self._repeats = isinstance(self._sampler, (ParentBased, StaticSampler, TraceIdRatioBased))
+        self._roots_below = roots_below(self._sampler)
         self.server_address = server_address
 
     # Calls that are served.
@@ -117,15 +136,16 @@ class Tracing:
         name = path.removeprefix("/")
 
         def wrap(next: Handler) -> Handler:
-            async def traced(exchange: Exchange) -> None:
+            def traced(exchange: Exchange) -> Awaitable[None]:
                 trace = exchange.call.trace
                 came = exchange.headers.get(metadata.TRACEPARENT) == trace.parent
                 span = self._begin(name, SpanKind.SERVER, trace, came)
-                if span is None:
-                    context.attach(_carrying(set_span_in_context(Unrecorded(trace), _NOWHERE), trace))
-                    await next(exchange)
-                    return
-                context.attach(_carrying(set_span_in_context(span, _NOWHERE), trace))
+                current = Unrecorded(trace) if span is None else span
+                context.attach(_carrying(set_span_in_context(current, _NOWHERE), trace))
+                return next(exchange) if span is None else recorded(exchange, span)
+
+            async def recorded(exchange: Exchange, span: Span) -> None:
+                trace = exchange.call.trace
                 exchange.call = exchange.call.having(trace=trace_of(span, trace.baggage))
                 try:
                     await next(exchange)
@@ -159,11 +179,11 @@ class Tracing:
         """
 
         def wrap(next: Handler) -> Handler:
-            async def traced(exchange: Exchange) -> None:
+            def traced(exchange: Exchange) -> Awaitable[None]:
                 span = self._depart(exchange)
-                if span is None:
-                    await next(exchange)
-                    return
+                return next(exchange) if span is None else recorded(exchange, span)
+
+            async def recorded(exchange: Exchange, span: Span) -> None:
                 error: BaseException | None = None
                 try:
                     await next(exchange)
@@ -180,26 +200,28 @@ class Tracing:
     def _depart(self, exchange: Exchange) -> Span | None:
         """The span of a call that is made, if it is to have one; the headers say where the call stands."""
         trace, scope, headers = exchange.call.trace, current_scope(), exchange.headers
-        current = get_current_span()
+        within = context.get_current()
+        current = get_current_span(within).get_span_context() if within else INVALID_SPAN_CONTEXT
         told = (
             bool(trace.parent) and trace is not scope.trace and not (scope.call and trace is scope.call.trace)
         )
-        if told or not current.get_span_context().is_valid:
+        name = exchange.method.path[1:]
+        span: Span | None = None
+        if told or not current.is_valid:
             came, trace = bool(trace.parent), trace if trace.parent else Trace.start()
-            span = self._begin(exchange.method.path[1:], SpanKind.CLIENT, trace, came)
-        elif self._follows and not current.get_span_context().trace_flags.sampled:
-            span = None
-            trace = trace if trace.parent else trace_of(current)
-        else:
-            span = self._started(exchange.method.path[1:], SpanKind.CLIENT, None)
+            span = self._begin(name, SpanKind.CLIENT, trace, came)
+        elif not self._follows or current.trace_flags.sampled:
+            span = self._started(name, SpanKind.CLIENT, within)
+        elif not trace.parent:
+            trace = _written(current)
         if span is not None:
             trace = trace_of(span, trace.baggage)
         headers[metadata.TRACEPARENT] = trace.parent
         if trace.state:
             headers[metadata.TRACESTATE] = trace.state
-        if baggage.get_all():
+        if within and baggage.get_all(within):
             carrier: dict[str, str] = {}
-            _BAGGAGE.inject(carrier)
+            _BAGGAGE.inject(carrier, within)
             headers.update(carrier)
         return span
 
@@ -247,10 +269,8 @@ class Tracing:
                 return None
             return self._started(name, kind, set_span_in_context(NonRecordingSpan(remote(trace)), _NOWHERE))
         trace_id = int(trace.trace_id, 16)
-        if self._repeats:
-            decided = self._sampler.should_sample(_NOWHERE, trace_id, name, kind)
-            if decided.decision is Decision.DROP:
-                return None
+        if self._roots_below is not None and trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._roots_below:
+            return None
         token = _wanted_id.set(trace_id)
         try:
             return self._started(name, kind, _NOWHERE)
