@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -97,6 +98,8 @@ async def serve_until_stdin_ends(kind: str, options: dict[str, Any]) -> None:
         options.get("settings", {}),
     )
     async with bare() if kind == "bare" else meshed(*meshed_as) as facts:
+        gc.collect()
+        gc.freeze()  # as `Runtime` does
         print(json.dumps(facts), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

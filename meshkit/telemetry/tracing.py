@@ -99,8 +99,8 @@ def _written(found: SpanContext, carried: str = "") -> Trace:
 def roots_below(sampler: Sampler) -> int | None:
     """The bound below which the last 64 bits of a trace's id must be for the sampler to begin to record it.
 
-    That is how `TraceIdRatioBased` decides, and to ask it takes thirty times as long as to compare. None where it decides
-    in another way, and has to be asked.
+    That is how `TraceIdRatioBased` decides, and to ask it takes thirty times as long as to compare. None where it
+    decides in another way, and has to be asked.
     """
     described = sampler.get_description()
     if described.startswith("ParentBased{"):
