@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-lowest fuzz clean
+.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-deploy test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -12,6 +12,7 @@ SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
 	@echo "make demo                        the mesh on this machine: a real job, replicas killed under load, a summary"
+	@echo "make env                         .env with fresh secrets, for docker compose up"
 	@echo "make test                        format, lint, types, generated code, tests"
 	@echo "make check                       make test without the tests"
 	@echo "make format                      formats and mends what can be mended"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-lowest                 the tests with the lowest version of each dependency that is allowed"
 	@echo "make test-soak                   minutes of load: no growth in tasks, descriptors, memory"
 	@echo "make test-node                   a client for Node against brain and Shield, as docs/wire.md says"
+	@echo "make test-deploy                 the containers for real: built, scaled, killed, cut off, misconfigured (root, Debian)"
 	@echo "make fuzz                        a million inputs for all that parses what comes from outside"
 	@echo "make bench                       the overhead of the mesh beside bare grpc.aio"
 	@echo "make bench-discovery             how fast changes reach the watchers, and what the registry costs"
@@ -54,6 +56,9 @@ $(FOR_NODE): $(FOR_TEST) examples/node/package.json
 
 demo: $(FOR_DEMO)
 	@$(PY) -m meshkit demo
+
+env:
+	@scripts/env
 
 check: $(FOR_TEST)
 	.venv/bin/ruff format --check .
@@ -103,6 +108,9 @@ test-soak: $(FOR_TEST)
 
 test-node: $(FOR_NODE)
 	$(PY) -m pytest -m node tests/node
+
+test-deploy: $(FOR_TEST)
+	$(PY) -m pytest -m deploy -s tests/deploy
 
 test-lowest: $(FOR_TEST)
 	scripts/lowest

@@ -63,7 +63,7 @@ def of_replica(replica: Replica) -> Iterator[Family]:
     yield refusals
     shed = observer.refusals.shed
     yield _one("meshkit.sheds", "counter", "{call}", "Calls refused for want of room.", shed)
-    late = replica.lag.worst()
+    late = replica.admission.lag.lately
     yield _one(
         "meshkit.loop.lag", "gauge", "s", "By how much the event loop was late at most, of late.", late
     )

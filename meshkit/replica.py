@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Environment, Problem
+from meshkit.config import ConfigError, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.measuring import of_mesh, of_replica
@@ -25,13 +25,12 @@ from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
+from meshkit.service import is_authority
 from meshkit.serving import handlers
 from meshkit.telemetry.access import AccessLog
 from meshkit.telemetry.extra import open_telemetry
-from meshkit.telemetry.lag import LoopLag
 from meshkit.telemetry.observing import Observer
 from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
@@ -84,31 +83,32 @@ class Replica:
             raise ConfigError(problems)
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
-        self.admission = Admission(config.max_calls, refusing="STARTING")
+        self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
         self.telemetry = open_telemetry(config, self.name, self.instance_id)
         self.observer = Observer(
             access=AccessLog(config.log_access_rate) if config.log_access_rate else None,
             tracing=self.telemetry.tracing if self.telemetry else None,
         )
-        self.lag = LoopLag()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
         self.server = Server(
             self.name,
             self.instance_id,
             max_message_bytes=config.max_message_bytes,
+            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
             around=partial(compose, self.observer.layers()),
         )
         self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
         self.service = kind(config=config, mesh=self.mesh)
         self.instance: Instance | None = None
-        self._shared = shared_of(config)
+        keyed = self.mesh.shielded is None and not is_authority(kind)
+        self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
             shared=self._shared,
-            ring=self.service.key_ring(),
+            ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
         self._resources = Resources(self.service, _openers(kind, overrides or {}))
@@ -162,8 +162,9 @@ class Replica:
             self.bind()
         assert self.instance is not None
         from meshkit.inspection import inspection_of
+        from meshkit.reflection import reflection_of
 
-        for service in (self.service, inspection_of(self)):
+        for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
                     service,
@@ -176,9 +177,7 @@ class Replica:
             )
         if self.telemetry is not None:
             self.telemetry.measure(lambda: (*of_replica(self), *of_mesh(self.mesh)))
-        self.health.add_to(self.server.grpc)
-        if self.config.env is Environment.LOCAL:
-            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        self.health.add_to(self.server.grpc, watches=self.config.max_calls)
         try:
             await self.server.start()
             if self.health_port is not None:
@@ -190,17 +189,15 @@ class Replica:
                 self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
+            self.admission.lag.start()
             self._lease = await self.registry.register(self.instance)
         except BaseException:
             await self.kill()
             raise
         self._serving = True
         self._jobs = [
-            asyncio.create_task(self.lag.follow(), name=f"meshkit lag {self.name}"),
-            *(
-                asyncio.create_task(repeat(self._traced(job), job, service=self.name))
-                for job in self.kind.definition.jobs
-            ),
+            asyncio.create_task(repeat(self._traced(job), job, service=self.name))
+            for job in self.kind.definition.jobs
         ]
         self.health.set(True)
         log.info("serving", service=self.name, instance=self.instance_id, address=self.instance.address)
@@ -261,6 +258,7 @@ class Replica:
         if self._closed:
             return
         self._closed = True
+        self.admission.lag.stop()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         try:
             await self._resources.close()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
     from meshkit.security.keys import KeyRing
+    from meshkit.security.revocations import Revocations
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +36,7 @@ def rpc(
     timeout: float | None = None,
     name: str | None = None,
     allow_peers: Collection[str] | None = None,
+    limit: int | None = None,
 ) -> Callable[[F], F]: ...
 @overload
 def rpc(function: Never, /) -> Never: ...
@@ -47,6 +49,7 @@ def rpc(
     timeout: float | None = None,
     name: str | None = None,
     allow_peers: Collection[str] | None = None,
+    limit: int | None = None,
     **others: Any,
 ) -> Any:
     """Marks a method as the implementation of an RPC of the contract; the function itself stays as it is.
@@ -59,12 +62,14 @@ def rpc(
         name: The RPC's name in the contract where it is not the method's name in CamelCase.
         allow_peers: Names of the services that may call it, as their certificates say (mTLS); by default those that
             the class allows, which is any where it names none.
+        limit: Calls of it that a replica serves at once at most: as many as what it works with can bear, such as a pool
+            of connections. A few more wait for their turn, the rest is refused at once; tenants have fair shares.
         **others: None are known; they are there to be told by name, with method, file and line.
 
     Raises:
         TypeError: There is no such argument.
     """
-    mark = RpcMark(permission, tenant, timeout, name, allow_peers)
+    mark = RpcMark(permission, tenant, timeout, name, allow_peers, limit)
 
     def decorate(method: F) -> F:
         if others:
@@ -173,11 +178,15 @@ class CUService:
             PermissionDenied: The call is refused. Any other exception refuses it, too.
         """
 
-    def key_ring(self) -> KeyRing | None:
+    def key_ring(self, revocations: Revocations) -> KeyRing | None:
         """Where keys of other projects are found, in place of the keys file and the project store; None for there.
 
         For a service that is an authority over others: what they are granted is for it alone to say. Asked once, before
         its resources are open; the ring is asked when they are.
+
+        Args:
+            revocations: What is revoked, as the tokens of its callers are held against it from then on; for a service
+                that takes tokens in its messages, too.
         """
         return None
 
@@ -226,6 +235,11 @@ class CUService:
 def has_policy(cls: type[CUService]) -> bool:
     """Whether a class overrides `authorize`."""
     return cls.authorize is not CUService.authorize
+
+
+def is_authority(cls: type[CUService]) -> bool:
+    """Whether a class overrides `key_ring`."""
+    return cls.key_ring is not CUService.key_ring
 
 
 def _others_take_keywords(cls: type[CUService]) -> bool:

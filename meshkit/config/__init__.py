@@ -4,7 +4,7 @@ Services extend `SharedConfig`; `BrainConfig.load()` reads the configuration, or
 that is wrong. This is the only place of meshkit that looks at the environment.
 """
 
-from meshkit.config.databases import DatabaseUrl, SqliteUrl, is_postgresql_url, sqlite_path
+from meshkit.config.databases import DatabaseUrl, SqliteUrl, StateUrl, is_postgresql_url, sqlite_path
 from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
 from meshkit.config.loading import load
@@ -39,6 +39,7 @@ __all__ = [
     "Secret",
     "SharedConfig",
     "SqliteUrl",
+    "StateUrl",
     "Wrong",
     "check_production",
     "child_environment",

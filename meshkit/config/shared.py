@@ -177,8 +177,15 @@ class SharedConfig(BaseModel):
         default=1000,
         ge=1,
         le=1_000_000,
-        description="Unary calls served at once, and as many open streams beside them; more are refused with "
-        "RESOURCE_EXHAUSTED.",
+        description="Unary calls served at once, and as many open streams beside them, in fair shares per tenant; "
+        "of those that are too many a few wait for their turn, the rest is refused with RESOURCE_EXHAUSTED.",
+    )
+    max_lag_s: float = Field(
+        default=0.2,
+        ge=0,
+        le=60,
+        description="Seconds by which the event loop may be late before calls that are `sheddable` are refused; 0: "
+        "any.",
     )
     redis_url: Secret = Field(
         default=Secret(""),
@@ -248,10 +255,10 @@ class SharedConfig(BaseModel):
     tenant: grammar.OptionalTenant = Field(
         default_factory=_in("local", ""), description="Tenant of calls of a script that names none."
     )
-    shield_grpc_url: grammar.OptionalAddress = Field(
+    shield_grpc_url: grammar.OptionalAddresses = Field(
         default="",
-        description="`host:port` of Shield: with it, tokens come from there, and only those are taken; empty: projects "
-        "make their own with their secrets.",
+        description="`host:port` of Shield, or of each of its replicas with commas in between: tokens come from there, "
+        "and only those are taken; empty: projects make their own with their secrets.",
     )
     token_ttl_s: int = Field(
         default=300, ge=1, le=86400, description="Seconds that a token made here is valid."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from meshkit.security.guard import Guard
 from meshkit.security.keys import ChainedRing, KeyRing, own_ring
 from meshkit.security.keysfile import FileRing
@@ -47,6 +49,8 @@ def guard_of(
     """
     if shared is None:
         shared = Shared(Revocations(max_lifetime=config.token_max_ttl_s, skew=config.clock_skew_s))
+    if config.project_keys_file is not None and (ring or only):
+        _tell_of_unused_keys(service, shield=only is not None)
     if only is None:
         only = key_ring(config, shared.projects) if ring is None else ChainedRing((_own_ring(config), ring))
     verifier = TokenVerifier(
@@ -110,6 +114,18 @@ def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyR
 
         return StoredRing(rings, projects)
     return rings[0] if len(rings) == 1 else ChainedRing(rings)
+
+
+def _tell_of_unused_keys(service: str, *, shield: bool) -> None:
+    """Says that a keys file has no effect: whoever set it may think that it lets somebody in."""
+    why = (
+        "CU_SHIELD_GRPC_URL is set, and tokens of Shield only are taken"
+        if shield
+        else "who may call is its own to say"
+    )
+    structlog.get_logger("meshkit.security").warning(
+        f"the keys file is not used: {why}", setting="CU_PROJECT_KEYS_FILE", service=service
+    )
 
 
 def _own_ring(config: SharedConfig) -> KeyRing:

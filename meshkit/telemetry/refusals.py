@@ -18,7 +18,7 @@ MAX_REASONS = 200
 OTHER = "OTHER"
 """What further reasons count as."""
 
-SHEDS = frozenset({"OVERLOADED"})
+SHEDS = frozenset({"OVERLOADED", "SHARE_EXCEEDED", "SHED"})
 """Reasons of refusals by an instance that has as much to do as it can."""
 
 

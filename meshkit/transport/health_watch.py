@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import grpc
 import structlog
@@ -43,8 +44,9 @@ class HealthWatch:
     """What an instance says of itself, over connections that come and go: a long stream on each.
 
     It serves once it says so. Where it does not tell (it has no health service, or not for us), being connected is
-    all there is to know, and it is taken to serve. When a stream breaks on a connection that stands, its last answer
-    holds until the next one. Source for the client's side: gRPC proposal A17, "Client-side health checking".
+    all there is to know, and it is taken to serve. Where as many watch as it allows, it is asked now and then instead.
+    When a stream breaks on a connection that stands, its last answer holds until the next one. Source for the client's
+    side: gRPC proposal A17, "Client-side health checking".
 
     Args:
         channel: The channel.
@@ -91,6 +93,8 @@ class HealthWatch:
                         self._tell(True)
                         await asyncio.Event().wait()  # another connection may know better
                     why = f"{error.code().name}: {error.details()}"
+                    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        await self._look()
                 except (TimeoutError, DecodeError) as error:
                     why = str(error) or f"no answer within {FIRST_ANSWER_S:g} s"
                 self._tell(self._answer)
@@ -137,6 +141,12 @@ class HealthWatch:
         finally:
             stream.cancel()
         return "the instance ended it"
+
+    async def _look(self) -> None:
+        """Asks once, where it lets no more watch; until there is an answer, the last one holds."""
+        with suppress(AioRpcError, DecodeError):
+            answer = _Answer.FromString(await self._check(_ASK, timeout=FIRST_ANSWER_S))
+            self._answer = answer.status == _Answer.SERVING
 
     def _hear(self, status: int) -> None:
         self._failures = 0

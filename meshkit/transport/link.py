@@ -196,7 +196,7 @@ class GrpcLink(Attempts):
         self.trouble = ""
         self._name = instance.instance_id
         self._address = instance.address
-        self._secured = secured
+        self.secured = secured
         self._health = HealthWatch(self._channel, on_change, name=self._name)
         self._keeping = asyncio.create_task(self._keep_connected(), name=f"meshkit link {self._name}")
 
@@ -270,7 +270,7 @@ class GrpcLink(Attempts):
         failure = await self._health.failure(ASK_WHY_S)
         if not failure:
             return
-        why, lasting = trouble_of(failure, self._secured)
+        why, lasting = trouble_of(failure, self.secured)
         if lasting and why != self.trouble:
             log.warning("no connection to an instance", instance=self._name, address=self._address, why=why)
         self.trouble = why

@@ -97,13 +97,20 @@ class Server:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
         max_message_bytes: Largest message taken or sent, in bytes.
+        connection_age: Seconds after which a connection must be made anew; see `server_options`.
         around: What is laid around the refusal of calls of methods that it does not have.
     """
 
     def __init__(
-        self, service: str, instance_id: str, *, max_message_bytes: int, around: Middleware = _as_it_is
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        max_message_bytes: int,
+        connection_age: float | None = None,
+        around: Middleware = _as_it_is,
     ) -> None:
-        self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
+        self.grpc = grpc.aio.server(options=server_options(max_message_bytes, connection_age=connection_age))
         self.reception = Reception(service, instance_id)
         self._methods = _Methods(self.reception, around)
         self._started = False

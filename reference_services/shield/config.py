@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
+from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_path
 from reference_services.master_key import check_master_key, local_master_key, parse_master_key
 
 KEY_FILE = "shield-master-key"
@@ -16,10 +16,14 @@ KEY_FILE = "shield-master-key"
 class ShieldConfig(SharedConfig):
     """What Shield is told beyond the settings that all services share."""
 
-    shield_database_url: SqliteUrl = Field(
+    shield_database_url: DatabaseUrl = Field(
         default="",
-        description="Where projects, keys, revocations and the audit log are kept: `sqlite:////absolute/path`; empty: "
-        "shield.sqlite in the state folder.",
+        description="Where projects, keys, revocations and the audit log are kept: "
+        "`postgresql://user:password@host/database`, or `sqlite:////absolute/path`; empty: shield.sqlite in the state "
+        "folder.",
+    )
+    shield_connections: int = Field(
+        default=8, ge=1, le=256, description="Connections to PostgreSQL at most, of a replica."
     )
     shield_master_key: SecretStr = Field(
         default=SecretStr(""),
@@ -57,8 +61,13 @@ class ShieldConfig(SharedConfig):
         return ""
 
     @property
+    def postgresql(self) -> bool:
+        """Whether it is kept in PostgreSQL."""
+        return is_postgresql_url(self.shield_database_url)
+
+    @property
     def shield_database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where it is not kept in PostgreSQL."""
         return sqlite_path(self.shield_database_url, self.state_dir / "shield.sqlite")
 
     def master_key(self) -> bytes:

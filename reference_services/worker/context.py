@@ -85,7 +85,7 @@ class Execution(Protocol):
         """Runs something and records what it returned; where that is recorded already, returns it and runs nothing."""
         ...
 
-    async def enqueue(self, workflow_id: str) -> None:
+    async def enqueue(self, tenant: str, workflow_id: str) -> None:
         """Has a child that is in the ledger run by some replica; once, however often it is asked."""
         ...
 
@@ -207,13 +207,13 @@ class WorkflowContext:
         Raises:
             Superseded: It is not.
         """
-        now = (await self._ledger.standing([self.id])).get(self.id)
+        now = await self._ledger.get(self.tenant, self.id)
         if now is None or now.attempts != self.attempt or now.state is not State.RUNNING:
             raise Superseded(now is None or now.state.final)
 
     async def progress(self, done: int, total: int, message: str = "") -> None:
         """Tells those who watch how far the workflow has come; costs a write, so not for each row."""
-        await self._ledger.progress(self.id, self.attempt, done, total, message)
+        await self._ledger.progress(self.tenant, self.id, self.attempt, done, total, message)
 
     async def on_mesh(self, use: Callable[[MeshPort], Awaitable[T]], timeout: float = 30.0) -> T:
         """Calls other services as the worker itself, for the workflow's tenant.
@@ -248,7 +248,7 @@ class WorkflowContext:
                     parent_id=self.id,
                 )
                 await self._ledger.add(child)
-                await self._execution.enqueue(child_id)
+                await self._execution.enqueue(self.tenant, child_id)
             return ids
 
         return await self.step("start-children", start)
@@ -268,7 +268,7 @@ class WorkflowContext:
         async with self._execution.waiting():
             while True:
                 await self.check()
-                children = await self._ledger.standing(ids)
+                children = await self._ledger.standing(self.tenant, ids)
                 if seen is not None:
                     await seen()
                 failed = next((child for child in children.values() if child.state is State.FAILED), None)

@@ -124,7 +124,7 @@ def test_every_key_of_the_code_is_on_the_page() -> None:
 
 
 SERVING = ["serving.py", "resilience/admission.py", "transport/server.py", "transport/codec.py"]
-SERVING += ["transport/reception.py"]
+SERVING += ["transport/reception.py", "resilience/fair_limit.py"]
 ADMISSION = {"STARTING", "DRAINING"}
 OPERATORS = {"KEY_CONTENDED", "PROJECTS_FULL", "REVOCATIONS_FULL"}  # no caller is told of these
 
@@ -160,7 +160,9 @@ def test_every_reason_in_the_table_is_one_of_the_code() -> None:
 
 
 def test_every_reason_of_a_callers_own_mesh_is_one_of_the_code() -> None:
-    places = [ROOT / "meshkit" / place for place in ("balancing", "resilience", "transport")]
+    places = [
+        ROOT / "meshkit" / place for place in ("balancing", "resilience", "transport", "security/shield")
+    ]
     code = "".join(file.read_text("utf-8") for place in places for file in place.rglob("*.py"))
     code += (ROOT / "meshkit" / "calling.py").read_text("utf-8")
     reasons = listed(OF_CALLERS, "Other reasons are the service")

@@ -45,11 +45,11 @@ def shop(**changed: Any) -> pb.Project:
 
 @asynccontextmanager
 async def calling(
-    place: Place, name: str = "till", secret: str = f"s1:{SHOP_SECRET}"
+    place: Place, name: str = "till", secret: str = f"s1:{SHOP_SECRET}", project_id: str = "shop"
 ) -> AsyncIterator[ShieldClient]:
     """A service of the project shop, on another machine."""
     config = ShieldConfig(
-        project_id="shop",
+        project_id=project_id,
         project_secret=secret,
         registry_url=f"static://shield={place.address}",
         tenant="acme",
@@ -233,6 +233,43 @@ async def test_what_is_issued_to_one_project_is_limited() -> None:
         assert outcomes[:4] == ["OK"] * 4
         assert "RATE_LIMITED" in outcomes
         await place.client.issue_token(request)
+
+
+async def test_callers_of_one_project_use_up_nobody_elses_tokens() -> None:
+    async with running(shield_issue_rate=2.0) as place:
+        for project in ("shop", "mall"):
+            rights = ["front:greet", "brain:read"]
+            await put(place, shop(project_id=project, permissions=rights, keys=[derived_for(project)]))
+        await put(place, shop(project_id="door", keys=[derived_for("door")], delegate=["shop", "mall"]))
+        async with (
+            calling(place, "front", project_id="door") as front,
+            calling(place) as of_shop,
+            calling(place, project_id="mall") as of_mall,
+        ):
+            wanted = scope("front", permissions=["front:greet", "brain:read"])
+            issue = pb.IssueTokenRequest(scope=wanted, public_key=KEY)
+            shops, malls = [(await each.issue_token(issue)).issued.token for each in (of_shop, of_mall)]
+
+            async def outcome(token: str) -> str:
+                narrow = scope("brain", permissions=["brain:read"])
+                request = pb.ExchangeTokenRequest(subject_token=token, scope=narrow, public_key=KEY)
+                try:
+                    await front.exchange_token(request, timeout=0.3)
+                except MeshError as error:
+                    return error.reason
+                return "OK"
+
+            outcomes = [await outcome(shops) for _ in range(12)]
+            assert outcomes[:4] == ["OK"] * 4
+            assert "RATE_LIMITED" in outcomes
+            assert await outcome(malls) == "OK"
+            assert await front.issue_token(pb.IssueTokenRequest(scope=scope(), public_key=KEY))
+            assert await of_shop.issue_token(issue)
+
+
+def derived_for(project: str) -> pb.ProjectKey:
+    derived = service_keys(SHOP_SECRET.encode(), namespace="contextunity", project=project, service="shield")
+    return pb.ProjectKey(kid="s1", token_key=derived.token, proof_key=derived.proof)
 
 
 async def _outcome(client: ShieldClient, request: pb.IssueTokenRequest) -> str:

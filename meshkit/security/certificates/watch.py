@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
@@ -126,8 +127,16 @@ class CertificateFiles:
         self._warn()
 
     async def _watch(self) -> None:
+        failing = False
         while True:
-            self.look()
+            try:
+                self.look()
+                failing = False
+            except Exception:  # whatever it is must not end the watching
+                if not failing:
+                    told = traceback.format_exc()
+                    log.error("certificates could not be looked at; the last ones stay", exception=told)
+                failing = True
             await self._sleep(LOOK_S)
 
     def _take(self, material: Material, stamps: Stamps) -> None:

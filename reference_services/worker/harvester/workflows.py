@@ -118,25 +118,25 @@ async def harvest(context: WorkflowContext, arguments: Json) -> Json:
     async def plan() -> int:
         found, path = await asyncio.to_thread(_plan, errand, options)
         return (
-            await commerce.begin(context.tenant, context.id, errand.source, path, found, errand.currency)
+            await commerce.runs.begin(context.tenant, context.id, errand.source, path, found, errand.currency)
         ).id
 
-    run = await commerce.run(context.tenant, await context.step("plan", plan))
+    run = await commerce.runs.run(context.tenant, await context.step("plan", plan))
     children = await context.start_children("harvest-segment", _segments(run, options.segment_batches))
 
     async def seen() -> None:
-        await context.progress(await commerce.rows_done(run), run.rows, f"harvesting {run.feed.name}")
+        await context.progress(await commerce.batches.rows_done(run), run.rows, f"harvesting {run.feed.name}")
 
     await context.join(children, seen)
 
     async def finish() -> Json:
-        ended = await commerce.finish(run)
-        shown = await commerce.rejects(context.tenant, run.id, SHOWN_REJECTS)
+        ended = await commerce.runs.finish(run)
+        shown = await commerce.items.rejects(context.tenant, run.id, SHOWN_REJECTS)
         return {**_counts(ended), "rejects": [asdict(reject) for reject in shown]}
 
     result = await context.step("finish", finish)
     await context.step("publish-repeats", lambda: _publish_repeats(context, run))
-    await context.step("tidy", lambda: commerce.forget_observations(run))
+    await context.step("tidy", lambda: commerce.runs.forget_observations(run))
     await context.progress(run.rows, run.rows, "done")
     return result
 
@@ -145,7 +145,7 @@ async def harvest(context: WorkflowContext, arguments: Json) -> Json:
 async def harvest_segment(context: WorkflowContext, arguments: Json) -> Json:
     """Does some batches of a harvest."""
     commerce = context.resources.get(Commerce)
-    run = await commerce.run(context.tenant, int(arguments["run"]))
+    run = await commerce.runs.run(context.tenant, int(arguments["run"]))
     first, past = int(arguments["first"]), int(arguments["past"])
     for number in range(first, past):
         await context.step(f"batch-{number}", lambda number=number: _do_batch(context, run, number))  # type: ignore[misc]
@@ -209,14 +209,14 @@ def _segments(run: Run, batches: int) -> list[Json]:
 async def _do_batch(context: WorkflowContext, run: Run, number: int) -> Json:
     """A step: everything in it may happen twice, and has its effect once."""
     commerce, options = context.resources.get(Commerce), context.resources.get(HarvestOptions)
-    batch, _ = await commerce.batch(run, number)
+    batch = await commerce.batches.batch(run, number)
 
     def read() -> tuple[list[tuple[int, Item]], list[Reject]]:
         data = feeds.read_slice(run.feed, options.roots, run.seen, batch.start, batch.end, batch.digest)
         return read_batch(data, batch, run, run.currency)
 
     items, rejects = await asyncio.to_thread(read)
-    first_time = await commerce.commit(run, number, items, rejects, options.executor)
+    first_time = await commerce.batches.commit(run, number, items, rejects, options.executor)
     await _publish(context, run, sorted({item.sku for _, item in items}))
     return {"items": len(items), "rejects": len(rejects), "first_time": first_time}
 
@@ -224,7 +224,7 @@ async def _do_batch(context: WorkflowContext, run: Run, number: int) -> Json:
 async def _publish_repeats(context: WorkflowContext, run: Run) -> int:
     commerce = context.resources.get(Commerce)
     after, published = "", 0
-    while skus := await commerce.repeated(run, after, 200):
+    while skus := await commerce.items.repeated(run, after, 200):
         await _publish(context, run, skus)
         after, published = skus[-1], published + len(skus)
     return published
@@ -234,7 +234,7 @@ async def _publish(context: WorkflowContext, run: Run, skus: Sequence[str]) -> N
     """Upserts items into brain as they stand in the tables now; what stands there later already stays."""
     commerce = context.resources.get(Commerce)
     for start in range(0, len(skus), 200):
-        items = await commerce.items(context.tenant, run.source, skus[start : start + 200])
+        items = await commerce.items.standing(context.tenant, run.source, skus[start : start + 200])
         request = upsert(run.source, items)
         await context.check()
         await context.on_mesh(lambda mesh, request=request: mesh.client(BrainClient).upsert(request))  # type: ignore[misc]
