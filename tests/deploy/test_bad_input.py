@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.calls import FINAL, call, workflow
-from tests.deploy.deployment import HERE, TENANT, Deployment, until
+from tests.deploy.deployment import HERE, IMAGE, TENANT, Deployment, until
 
 pytestmark = pytest.mark.deploy
+
+BARE = "meshkit-test/bare-postgres"
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_a_weak_secret_is_refused_by_every_service(mesh: Deployment) -> None:
 def test_a_port_that_is_taken_is_named(mesh: Deployment) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        mesh.change_env(ROUTER_PORT=str(port))
+        mesh.change_env(MESH_ROUTER_PORT=str(port))
         said = refused(mesh)
     assert f"127.0.0.1:{port}" in said
     assert "in use" in said
@@ -104,18 +106,35 @@ def test_a_database_without_pgvector_is_told(mesh: Deployment, tmp_path: Path) -
     (tmp_path / "Dockerfile").write_text(
         "FROM pgvector/pgvector:pg17\nRUN rm /usr/share/postgresql/17/extension/vector*\n"
     )
-    mesh.engine.docker("build", "--quiet", "--tag", "meshkit-test/bare-postgres", str(tmp_path))
-    mesh.compose("up", "--detach", "--no-build", "brain", POSTGRES_IMAGE="meshkit-test/bare-postgres")
+    mesh.engine.build(BARE, tmp_path)
+    mesh.compose("up", "--detach", "--no-build", "brain", POSTGRES_IMAGE=BARE)
     told(mesh, "brain", "has no extension 'vector': install it there", "pgvector/pgvector")
 
 
 def test_a_volume_of_another_user_is_told(mesh: Deployment) -> None:
-    command = "touch /volume/kept && chown -R root:root /volume && chmod 700 /volume"
-    words = ("run", "--rm", "--user=root", "--network=none", "--entrypoint=sh")
-    mesh.compose("create", "--no-build", "zero")
-    mesh.engine.docker(*words, "--volume", f"{HERE}_zero:/volume", "contextunity/meshkit", "-c", command)
-    mesh.compose("up", "--detach", "--no-build", "zero")
-    told(mesh, "zero", "/var/lib/meshkit", "user 10001")
+    """The services keep nothing in files; one that is told to, where it may not write, says so."""
+    mesh.override(
+        {
+            "zero": {
+                "environment": {"ZERO_DATABASE_URL": "sqlite:////var/lib/meshkit/zero.sqlite"},
+                "volumes": [f"{mesh.folder}/anothers:/var/lib/meshkit"],
+            }
+        }
+    )
+    try:
+        (mesh.folder / "anothers").mkdir(mode=0o700, exist_ok=True)
+        mesh.compose("up", "--detach", "--no-build", "zero")
+        told(mesh, "zero", "/var/lib/meshkit", "10001")
+    finally:
+        mesh.override({"zero": {}})
+
+
+def test_postgres_takes_a_volume_of_another_user_over(mesh: Deployment) -> None:
+    mesh.up("postgres")
+    mesh.compose("stop")
+    words = ("run", "--rm", "--user=root", "--network=none", "--entrypoint=chown", "--volume")
+    mesh.engine.docker(*words, f"{HERE}_postgres:/volume", IMAGE, "-R", "4711", "/volume")
+    mesh.up("postgres")
 
 
 def test_feeds_that_the_workers_may_not_read_are_told(mesh: Deployment) -> None:
@@ -150,7 +169,13 @@ def test_a_database_that_goes_away_is_told_and_found_again(mesh: Deployment) -> 
     (postgres,) = mesh.containers("postgres")
     mesh.engine.docker("kill", postgres.name)
     until(lambda: "DATABASE_UNAVAILABLE" in write(100), "calls are refused with a reason", 30)
-    told(mesh, "brain", "the database fails", "contextunity at postgres:5432", "start it, or mend the way to it")
+    told(
+        mesh,
+        "brain",
+        "the database fails",
+        "contextunity at postgres:5432",
+        "start it, or mend the way to it",
+    )
     mesh.engine.docker("start", postgres.name)
     seconds = until(lambda: "STATUS_CREATED" in write(200), "brain finds it again")
     print(f"back {seconds:.1f} s after it was started")
