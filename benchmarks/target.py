@@ -17,6 +17,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, wrappers_pb2
 
 from meshkit import Call, CUService, Unavailable, rpc
+from meshkit.call import Criticality
 from meshkit.client import CallOptions, Client
 
 Text = wrappers_pb2.StringValue
@@ -126,8 +127,8 @@ class TargetClient(Client):
         return self._unary_unary("Write", request, _options(**options))
 
 
-def _options(*, tenant: str, timeout: float) -> CallOptions:
-    return CallOptions(tenant=tenant, timeout=timeout)
+def _options(*, tenant: str, timeout: float, criticality: Criticality = "default") -> CallOptions:
+    return CallOptions(tenant=tenant, timeout=timeout, criticality=criticality)
 
 
 def bare_handlers(work: Work) -> Any:

@@ -140,12 +140,20 @@ class Binding:
             raise self._fault(function, f"tenant={mark.tenant!r}", "use required, optional or none")
         if mark.timeout is not None and not mark.timeout > 0:
             raise self._fault(function, f"timeout={mark.timeout}", "give seconds above 0")
+        if mark.limit is not None and (type(mark.limit) is not int or mark.limit < 1):
+            raise self._fault(
+                function,
+                f"limit={mark.limit!r}",
+                "give how many calls of it may be served at once, from 1 on",
+            )
         method = Method.of(descriptor)
         self._check_shape(function, method)
         request, reply = GetMessageClass(descriptor.input_type), GetMessageClass(descriptor.output_type)
         self._check_annotations(function, method, request, reply)
         peers = self._peers if mark.allow_peers is None else self._peers_of(function, mark.allow_peers)
-        return Rpc(method, attribute, mark.permission, mark.tenant, mark.timeout, request, reply, peers)
+        return Rpc(
+            method, attribute, mark.permission, mark.tenant, mark.timeout, request, reply, peers, mark.limit
+        )
 
     def _peers_of(self, function: Any, names: Any) -> frozenset[str] | None:
         """The services in `allow_peers`; None where nothing is said."""

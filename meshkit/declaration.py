@@ -73,6 +73,7 @@ class RpcMark:
     timeout: float | None
     name: str | None
     allow_peers: Collection[str] | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Rpc:
         request: Class of the request messages.
         reply: Class of the reply messages.
         allow_peers: Names of the services that may call it, as their certificates say; None for any.
+        limit: Calls of it that a replica serves at once at most; None for no limit of its own.
     """
 
     method: Method
@@ -98,6 +100,7 @@ class Rpc:
     request: type[Message]
     reply: type[Message]
     allow_peers: frozenset[str] | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshkit.config.certificates import Certificate
     from meshkit.latency import Latencies
     from meshkit.replica import Replica
+    from meshkit.resilience.fair_limit import FairLimit
     from meshkit.security.certificates import CertificateFiles
 
 PERMISSION = "mesh:inspect"
@@ -56,10 +57,13 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
                 running=replica.admission.running,
                 streams=replica.admission.streams,
                 refusing=replica.admission.refusing or "",
+                calls=_limit(replica.admission.calls),
+                lag_s=replica.admission.lag.seconds,
+                shedding=replica.admission.lag.late,
             ),
             budget=pb.Budget(balance=replica.mesh.budget.balance()),
             refusals=replica.refusals.counts,
-            methods=[_method(rpc, replica.service) for rpc in replica.service.definition.rpcs],
+            methods=[_method(rpc, replica) for rpc in replica.service.definition.rpcs],
             certificates=[
                 _expiry(files, leaf)
                 for files in (replica.certificates, replica.mesh.certificates)
@@ -93,7 +97,8 @@ def inspection_of(replica: Replica) -> Inspection:
     return inspection
 
 
-def _method(rpc: Rpc, service: CUService) -> pb.ServedMethod:
+def _method(rpc: Rpc, replica: Replica) -> pb.ServedMethod:
+    limit = replica.admission.methods.get(rpc.method.path)
     return pb.ServedMethod(
         path=rpc.method.path,
         permission="" if rpc.permission is PUBLIC else rpc.permission,
@@ -101,7 +106,18 @@ def _method(rpc: Rpc, service: CUService) -> pb.ServedMethod:
         idempotent=rpc.method.idempotent,
         timeout_s=rpc.timeout or 0.0,
         allowed_peers=sorted(getattr(rpc, "allow_peers", None) or ()),
-        own_policy=has_policy(type(service)),
+        own_policy=has_policy(type(replica.service)),
+        limit=None if limit is None else _limit(limit),
+    )
+
+
+def _limit(limit: FairLimit) -> pb.Limit:
+    return pb.Limit(
+        limit=limit.limit,
+        running=limit.running,
+        waiting=limit.waiting,
+        refused=limit.refused,
+        average_s=limit.average,
     )
 
 

@@ -78,7 +78,7 @@ class Replica:
             raise ConfigError(problems)
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
-        self.admission = Admission(config.max_calls, refusing="STARTING")
+        self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
         self.refusals = Refusals()
         self.health = Health((kind.definition.contract.full_name,))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
@@ -162,6 +162,7 @@ class Replica:
                 self.mesh.shielded.follow(self._shared.revocations)
             await self._resources.open()
             self.admission.refusing = None
+            self.admission.lag.start()
             self._lease = await self.registry.register(self.instance)
         except BaseException:
             await self.kill()
@@ -230,6 +231,7 @@ class Replica:
         if self._closed:
             return
         self._closed = True
+        self.admission.lag.stop()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         try:
             await self._resources.close()

@@ -36,6 +36,7 @@ def rpc(
     timeout: float | None = None,
     name: str | None = None,
     allow_peers: Collection[str] | None = None,
+    limit: int | None = None,
 ) -> Callable[[F], F]: ...
 @overload
 def rpc(function: Never, /) -> Never: ...
@@ -48,6 +49,7 @@ def rpc(
     timeout: float | None = None,
     name: str | None = None,
     allow_peers: Collection[str] | None = None,
+    limit: int | None = None,
     **others: Any,
 ) -> Any:
     """Marks a method as the implementation of an RPC of the contract; the function itself stays as it is.
@@ -60,12 +62,14 @@ def rpc(
         name: The RPC's name in the contract where it is not the method's name in CamelCase.
         allow_peers: Names of the services that may call it, as their certificates say (mTLS); by default those that
             the class allows, which is any where it names none.
+        limit: Calls of it that a replica serves at once at most: as many as what it works with can bear, such as a pool
+            of connections. A few more wait for their turn, the rest is refused at once; tenants have fair shares.
         **others: None are known; they are there to be told by name, with method, file and line.
 
     Raises:
         TypeError: There is no such argument.
     """
-    mark = RpcMark(permission, tenant, timeout, name, allow_peers)
+    mark = RpcMark(permission, tenant, timeout, name, allow_peers, limit)
 
     def decorate(method: F) -> F:
         if others:

@@ -22,7 +22,7 @@ from meshkit.errors import (
 )
 from meshkit.limits import TimeLimit, TimeLimitExceeded
 from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
-from meshkit.resilience.admission import Admission, admitting
+from meshkit.resilience.admission import Admission, admitting, sharing
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
 from meshkit.security.peers import only_peers
@@ -76,12 +76,15 @@ def layers(
 ) -> tuple[Middleware, ...]:
     """The layers of a method, outermost first; up to `decoding` none of them reads the caller's message."""
     streams = rpc.method.streams_requests or rpc.method.streams_replies
+    limits = () if rpc.limit is None else (admission.limited(rpc.method.path, rpc.limit, waits=not streams),)
     return (
         error_boundary,
         noting(refusals),
         admitting(admission),
         *((only_peers(rpc.allow_peers, namespace),) if rpc.allow_peers else ()),
         guard.layer(demand(rpc)),
+        sharing(admission.open if streams else admission.calls, admission.lag),
+        *(sharing(limit) for limit in limits),
         deadline(rpc.timeout),
         *((aging(stream_max_age), ending(guard.verifier.revocations)) if streams else ()),
         *((authorizing(service),) if has_policy(type(service)) else ()),

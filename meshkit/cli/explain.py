@@ -39,7 +39,7 @@ CONNECT_S = 2.0
 """Seconds that connections have to come about before they are looked at."""
 
 
-METHODS = ("method", "permission", "tenant", "idempotent", "timeout", "peers", "own policy")
+METHODS = ("method", "permission", "tenant", "idempotent", "timeout", "peers", "own policy", "at once")
 
 
 def explain(
@@ -246,7 +246,17 @@ def _demands(method: pb.ServedMethod) -> Sequence[str]:
         f"{method.timeout_s:g} s" if method.timeout_s else "none",
         ", ".join(method.allowed_peers) or "any",
         "yes" if method.own_policy else "no",
+        _limit(method),
     )
+
+
+def _limit(method: pb.ServedMethod) -> str:
+    """How many calls of a method are served at once, and how many are now."""
+    if not method.HasField("limit"):
+        return "any"
+    limit = method.limit
+    waiting = f", {limit.waiting} waiting" if limit.waiting else ""
+    return f"{limit.running} of {limit.limit}{waiting}"
 
 
 def _latencies(method: pb.MethodLatency) -> Sequence[str]:

@@ -169,8 +169,15 @@ class SharedConfig(BaseModel):
         default=1000,
         ge=1,
         le=1_000_000,
-        description="Unary calls served at once, and as many open streams beside them; more are refused with "
-        "RESOURCE_EXHAUSTED.",
+        description="Unary calls served at once, and as many open streams beside them, in fair shares per tenant; "
+        "of those that are too many a few wait for their turn, the rest is refused with RESOURCE_EXHAUSTED.",
+    )
+    max_lag_s: float = Field(
+        default=0.2,
+        ge=0,
+        le=60,
+        description="Seconds by which the event loop may be late before calls that are `sheddable` are refused; 0: "
+        "any.",
     )
     redis_url: Secret = Field(
         default=Secret(""),

@@ -9,7 +9,6 @@ from reference_services.postgres.database import rows as rows
 from reference_services.postgres.faults import told_to_operator as told_to_operator
 from reference_services.postgres.migrations import locked as locked
 from reference_services.postgres.migrations import migrated as migrated
-from reference_services.postgres.schema import NOBODY as NOBODY
 from reference_services.postgres.schema import Schema as Schema
 from reference_services.postgres.schema import Target as Target
 from reference_services.postgres.schema import own_rows as own_rows

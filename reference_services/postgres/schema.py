@@ -20,10 +20,6 @@ IDLE_TIMEOUT_S = 5
 need, so its connection is ended."""
 
 
-NOBODY = ""
-"""The tenant of a transaction that is about rows of no tenant."""
-
-
 def own_rows(role: str, *tables: str) -> str:
     """SQL that lets a role use what is the transaction's tenant's in tables with a column `tenant`, and no more."""
     return "".join(

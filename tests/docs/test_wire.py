@@ -124,7 +124,7 @@ def test_every_key_of_the_code_is_on_the_page() -> None:
 
 
 SERVING = ["serving.py", "resilience/admission.py", "transport/server.py", "transport/codec.py"]
-SERVING += ["transport/reception.py"]
+SERVING += ["transport/reception.py", "resilience/fair_limit.py"]
 ADMISSION = {"STARTING", "DRAINING"}
 OPERATORS = {"KEY_CONTENDED", "PROJECTS_FULL", "REVOCATIONS_FULL"}  # no caller is told of these
 

@@ -56,7 +56,7 @@ async def test_a_full_instance_is_tried_again_where_it_says_when(fleet: Fleet) -
 
 
 async def test_an_instance_that_is_overloaded_is_left_for_another_by_any_method(fleet: Fleet) -> None:
-    fleet.replicas[0].admission.limit = 0
+    fleet.replicas[0].admission.change(max_calls=0)
     for number in range(6):
         assert (await fleet.client.write(Text(value=str(number)))).value == str(number)
     assert [probe.begun["Write"] for probe in fleet.probes] == [0, 6]

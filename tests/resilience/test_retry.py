@@ -235,21 +235,21 @@ def test_a_first_message_that_did_not_come_is_asked_of_another_instance(idempote
 
 
 async def test_admission_counts_calls_under_way_and_turns_the_rest_away_unprocessed() -> None:
-    admission = Admission(limit=2)
+    admission = Admission.of(2)
     inside: list[int] = []
 
     async def outer(exchange: Exchange) -> None:
         inside.append(admission.running)
-        if admission.running < 3:
+        if admission.running <= admission.door:
             await layered(exchange)
 
-    layered = admitting(admission)(outer)
+    layered = admitting(admission, uniform=lambda least, most: most)(outer)
     with pytest.raises(MeshError) as caught:
         await layered(exchange())
-    assert inside == [1, 2]
+    assert inside == list(range(1, admission.door + 1))
     assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "OVERLOADED")
     assert caught.value.unprocessed
-    assert caught.value.pushback == 0.1
+    assert caught.value.pushback == pytest.approx(0.15)
     assert admission.running == 0
     for reason in ("STARTING", "DRAINING"):
         admission.refusing = reason

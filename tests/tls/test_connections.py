@@ -258,7 +258,7 @@ async def test_a_peer_is_refused_before_its_messages_are_read(method: str) -> No
         def layer(self, demand: object) -> Any:
             return lambda next: unread
 
-    onions = handlers(ForRouter(), NoGuard(), Admission(1), Refusals(), namespace="contextunity")  # type: ignore[arg-type]
+    onions = handlers(ForRouter(), NoGuard(), Admission(), Refusals(), namespace="contextunity")  # type: ignore[arg-type]
     (handler,) = [onion for one, onion in onions.items() if one.name == method]
     call = Call(service="probe", peer=Peer("ipv4:1", "spiffe://contextunity/zero"))
     with pytest.raises(PermissionDenied) as caught:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reference_services.postgres import (
     NOBODY,
@@ -26,7 +26,7 @@ from reference_services.shield.sealing import Master
 from reference_services.shield.stored import Sealed, facts_of, opened, opened_or_told, project_of, sealed_key
 
 T = TypeVar("T")
-Work = Callable[[Connection], Awaitable[T]]
+Work = Callable[[Connection], Coroutine[Any, Any, T]]
 
 
 class PostgresStorage:

@@ -186,6 +186,7 @@ class ServedMethod(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     ALLOWED_PEERS_FIELD_NUMBER: _builtins.int
     OWN_POLICY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """`/package.Service/Method`."""
     permission: _builtins.str
@@ -202,6 +203,10 @@ class ServedMethod(_message.Message):
     def allowed_peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Services that alone may call it, as their certificates say; empty: any."""
 
+    @_builtins.property
+    def limit(self) -> Global___Limit:
+        """The calls of it that are served at once; unset where it has no limit of its own."""
+
     def __init__(
         self,
         *,
@@ -212,10 +217,11 @@ class ServedMethod(_message.Message):
         timeout_s: _builtins.float = ...,
         allowed_peers: _abc.Iterable[_builtins.str] | None = ...,
         own_policy: _builtins.bool = ...,
+        limit: Global___Limit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_peers", b"allowed_peers", "idempotent", b"idempotent", "own_policy", b"own_policy", "path", b"path", "permission", b"permission", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_peers", b"allowed_peers", "idempotent", b"idempotent", "limit", b"limit", "own_policy", b"own_policy", "path", b"path", "permission", b"permission", "tenant", b"tenant", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,14 +267,25 @@ class Admission(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     REFUSING_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    LAG_S_FIELD_NUMBER: _builtins.int
+    SHEDDING_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Unary calls, and as many streams, that are served at once at most."""
     running: _builtins.int
-    """Unary calls that are served now."""
+    """Unary calls that are here now, those among them that wait or are being looked at."""
     streams: _builtins.int
     """Streams that are open now."""
     refusing: _builtins.str
     """Why none are taken; empty while they are."""
+    lag_s: _builtins.float
+    """By how many seconds the event loop was late when it was last looked at."""
+    shedding: _builtins.bool
+    """Whether it is so late that calls which are `sheddable` are refused."""
+    @_builtins.property
+    def calls(self) -> Global___Limit:
+        """The calls behind authentication: the limit that tenants share."""
+
     def __init__(
         self,
         *,
@@ -276,14 +293,55 @@ class Admission(_message.Message):
         running: _builtins.int = ...,
         streams: _builtins.int = ...,
         refusing: _builtins.str = ...,
+        calls: Global___Limit | None = ...,
+        lag_s: _builtins.float = ...,
+        shedding: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "refusing", b"refusing", "running", b"running", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "lag_s", b"lag_s", "limit", b"limit", "refusing", b"refusing", "running", b"running", "shedding", b"shedding", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Admission: _TypeAlias = Admission  # noqa: Y015
+
+@_typing.final
+class Limit(_message.Message):
+    """A limit on calls at once that tenants share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    AVERAGE_S_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many are served at once at most."""
+    running: _builtins.int
+    """How many are served now."""
+    waiting: _builtins.int
+    """How many wait for their turn."""
+    refused: _builtins.int
+    """How many were turned away since the instance started."""
+    average_s: _builtins.float
+    """Seconds that such calls take, on average of late; 0 until one ended."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        average_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_s", b"average_s", "limit", b"limit", "refused", b"refused", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):

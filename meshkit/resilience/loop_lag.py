@@ -1,0 +1,57 @@
+"""How late the event loop is: the sign of an instance that has more to do than its processor can."""
+
+from __future__ import annotations
+
+import asyncio
+
+INTERVAL_S = 0.1
+"""Seconds between two looks."""
+
+
+class LoopLag:
+    """Measures by how much a timer comes late, ten times a second.
+
+    A single pause, by the garbage collector or a slow call of somebody, is no overload. So what counts is the lesser of
+    two lags in a row.
+
+    Args:
+        most: Seconds of lag past which the loop is too late; 0 for never.
+
+    Attributes:
+        most: The same, which may be changed at any time.
+        seconds: The latest lag.
+        worst: The greatest lag since the measuring began.
+        late: Whether the loop is too late now.
+    """
+
+    def __init__(self, most: float = 0.0) -> None:
+        self.most = most
+        self.seconds = 0.0
+        self.worst = 0.0
+        self.late = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begins to measure the loop that runs."""
+        self.stop()
+        self._set(asyncio.get_running_loop())
+
+    def stop(self) -> None:
+        """Ends the measuring."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.seconds, self.late = 0.0, False
+
+    def observe(self, seconds: float) -> None:
+        """Takes note of a lag."""
+        self.late = 0 < self.most < min(seconds, self.seconds)
+        self.seconds = seconds
+        self.worst = max(self.worst, seconds)
+
+    def _set(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(INTERVAL_S, self._look, loop, loop.time() + INTERVAL_S)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        self.observe(max(0.0, loop.time() - due))
+        self._set(loop)

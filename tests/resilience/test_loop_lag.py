@@ -1,0 +1,69 @@
+"""How late the event loop is, and who is refused then."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from meshkit import Call, MeshError
+from meshkit.call import Criticality
+from meshkit.pipeline import Exchange, Method
+from meshkit.resilience.admission import sharing
+from meshkit.resilience.fair_limit import FairLimit
+from meshkit.resilience.loop_lag import INTERVAL_S, LoopLag
+
+
+def test_one_pause_is_no_overload_and_two_in_a_row_are() -> None:
+    lag = LoopLag(0.2)
+    seen = []
+    for seconds in (0.0, 0.9, 0.0, 0.3, 0.3, 0.25, 0.1, 0.3):
+        lag.observe(seconds)
+        seen.append(lag.late)
+    assert seen == [False, False, False, False, True, True, False, False]
+    assert (lag.seconds, lag.worst) == (0.3, 0.9)
+
+
+def test_where_no_lag_is_too_much_none_is() -> None:
+    lag = LoopLag(0.0)
+    for _ in range(3):
+        lag.observe(30.0)
+    assert not lag.late
+
+
+async def test_a_loop_that_is_held_up_is_measured() -> None:
+    lag = LoopLag(0.01)
+    lag.start()
+    async with asyncio.timeout(30):
+        while not lag.late:
+            time.sleep(INTERVAL_S + 0.05)  # somebody blocks the loop
+            await asyncio.sleep(0)
+    assert lag.worst > 0.01
+    lag.stop()
+    assert (lag.seconds, lag.late) == (0.0, False)
+
+
+async def nothing(*_: Any) -> Any:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("criticality", "served"), [("critical", 1), ("default", 1), ("sheddable", 0)])
+async def test_while_it_is_late_sheddable_calls_go_first(criticality: Criticality, served: int) -> None:
+    count = 0
+
+    async def serve(exchange: Exchange) -> None:
+        nonlocal count
+        count += 1
+
+    lag = LoopLag(0.1)
+    layered = sharing(FairLimit(4), lag)(serve)
+    call = Call(service="probe", criticality=criticality)
+    await layered(Exchange(Method("/probe.v1.ProbeService/Read"), call, nothing, nothing))
+    for _ in range(2):
+        lag.observe(0.5)
+    try:
+        await layered(Exchange(Method("/probe.v1.ProbeService/Read"), call, nothing, nothing))
+    except MeshError as error:
+        assert (error.code, error.reason, error.unprocessed) == ("RESOURCE_EXHAUSTED", "SHED", True)
+        assert error.pushback
+    assert count == 1 + served
