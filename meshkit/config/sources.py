@@ -166,11 +166,15 @@ def _read_text(path: Path, limit: int, setting: str, source: str, problems: list
 
 
 def _read_dotenv(path: Path, problems: list[Problem]) -> Layer:
-    if not path.is_file():
+    source = str(path.absolute())
+    try:
+        if not path.is_file():
+            return {}
+    except PermissionError:
+        problems.append(Problem(DOTENV, "the working folder may not be read", "run in another one", source))
         return {}
     from dotenv.parser import parse_stream
 
-    source = str(path.absolute())
     text = _read_text(path, _MAX_CONFIG_FILE_BYTES, DOTENV, source, problems)
     layer: Layer = {}
     for binding in parse_stream(io.StringIO(text or "")):

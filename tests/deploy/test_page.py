@@ -16,7 +16,9 @@ pytestmark = pytest.mark.deploy
 def test_a_page_does_what_it_says(path: Path, checkout: Deployment, tmp_path: Path) -> None:
     (checkout.folder / ".env").unlink()
     blocks = read(path).blocks
-    engine = {name: value for name, value in checkout.engine.environment.items() if name.startswith("DOCKER_")}
+    engine = {
+        name: value for name, value in checkout.engine.environment.items() if name.startswith("DOCKER_")
+    }
     try:
         with Terminal(checkout.folder, tmp_path, COMPOSE_PROGRESS="plain", **engine) as terminal:
             for block in blocks:
@@ -26,8 +28,7 @@ def test_a_page_does_what_it_says(path: Path, checkout: Deployment, tmp_path: Pa
                     error.add_note(f"in the block at {block.place}")
                     raise
     finally:
-        if not (checkout.folder / ".env").exists():
-            checkout.write_env()
+        checkout.write_env()
         checkout.down()
     typed = sum(len(shell(block)) for block in blocks)
     print(f"\n{path.name}: {typed} commands typed")

@@ -11,7 +11,9 @@ import pytest
 from tests.docs.pages import DEPLOY, EXAMPLES, KINDS, NODE, PAGES, ROOT, Block, read
 from tests.docs.terminal import ANY, Terminal, Typed, beginning, commands, matches
 
-SEVERAL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES if path not in (NODE, *DEPLOY)]
+SEVERAL = [
+    pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES if path not in (NODE, *DEPLOY)
+]
 
 
 @pytest.mark.parametrize("path", SEVERAL)
@@ -88,7 +90,9 @@ def check_possible(line: str) -> None:
             assert any(rule.startswith(f"{target}:") for rule in targets), f"the Makefile has no {target}"
         return
     if line.startswith("docker compose "):
-        typed = [command.command for path in DEPLOY for block in read(path).blocks for command in shell(block)]
+        typed = [
+            command.command for path in DEPLOY for block in read(path).blocks for command in shell(block)
+        ]
         assert any(command.startswith(line) for command in typed), f"no page of docs/deploy types {line!r}"
         return
     assert line.startswith(("pip install .", "pip install '.[")), f"an sh block may not hold {line!r}"
