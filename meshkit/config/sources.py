@@ -70,13 +70,14 @@ def read(
     problems: list[Problem] = []
     variables = os.environ if environ is None else environ
     environment = {name: Raw(value, ENVIRONMENT) for name, value in variables.items() if value.strip()}
-    dotenv = _read_dotenv(Path(DOTENV), problems)
+    there = _is_there(Path(DOTENV), problems)
+    dotenv = _read_dotenv(Path(DOTENV), problems) if there else {}
     path = environment.get(CONFIG_FILE) or dotenv.get(CONFIG_FILE)
     file = _read_toml(path, config_class, problems) if path else {}
     layers = {"file": file, "dotenv": dotenv, "environment": environment}
     merged = {**file, **dotenv, **environment}
     environment_name = str(merged["CU_ENV"].value) if "CU_ENV" in merged else ""
-    if Path(DOTENV).is_file() and environment_name.strip().lower() == "production":
+    if there and environment_name.strip().lower() == "production":
         mend = "delete it; production takes its settings from the environment and its secrets from files"
         problems.append(Problem(DOTENV, "there is one in the working folder, and CU_ENV is production", mend))
     for layer in layers.values():
@@ -184,9 +185,16 @@ def _read_text(path: Path, limit: int, setting: str, source: str, problems: list
     return None
 
 
+def _is_there(path: Path, problems: list[Problem]) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        source = str(path.absolute())
+        problems.append(Problem(DOTENV, "the working folder may not be read", "run in another one", source))
+        return False
+
+
 def _read_dotenv(path: Path, problems: list[Problem]) -> Layer:
-    if not path.is_file():
-        return {}
     from dotenv.parser import parse_stream
 
     source = str(path.absolute())

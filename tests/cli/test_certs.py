@@ -180,7 +180,10 @@ def test_inspect_tells_what_is_wrong(state: Path, folder: Path, tmp_path: Path) 
         assert text in result.stderr, result.stderr
 
 
-def test_inspect_looks_at_what_the_settings_name(state: Path, tmp_path: Path) -> None:
+def test_inspect_looks_at_what_the_settings_name(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout may have an .env, which production refuses
     signer = Signer()
     own = str(write_private(tmp_path / "brain.pem", signer.service("brain").both))
     ca = tmp_path / "authority.pem"

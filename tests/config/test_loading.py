@@ -119,6 +119,16 @@ def test_a_broken_line_of_dotenv_is_named(folder: Path) -> None:
     assert f"a line cannot be read; write NAME=value ({folder}/.env line 2)" in problems({})[".env"]
 
 
+def test_a_working_folder_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", forbidden)  # the tests may run as root, who may read all
+    assert f"the working folder may not be read; run in another one ({folder}/.env)" in problems({})[".env"]
+
+
 def test_a_folder_named_dotenv_is_none_of_our_business(folder: Path) -> None:
     (folder / ".env").mkdir()
     assert SharedConfig.load({}).zone == ""

@@ -174,7 +174,7 @@ class Deployment:
         """Settings of a program on this machine that calls through the published port."""
         values = dotenv_values(self.folder / ".env", interpolate=False)
         return SharedConfig(
-            registry_url=f"static://router=127.0.0.1:{values['ROUTER_PORT']}",
+            registry_url=f"static://router=127.0.0.1:{values['MESH_ROUTER_PORT']}",
             project_secret=values["CU_PROJECT_SECRET"],
             tenant=TENANT,
             **settings,

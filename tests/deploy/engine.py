@@ -109,9 +109,11 @@ class Engine:
         for name, image in BASES.items():
             self.docker("import", str(cache / f"{name}.tar"), image)
         for name, image in STAND_INS.items():
-            self.docker(
-                "build", "--quiet", "--tag", image, "--file", str(IMAGES / f"{name}.Dockerfile"), str(IMAGES)
-            )
+            self.build(image, IMAGES, "--file", str(IMAGES / f"{name}.Dockerfile"))
+
+    def build(self, image: str, folder: Path, *words: str) -> None:
+        """Builds an image, with the machine's network, for there is no other to build with."""
+        self.docker("build", "--quiet", "--network=host", "--tag", image, *words, str(folder))
 
 
 @contextmanager

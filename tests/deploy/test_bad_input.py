@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.calls import FINAL, call, workflow
-from tests.deploy.deployment import HERE, TENANT, Deployment, until
+from tests.deploy.deployment import HERE, IMAGE, TENANT, Deployment, until
 
 pytestmark = pytest.mark.deploy
+
+BARE = "meshkit-test/bare-postgres"
 
 
 @pytest.fixture
@@ -20,8 +21,7 @@ def mesh(checkout: Deployment) -> Iterator[Deployment]:
     try:
         yield checkout
     finally:
-        if not (checkout.folder / ".env").exists():
-            checkout.write_env()
+        checkout.write_env()
         checkout.down()
 
 
@@ -85,7 +85,7 @@ def test_a_weak_secret_is_refused_by_every_service(mesh: Deployment) -> None:
 def test_a_port_that_is_taken_is_named(mesh: Deployment) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        mesh.change_env(ROUTER_PORT=str(port))
+        mesh.change_env(MESH_ROUTER_PORT=str(port))
         said = refused(mesh)
     assert f"127.0.0.1:{port}" in said
     assert "in use" in said
@@ -104,18 +104,35 @@ def test_a_database_without_pgvector_is_told(mesh: Deployment, tmp_path: Path) -
     (tmp_path / "Dockerfile").write_text(
         "FROM pgvector/pgvector:pg17\nRUN rm /usr/share/postgresql/17/extension/vector*\n"
     )
-    mesh.engine.docker("build", "--quiet", "--tag", "meshkit-test/bare-postgres", str(tmp_path))
-    mesh.compose("up", "--detach", "--no-build", "brain", POSTGRES_IMAGE="meshkit-test/bare-postgres")
+    mesh.engine.build(BARE, tmp_path)
+    mesh.compose("up", "--detach", "--no-build", "brain", POSTGRES_IMAGE=BARE)
     told(mesh, "brain", "has no extension 'vector': install it there", "pgvector/pgvector")
 
 
 def test_a_volume_of_another_user_is_told(mesh: Deployment) -> None:
-    command = "touch /volume/kept && chown -R root:root /volume && chmod 700 /volume"
-    words = ("run", "--rm", "--user=root", "--network=none", "--entrypoint=sh")
-    mesh.compose("create", "--no-build", "zero")
-    mesh.engine.docker(*words, "--volume", f"{HERE}_zero:/volume", "contextunity/meshkit", "-c", command)
-    mesh.compose("up", "--detach", "--no-build", "zero")
-    told(mesh, "zero", "/var/lib/meshkit", "user 10001")
+    """The services keep nothing in files; one that is told to, where it may not write, says so."""
+    mesh.override(
+        {
+            "zero": {
+                "environment": {"ZERO_DATABASE_URL": "sqlite:////var/lib/meshkit/zero.sqlite"},
+                "volumes": [f"{mesh.folder}/anothers:/var/lib/meshkit"],
+            }
+        }
+    )
+    try:
+        (mesh.folder / "anothers").mkdir(mode=0o700, exist_ok=True)
+        mesh.compose("up", "--detach", "--no-build", "zero")
+        told(mesh, "zero", "/var/lib/meshkit", "10001")
+    finally:
+        mesh.override({"zero": {}})
+
+
+def test_postgres_takes_a_volume_of_another_user_over(mesh: Deployment) -> None:
+    mesh.up("postgres")
+    mesh.compose("stop")
+    words = ("run", "--rm", "--user=root", "--network=none", "--entrypoint=chown", "--volume")
+    mesh.engine.docker(*words, f"{HERE}_postgres:/volume", IMAGE, "-R", "4711", "/volume")
+    mesh.up("postgres")
 
 
 def test_feeds_that_the_workers_may_not_read_are_told(mesh: Deployment) -> None:
@@ -124,12 +141,12 @@ def test_feeds_that_the_workers_may_not_read_are_told(mesh: Deployment) -> None:
     feed.write_text("sku,name,price,currency\nA,a thing,1.00,EUR\n")
     feed.chmod(0o600)
     arguments = {"feed": f"/feeds/{feed.name}", "source": "shop"}
-    begun = call(mesh, "worker/StartWorkflow", workflow="harvest", idempotency_key="s", arguments=arguments)
-    until(lambda: workflow(mesh, begun["id"])["state"] in FINAL, "the harvest ends")
-    finished = workflow(mesh, begun["id"])
-    assert finished["state"] == "WORKFLOW_STATE_FAILED"
-    assert "FEED_UNREADABLE" in json.dumps(finished)
-    print("\n" + finished["error"]["message"] if "error" in finished else json.dumps(finished))
+    request = {"workflow": "harvest", "idempotency_key": "secret", "arguments": arguments}
+    words = ("docker", "compose", "exec", "-T", "router", "meshkit", "call", "worker/StartWorkflow")
+    done = mesh.run(*words, json.dumps(request))
+    print("\n" + done.stdout)
+    assert done.returncode != 0
+    assert "the feed cannot be read: Permission denied" in done.stdout
 
 
 def test_a_database_that_goes_away_is_told_and_found_again(mesh: Deployment) -> None:

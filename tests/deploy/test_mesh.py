@@ -1,5 +1,6 @@
-"""The compose file for real, with and without Redis: started, given a job, scaled, killed, cut off, stopped, removed."""
+"""The compose file for real, with and without Redis: started, given work, scaled, killed, cut off, stopped, removed."""
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from tests.deploy.calls import (
     reading,
     workflow,
 )
-from tests.deploy.deployment import BASE, IMAGE, NETWORK, TENANT, Container, Deployment, until
+from tests.deploy.deployment import BASE, IMAGE, NETWORK, TENANT, Deployment, until
 from tests.deploy.engine import Traces
 
 pytestmark = pytest.mark.deploy
@@ -35,8 +36,8 @@ DEMO_FEED = Path(harvester.__file__).parent / "data" / "products.csv"
 HEALTHY_S = 60.0
 FOLLOW_S = 5.0
 MAX_IMAGE_MB = 250
-ROWS = {"dns": 50_000, "redis": 5_000}
-"""Good items of the feed: the large one once."""
+ROWS = {"dns": int(os.environ.get("DEPLOY_ROWS", "50000")), "redis": 5_000}
+"""Good items of the feed: the large one once. DEPLOY_ROWS makes it shorter while something is being built."""
 
 SOURCE = "shop"
 
@@ -127,9 +128,7 @@ def test_a_harvest_is_whole_whatever_is_scaled_and_killed(mesh: Running) -> None
             mesh.scale(worker=workers, brain=3)
             follows(mesh, "worker", workers)
             if workers == 10:
-                victim = mesh.containers("brain")[0]
-                victim.kill()
-                until(lambda: restarted(mesh, victim), "the brain that was killed runs again")
+                kill_one(mesh, "brain")
         assert 0 < progress(mesh, start) < 1, "the harvest was over before the last change"
         until(lambda: workflow(mesh, start)["state"] in FINAL, "the harvest ends", HARVEST_S)
     finished = workflow(mesh, start)
@@ -145,7 +144,7 @@ def test_a_brain_that_is_cut_off_comes_back_by_itself(mesh: Running) -> None:
     (brain,) = mesh.containers("brain")
     assert outcome(mesh) == "STEP_OUTCOME_OK"
     mesh.engine.docker("network", "disconnect", NETWORK, brain.name)
-    until(lambda: outcome(mesh) == "STEP_OUTCOME_FAILED", "the router does without brain")
+    until(lambda: "no instance of brain" in outcome(mesh), "the router says whom it lacks")
     mesh.engine.docker("network", "connect", "--alias", "brain", NETWORK, brain.name)
     seconds = until(lambda: outcome(mesh) == "STEP_OUTCOME_OK", "the router finds brain again")
     print(f"\n[{mesh.discovery}] brain was found {seconds:.1f} s after it was connected again")
@@ -197,9 +196,15 @@ def follows(mesh: Running, service: str, replicas: int) -> None:
     print(f"\n[{mesh.discovery}] {service}={replicas} known after {seconds:.1f} s", end="")
 
 
-def restarted(mesh: Running, killed: Container) -> bool:
-    (now,) = (each for each in mesh.containers(killed.service) if each.name == killed.name)
-    return now.pid not in (0, killed.pid)
+def kill_one(mesh: Running, service: str) -> None:
+    """Kills the first container of a service, and waits until the engine has started it again."""
+    victim = mesh.containers(service)[0]
+    victim.kill()
+
+    def again() -> bool:
+        return mesh.containers(service)[0].pid not in (0, victim.pid)
+
+    until(again, f"{victim.name}, which was killed, runs again")
 
 
 @asynccontextmanager

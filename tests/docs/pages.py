@@ -29,7 +29,10 @@ EXAMPLES = tuple(sorted((ROOT / "examples").glob("*/README.md")))
 NODE = ROOT / "examples" / "node" / "README.md"
 """What it needs is not always there: `tests/node` has it, and runs the page."""
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXAMPLES)
+DEPLOY = tuple(sorted((ROOT / "docs" / "deploy").glob("*.md")))
+"""They need an engine for containers: `tests/deploy` has one, and runs each of them."""
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *DEPLOY, *EXAMPLES)
 """All pages that the project shows to its users."""
 
 KINDS = frozenset({"python", "proto", "toml", "console", "sh", "text"})

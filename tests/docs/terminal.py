@@ -106,9 +106,10 @@ class Terminal:
     Args:
         folder: Where it begins.
         home: The home folder, and the place for what commands put out.
+        **settings: Variables beside its own, or in their place.
     """
 
-    def __init__(self, folder: Path, home: Path) -> None:
+    def __init__(self, folder: Path, home: Path, **settings: str) -> None:
         self._home = home
         self._count = 0
         self._behind: list[tuple[Path, int]] = []
@@ -120,6 +121,7 @@ class Terminal:
             "NO_COLOR": "1",
             "GRPC_PORT": "0",  # pages are tested side by side, and the ports in them may be taken
             "PYTHONDONTWRITEBYTECODE": "1",
+            **settings,
         }
         self._shell: subprocess.Popen[bytes] = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import EXAMPLES, KINDS, NODE, PAGES, ROOT, Block, read
+from tests.docs.pages import DEPLOY, EXAMPLES, KINDS, NODE, PAGES, ROOT, Block, read
 from tests.docs.terminal import ANY, Terminal, Typed, beginning, commands, matches
 
-SEVERAL = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES if path != NODE]
+SEVERAL = [
+    pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES if path not in (NODE, *DEPLOY)
+]
 
 
 @pytest.mark.parametrize("path", SEVERAL)
@@ -61,6 +63,11 @@ def perform(block: Block, folder: Path, terminal: Terminal) -> None:
             )
 
 
+def shell(block: Block) -> list[Typed]:
+    """What a block types; nothing where it is of another kind."""
+    return commands(block.text) if block.kind == "console" else []
+
+
 def parse_proto(block: Block, folder: Path) -> None:
     """A proto with a title is compiled from the page's folder; one without stands for itself."""
     name = block.attributes.get("title")
@@ -76,11 +83,17 @@ def parse_proto(block: Block, folder: Path) -> None:
 
 
 def check_possible(line: str) -> None:
-    """Commands of an `sh` block: targets of the Makefile, and installation with extras that there are."""
+    """Commands of an `sh` block: targets of the Makefile, what `tests/deploy` runs, installation with known extras."""
     if line.startswith("make "):
         targets = (ROOT / "Makefile").read_text().splitlines()
         for target in line.split()[1:]:
             assert any(rule.startswith(f"{target}:") for rule in targets), f"the Makefile has no {target}"
+        return
+    if line.startswith("docker compose "):
+        typed = [
+            command.command for path in DEPLOY for block in read(path).blocks for command in shell(block)
+        ]
+        assert any(command.startswith(line) for command in typed), f"no page of docs/deploy types {line!r}"
         return
     assert line.startswith(("pip install .", "pip install '.[")), f"an sh block may not hold {line!r}"
     extras = line.partition("[")[2].rpartition("]")[0]
