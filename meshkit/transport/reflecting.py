@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,20 +49,28 @@ async def reflect(channel: Channel, name: str, *, timeout: float) -> Contracts:
         MeshError: It does not answer, or not us, serves no reflection, or answers with what does not fit together.
     """
     make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for blocking channels only
-    call = make_stub(channel).ServerReflectionInfo(timeout=timeout)
+    questions: asyncio.Queue[Any] = asyncio.Queue()
+    call = make_stub(channel).ServerReflectionInfo(_each(questions), timeout=timeout)
     try:
-        return await _Conversation(call, name).contracts()
+        return await _Conversation(call, questions, name).contracts()
     except AioRpcError as error:
         raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
     finally:
         call.cancel()
 
 
+async def _each(questions: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    """The questions as they come. A `write` that a refusal overtakes would fail of its own, without the refusal."""
+    while True:
+        yield await questions.get()
+
+
 class _Conversation:
     """Questions and answers of one reflection stream."""
 
-    def __init__(self, call: Any, name: str) -> None:
+    def __init__(self, call: Any, questions: asyncio.Queue[Any], name: str) -> None:
         self._call = call
+        self._questions = questions
         self._name = name
         self._files: dict[str, FileDescriptorProto] = {}
 
@@ -87,7 +97,7 @@ class _Conversation:
         return {name for file in self._files.values() for name in file.dependency}.difference(self._files)
 
     async def _ask(self, **question: Any) -> Any:
-        await self._call.write(reflection_pb2.ServerReflectionRequest(**question))
+        self._questions.put_nowait(reflection_pb2.ServerReflectionRequest(**question))
         answer = await self._call.read()
         if answer is EOF:
             raise self._fault("ended the conversation")
