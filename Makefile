@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation bench-harvest bench-brain test-soak test-node test-deploy test-lowest fuzz clean
+.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation bench-harvest bench-brain bench-drain test-soak test-node test-deploy test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -34,17 +34,18 @@ help:
 	@echo "make bench-certificate-rotation  calls while certificates are replaced"
 	@echo "make bench-harvest               harvests by several workers on PostgreSQL, beside a plain loader"
 	@echo "make bench-brain                 searches of brain on PostgreSQL, beside the same query in plain SQL"
+	@echo "make bench-drain                 calls and streams while replicas are replaced one by one"
 
 $(FOR_DEMO): $(SETUP)
 	@scripts/bootstrap reference,fast
 	@touch $@
 
 $(FOR_TEST): $(SETUP)
-	@scripts/bootstrap all dev redis-server
+	@scripts/bootstrap all dev redis-server prometheus
 	@touch $@ $(FOR_DEMO)
 
 $(FOR_BENCH): $(SETUP)
-	@scripts/bootstrap all bench redis-server nginx
+	@scripts/bootstrap all bench redis-server prometheus nginx
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 $(FOR_FUZZ): $(SETUP)
@@ -99,7 +100,7 @@ bench-faults: $(FOR_TEST)
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
 
-bench-auth bench-key-rotation bench-certificate-rotation: bench-%: $(FOR_TEST)
+bench-auth bench-key-rotation bench-certificate-rotation bench-drain: bench-%: $(FOR_TEST)
 	$(PY) benchmarks/$(subst -,_,$*).py
 
 bench-harvest bench-brain: bench-%: $(FOR_TEST)
