@@ -42,7 +42,7 @@ from reference_services.brain.postgres.opening import open_postgres
 from reference_services.brain.postgres.vectors import indexed, know_vectors, packed
 from reference_services.brain.service import Brain
 from reference_services.brain.store import KnowledgeStore
-from reference_services.brain.writing import cell_writes, upsert
+from reference_services.brain.writing import cell_writes, said, upsert
 from reference_services.postgres import Connection
 from tests.postgres import Server
 
@@ -118,23 +118,18 @@ async def fill(url: str, store: KnowledgeStore, texts: Sequence[str]) -> float:
 def nearest(corpus: Corpus) -> list[set[str]]:
     """The ids that are nearest each question, of all cells."""
     embedder = HashingEmbedder(DIMENSIONS)
+    cells = [pb.Cell(id=f"c{number}", text=text) for number, text in enumerate(corpus.texts)]
+    writes = [
+        write
+        for at in range(0, len(cells), BATCH)
+        for write in cell_writes(pb.UpsertRequest(cells=cells[at : at + BATCH]))
+    ]
+    matrix = np.vstack([embedder.embed_now([said(write)])[0] for write in writes])
     found = []
-    matrix = np.vstack(
-        [
-            np.asarray(embedder.embed_now(_spoken(corpus.texts[at : at + BATCH])))
-            for at in range(0, len(corpus.texts), BATCH)
-        ]
-    )
     for question in corpus.questions:
         scores = matrix @ embedder.embed_now([question])[0]
-        found.append({f"c{n}" for n in np.argsort(-scores, kind="stable")[:LIMIT]})
+        found.append({writes[n].cell.id for n in np.argsort(-scores, kind="stable")[:LIMIT]})
     return found
-
-
-def _spoken(texts: Sequence[str]) -> list[str]:
-    """What brain embeds of cells that have only a text."""
-    cells = [pb.Cell(id=f"c{n}", text=text) for n, text in enumerate(texts)]
-    return [write.spoken for write in cell_writes(pb.UpsertRequest(cells=cells))]
 
 
 @dataclass
@@ -185,7 +180,7 @@ async def measure(url: str, plan: Plan) -> tuple[Side, Side]:
     plain, rpc = Side([], []), Side([], [])
     async with open_postgres(url, embedder=embedder.name, dimensions=DIMENSIONS) as store:
         print(f"filled in {await fill(url, store, corpus.texts):.0f} s")
-    settings = {Brain: {"brain_database_url": url}}
+    settings = {Brain: {"brain_database_url": url, "log_level": "WARNING"}}
     async with (
         LocalMesh(Brain, configs=settings, tenant=TENANT) as mesh,
         await psycopg.AsyncConnection.connect(url, autocommit=True) as db,

@@ -47,6 +47,9 @@ class Mesh:
     def client(self, kind: Any, /) -> Any:
         return Brain()
 
+    def traced(self, name: str, *, parent: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     @contextlib.contextmanager
     def scope(self, *, tenant: str, as_self: bool) -> Iterator[None]:
         yield
