@@ -6,8 +6,8 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -249,6 +249,7 @@ class Child:
                 wait = min(wait * 2, self._restarts.most)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
+        """Starts a process, which finds SIGHUP waiting until it knows what to do about it."""
         environment = self.program.environment_of(self.number)
         if self._sockets is not None:
             path = self._sockets / f"{next(_serials)}"
@@ -258,6 +259,7 @@ class Child:
                 environment["WATCHDOG_USEC"] = str(int(self._restarts.hung * 1e6))
         try:
             with ExitStack() as stack:
+                stack.enter_context(_held(signal.SIGHUP))
                 output = None if self._logs is None else stack.enter_context(self.log.open("ab"))
                 return await asyncio.create_subprocess_exec(
                     *self.program.command,
@@ -292,3 +294,17 @@ class Child:
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+@contextmanager
+def _held(number: signal.Signals) -> Iterator[None]:
+    """Has a signal wait; processes that are started within have it wait, too, until they let it through.
+
+    A process is forked before anything is waited for, so blocks of several may overlap: the first that ends lets the
+    signal through here.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})

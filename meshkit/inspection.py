@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,6 +47,7 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
             zone=instance.zone,
             version=instance.version,
             started_at=_timestamp(instance.started_at),
+            now=_timestamp(time.time()),
             state=replica.lifecycle.state,
             lacking=replica.lifecycle.lacking,
             jobs=[

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Problem
+from meshkit.config import ConfigError, Live, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.jobs import Runs, repeat
@@ -22,7 +22,7 @@ from meshkit.mesh import Mesh
 from meshkit.readiness import depend, look_after
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
-from meshkit.security.assembly import guard_of
+from meshkit.security.assembly import guard_of, own_ring_of, rekey
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
 from meshkit.service import is_authority
@@ -87,6 +87,7 @@ class Replica:
     ) -> None:
         self.kind = kind
         self.config = config
+        self.live = Live(config)
         self.registry = registry
         self.name = config.service_name or kind.definition.name
         if problems := check_tls(kind, config):
@@ -109,7 +110,9 @@ class Replica:
         )
         self.mesh = Mesh(config, registry, name=self.name)
         self.service = kind(config=config, mesh=self.mesh)
+        self.service.live = self.live
         self.instance: Instance | None = None
+        self._own = own_ring_of(config)
         keyed = self.mesh.shielded is None and not is_authority(kind)
         self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
@@ -117,6 +120,7 @@ class Replica:
             self.name,
             self.instance_id,
             shared=self._shared,
+            own=self._own,
             ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
@@ -130,6 +134,8 @@ class Replica:
         self._lease: Lease | None = None
         self._closed = False
         self.probed_at: int | None = None
+        self.live.follow("max_calls", "max_lag_s", apply=self._resize)
+        self.live.follow("project_secret", apply=self._rekey, check=lambda new: new.ensure_project_secrets())
 
     def bind(self) -> None:
         """Takes the port, and that for probes.
@@ -276,6 +282,20 @@ class Replica:
                 await self.health_port.stop()
             await self._shared.close()
             await self.mesh.close()
+
+    def look_again(self) -> None:
+        """Looks at the certificate files now, not in a second."""
+        for files in (self.certificates, self.mesh.certificates):
+            if files is not None:
+                files.look()
+
+    def _resize(self, config: SharedConfig) -> None:
+        self.admission.change(max_calls=config.max_calls, max_lag=config.max_lag_s)
+
+    def _rekey(self, config: SharedConfig) -> None:
+        """Takes the project's secrets as they are now: to let calls in by all of them, to call with the newest."""
+        rekey(self._own, config)
+        self.mesh.rekey(config)
 
     def _looking(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What looks after that which it needs to be ready."""

@@ -17,6 +17,7 @@ from meshkit.config import ConfigError, Problem, SharedConfig
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
+from meshkit.reloading import kept_current
 from meshkit.replica import Overrides, Replica, check_tls
 from meshkit.transport.server import PortTaken
 
@@ -57,7 +58,8 @@ class Runtime:
         if len(set(names)) < len(names):
             raise ValueError(f"a service is there twice: {', '.join(names)}")
         self._services = services
-        self._configs = configs or {}
+        self._given = configs or {}
+        self._configs: dict[type[CUService], SharedConfig] = {}
         self._registry = registry
         self._overrides = overrides
         self._shares_port = shares_port
@@ -66,7 +68,7 @@ class Runtime:
         self.replicas: list[Replica] = []
 
     def configure(self) -> dict[type[CUService], SharedConfig]:
-        """The settings of each service, all checked, before anything is opened.
+        """The settings of each service, all checked, before anything is opened; read anew each time.
 
         Raises:
             ConfigError: With everything that is wrong with any of them.
@@ -75,7 +77,7 @@ class Runtime:
         problems: list[Problem] = []
         for kind in self._services:
             try:
-                config = self._configs.get(kind) or kind.config_class().load(
+                config = self._given.get(kind) or kind.config_class().load(
                     shared_process=len(self._services) > 1
                 )
                 wrong = check_tls(kind, config)
@@ -99,7 +101,7 @@ class Runtime:
         """
         from meshkit.discovery import registry_of
 
-        configs = self.configure()
+        configs = self._configs or self.configure()
         first = next(iter(configs.values()))
         registry = self._registry or registry_of(first)
         try:
@@ -110,6 +112,8 @@ class Runtime:
             self._notifier.follow([replica.lifecycle for replica in self.replicas])
             for replica in self.replicas:
                 replica.bind()
+                if self._owns_process:
+                    replica.live.follow("log_level", apply=_set_level)
             log.info("starting", registry=str(registry), state=str(first.state_dir))
             await self._start(stop)
             if self._owns_process:
@@ -194,7 +198,8 @@ class Runtime:
         self._notifier = Notifier(notifying())
         self._notifier.start()
         try:
-            await self.serve(stop, hurry)
+            async with kept_current(self._configs, self.configure, lambda: self.replicas, stop):
+                await self.serve(stop, hurry)
         finally:
             self._notifier.close()
 
@@ -208,6 +213,12 @@ def _port_clashes(configs: dict[type[CUService], SharedConfig]) -> Iterator[Prob
         if owner is not kind:
             what = f"{owner.definition.name} and {kind.definition.name} both want port {port}"
             yield Problem("GRPC_PORT", what, f"give {kind.__name__} another port= (0 picks a free one)")
+
+
+def _set_level(config: SharedConfig) -> None:
+    from meshkit.telemetry.logs import set_level
+
+    set_level(config.log_level.value)
 
 
 def _freeze_heap() -> None:

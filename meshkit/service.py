@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar, overload
 
 from meshkit.binding import Binding, refuse_strangers
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from meshkit.call import Call
-    from meshkit.config import SharedConfig
+    from meshkit.config import Live, Problem, SharedConfig
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
     from meshkit.security.keys import KeyRing
@@ -120,12 +120,14 @@ class CUService:
     bound.
 
     While it runs, an instance has `config` (of the class that its annotation names, else `SharedConfig`), `mesh` to
-    call other services, `instance` (what it registered) and `log`.
+    call other services, `instance` (what it registered), `log`, and `live`, by which it can follow settings that may
+    change while it runs.
     """
 
     definition: ClassVar[Definition]
     mesh: Mesh
     instance: Instance
+    live: Live[Any]
 
     def __init__(self, *, config: SharedConfig | None = None, mesh: Mesh | None = None) -> None:
         """Makes a service that is not running, as a unit test wants it.
@@ -194,6 +196,18 @@ class CUService:
                 that takes tokens in its messages, too.
         """
         return None
+
+    @classmethod
+    async def examine_setup(cls, config: SharedConfig) -> Sequence[Problem]:
+        """What keeps the service from working though its settings are right, for `meshkit doctor`; override it.
+
+        Such as an endpoint that does not answer, or a database of another release. It is asked of the class, while no
+        service runs here, and must change nothing.
+
+        Args:
+            config: The service's settings.
+        """
+        return ()
 
     @property
     def log(self) -> FilteringBoundLogger:

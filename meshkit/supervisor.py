@@ -21,7 +21,7 @@ import structlog
 
 from meshkit.child import Child, Program, Restarts
 from meshkit.errors import FailedPrecondition
-from meshkit.rotation import MAX_BYTES, outgrown, rotate
+from meshkit.rotation import MAX_BYTES, Bounds
 
 log = structlog.get_logger("meshkit.supervisor")
 
@@ -77,8 +77,7 @@ class Supervisor:
         self._replacing: set[asyncio.Task[Child]] = set()
         self._stopping = False
         self._restarts = restarts or Restarts()
-        self._log_bytes = log_bytes
-        self._unbounded: set[Path] = set()
+        self._bounds = Bounds(log_bytes)
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Supervisor:
@@ -196,6 +195,11 @@ class Supervisor:
         await asyncio.gather(*self._going.values())
         await asyncio.gather(*self._replacing, return_exceptions=True)
 
+    def reload(self) -> None:
+        """Has all replicas read their settings again (SIGHUP)."""
+        for child in chain.from_iterable(self.children.values()):
+            child.signal(signal.SIGHUP)
+
     def hurry(self) -> None:
         """Asks those that drain once more, which cuts their drain short."""
         for child in self._going:
@@ -204,20 +208,8 @@ class Supervisor:
     async def _look_at_logs(self) -> None:
         while True:
             for child in [*chain.from_iterable(self.children.values()), *self._going]:
-                await self._bound(child.log)
+                await self._bounds.keep(child.log)
             await asyncio.sleep(LOOK_AT_LOGS_S)
-
-    async def _bound(self, path: Path) -> None:
-        """Rotates a log that is too large. One that cannot be is told of once, and tried again at each look."""
-        try:
-            if outgrown(path, self._log_bytes):
-                await asyncio.to_thread(rotate, path, self._log_bytes)
-        except OSError as error:
-            if path not in self._unbounded:
-                log.warning("the log cannot be kept within its size", log=str(path), reason=str(error))
-            self._unbounded.add(path)
-        else:
-            self._unbounded.discard(path)
 
     def _dismiss(self, child: Child) -> None:
         if child in self._going:

@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "services": ("meshkit.cli.services:services", "Show services and their instances."),
     "explain": ("meshkit.cli.explain:explain", "Show what a call to a service would meet."),
     "health": ("meshkit.cli.health:health", "Ask instances whether they serve."),
+    "doctor": ("meshkit.cli.doctor.verb:doctor", "Say what is wrong with a mesh, and how to mend it."),
     "config": ("meshkit.cli.config:app", "Check and explain settings."),
     "token": ("meshkit.cli.token:app", "Make and look at tokens."),
     "certs": ("meshkit.cli.certs:app", "Make, renew and look at certificates."),

@@ -38,7 +38,7 @@ def run(
     backoff, and `meshkit restart` replaces them one by one.
 
     The first signal drains (no new calls, those under way end), the second
-    ends at once. Exits with 0 after a drain, 1 where it could not start or
+    ends at once; SIGHUP has it read its settings again. Exits with 0 after a drain, 1 where it could not start or
     serve, 2 where there is no such service, 78 where the configuration is wrong.
     """
     kinds = [load_service(target) for target in services]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
 from meshkit import Mesh, MeshError, Principal
@@ -18,6 +19,7 @@ from meshkit.security.keys import service_keys
 from meshkit.security.tokens import peek
 from reference_services.shield import bulletin
 from reference_services.shield.config import ShieldConfig
+from reference_services.shield.policy import Asked
 from tests.shield.bound import public
 from tests.shield.conftest import SECRET, Place, running
 
@@ -25,8 +27,10 @@ KEY = public(Ed25519PrivateKey.generate())
 SHOP_SECRET = "the-secret-of-the-shop-project-000000001"
 
 
-def scope(audience: str = "brain", tenants: Any = ("acme",), permissions: Any = ("*",)) -> pb.Scope:
-    return pb.Scope(audience=audience, tenants=tenants, permissions=permissions)
+def scope(
+    audience: str = "brain", tenants: Any = ("acme",), permissions: Any = ("*",), **others: Any
+) -> pb.Scope:
+    return pb.Scope(audience=audience, tenants=tenants, permissions=permissions, **others)
 
 
 def shop(**changed: Any) -> pb.Project:
@@ -91,6 +95,7 @@ async def test_a_project_that_shield_knows_gets_tokens_for_what_it_is_granted(sh
         (scope(permissions=["brain:write"]), "GRANT_EXCEEDED"),
         (scope(permissions=["anything"]), "NAMES_MALFORMED"),
         (scope(tenants=["a b"]), "NAMES_MALFORMED"),
+        (scope(lifetime=Duration(nanos=999_999_999)), "LIFETIME_INVALID"),
     ],
 )
 async def test_each_refusal_has_its_reason(shield: Place, wanted: pb.Scope, reason: str) -> None:
@@ -98,6 +103,20 @@ async def test_each_refusal_has_its_reason(shield: Place, wanted: pb.Scope, reas
     async with calling(shield) as client:
         request = pb.IssueTokenRequest(scope=wanted, public_key=KEY)
         assert await refused(client.issue_token(request)) == reason
+
+
+async def test_a_token_that_would_be_too_large_is_not_made(shield: Place) -> None:
+    wanted = scope(tenants=[f"{number:060}" for number in range(100)])
+    request = pb.IssueTokenRequest(scope=wanted, public_key=KEY)
+    assert await refused(shield.client.issue_token(request)) == "TOKEN_TOO_LARGE"
+
+
+async def test_a_project_that_is_gone_by_the_time_that_it_asks_is_unknown(shield: Place) -> None:
+    stranger = Principal("nobody", "me")
+    assert (
+        await refused(shield.authority.issue(stranger, Asked("brain", frozenset(), frozenset()), KEY))
+        == "PROJECT_UNKNOWN"
+    )
 
 
 async def test_a_public_key_is_one(shield: Place) -> None:

@@ -99,6 +99,7 @@ class DescribeResponse(_message.Message):
     METHODS_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service."""
     instance_id: _builtins.str
@@ -143,6 +144,10 @@ class DescribeResponse(_message.Message):
     def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How many calls were refused before the service's own code saw them, by reason, since it started."""
 
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """When this was said, by the clock of the instance."""
+
     def __init__(
         self,
         *,
@@ -162,10 +167,11 @@ class DescribeResponse(_message.Message):
         methods: _abc.Iterable[Global___ServedMethod] | None = ...,
         certificates: _abc.Iterable[Global___CertificateExpiry] | None = ...,
         refusals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "now", b"now", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "jobs", b"jobs", "lacking", b"lacking", "methods", b"methods", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "jobs", b"jobs", "lacking", b"lacking", "methods", b"methods", "now", b"now", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
