@@ -22,6 +22,7 @@ from meshkit.config import ConfigError, Problem, child_environment
 from meshkit.config.notifying import notifying
 from meshkit.instance import SERVICE_NAME
 from meshkit.notify import IS_READY, Notifier
+from meshkit.reloading import on_hangup
 from meshkit.runtime import end_with_parent
 from meshkit.supervisor import Supervisor
 
@@ -170,6 +171,7 @@ def _heed_signals(stop: asyncio.Event, supervisor: Supervisor, with_parent: bool
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
+    on_hangup(supervisor.reload, stop.set)
     if with_parent:
         end_with_parent(loop, stop)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from meshkit.child import Restarts
 from meshkit.cli import kept
 from meshkit.cli.local_postgres import without_database
 from meshkit.cli.postgres_server import PostgresServer
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.redis.server import LocalServer
-from meshkit.supervisor import Restarts
 from tests.cli.running import Up, meshkit, processes_with, until
 
 ZERO = "reference_services.zero.service:Zero"
