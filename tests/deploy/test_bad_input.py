@@ -150,7 +150,13 @@ def test_a_database_that_goes_away_is_told_and_found_again(mesh: Deployment) -> 
     (postgres,) = mesh.containers("postgres")
     mesh.engine.docker("kill", postgres.name)
     until(lambda: "DATABASE_UNAVAILABLE" in write(100), "calls are refused with a reason", 30)
-    told(mesh, "brain", "the database fails", "contextunity at postgres:5432", "start it, or mend the way to it")
+    told(
+        mesh,
+        "brain",
+        "the database fails",
+        "contextunity at postgres:5432",
+        "start it, or mend the way to it",
+    )
     mesh.engine.docker("start", postgres.name)
     seconds = until(lambda: "STATUS_CREATED" in write(200), "brain finds it again")
     print(f"back {seconds:.1f} s after it was started")
