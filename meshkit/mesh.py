@@ -76,9 +76,9 @@ class Mesh:
         self._own = tokens_of(config, name) if self.shielded is None else self.shielded.own
         self.tokens: TokenSource = self.shielded.tokens if self.shielded else self._own
         self.certificates = client_certificates(config, name or config.service_name)
+        self._name = name
         self._owns_telemetry = telemetry is None
         self.telemetry = telemetry or open_telemetry(config, name)
-        self._name = name
         self._realm = realm_of(config)
         self.budget = Budget()
         self.dial: Dial = self._dial

@@ -100,12 +100,12 @@ class Replica:
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
+        self.lifecycle = Lifecycle(self.name, self.instance_id)
         self.telemetry = open_telemetry(config, self.name, self.instance_id)
         self.observer = Observer(
             access=AccessLog(config.log_access_rate) if config.log_access_rate else None,
             tracing=self.telemetry.tracing if self.telemetry else None,
         )
-        self.lifecycle = Lifecycle(self.name, self.instance_id)
         self.health = Health((kind.definition.contract.full_name,))
         self.lifecycle.follow(lambda: self.health.set(self.lifecycle.state, self.lifecycle.lacking))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
@@ -307,16 +307,6 @@ class Replica:
                 await self.telemetry.close()
             await self.mesh.close()
 
-    def _traced(self, job: Job) -> Callable[[], Awaitable[None]]:
-        """The job, each run of which is a trace."""
-        run = getattr(self.service, job.attribute)
-
-        async def traced() -> None:
-            with self.mesh.traced(f"{self.name} {job.attribute}"):
-                await run()
-
-        return traced
-
     def look_again(self) -> None:
         """Looks at the certificate files now, not in a second."""
         for files in (self.certificates, self.mesh.certificates):
@@ -348,6 +338,16 @@ class Replica:
     def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def _traced(self, job: Job) -> Callable[[], Awaitable[None]]:
+        """The job, each run of which is a trace."""
+        run = getattr(self.service, job.attribute)
+
+        async def traced() -> None:
+            with self.mesh.traced(f"{self.name} {job.attribute}"):
+                await run()
+
+        return traced
 
     def _credentials(self) -> Any:
         """With what the port is secured; None where TLS is off."""
