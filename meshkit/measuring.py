@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from meshkit.mesh import Mesh
     from meshkit.replica import Replica
 
-STATES = ("starting", "serving", "draining")
-"""What a replica does with calls; one of them holds."""
+STATES = tuple(State)
+"""Where a replica may stand; one of them holds."""
 
 ENDPOINT_STATES = ("ready", "unconnected", "resting", "starting", "draining")
 """Where an endpoint stands: it takes calls; it has no connection, or says that it does not serve; it said a moment ago
@@ -46,8 +46,10 @@ def of_replica(replica: Replica) -> Iterator[Family]:
     yield info
     state = Family("meshkit.state", "gauge", "{instance}", "1 for what it does with calls now.")
     for each in STATES:
-        state.add(each == replica.lifecycle.state, state=each)
+        state.add(each is replica.lifecycle.state, state=each.value)
     yield state
+    ready = replica.lifecycle.ready
+    yield _one("meshkit.ready", "gauge", "{instance}", "1 while it serves and lacks nothing.", ready)
     running = Family("meshkit.calls.running", "gauge", "{call}", "Calls that are served now.")
     running.add(admission.running, kind="unary")
     running.add(admission.streams, kind="stream")

@@ -49,14 +49,12 @@ def known_secrets(config: BaseModel) -> Iterator[str]:
     """What of a configuration nobody may read: secret settings, each key within them, passwords in URLs."""
     for name in type(config).model_fields:
         value = getattr(config, name)
-        if isinstance(value, SecretStr):
-            text = value.get_secret_value()
-            yield text
-            for item in text.split(","):
-                yield item.partition(":")[2] or item
-        elif not isinstance(value, str):
+        secret = isinstance(value, SecretStr)
+        text = value.get_secret_value() if secret else value
+        if not isinstance(text, str):
             continue
-        else:
-            text = value
-        if "://" in text:
+        if "://" in text:  # where it leads is no secret, and the log names it
             yield from credentials_of(text)
+        elif secret:
+            yield text
+            yield from (item.partition(":")[2] or item for item in text.split(","))

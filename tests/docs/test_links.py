@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from opentelemetry.sdk import environment_variables
 
 from meshkit.cli import VERBS
 from meshkit.config import SharedConfig
@@ -21,7 +22,7 @@ SETTINGS = {
     config.env_name(field)
     for config in (SharedConfig, BrainConfig, RouterConfig, WorkerConfig, ZeroConfig)
     for field in config.model_fields
-} | {"CU_CONFIG_FILE"}
+} | {"CU_CONFIG_FILE", *(name for name in vars(environment_variables) if name.startswith("OTEL_"))}
 
 _FOLDERS = (
     "meshkit/",

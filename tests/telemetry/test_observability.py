@@ -145,3 +145,19 @@ async def test_a_real_prometheus_scrapes_a_replica_and_fires(prometheus: Any) ->
     assert series["value"][1] == "1"
     assert (series["metric"]["service"], series["metric"]["rpc_response_status_code"]) == ("probe", "OK")
     assert await firing(port) == {"MeshkitLeaseOld"}
+
+
+def test_what_compose_adds_fits_the_mesh_that_it_is_added_to() -> None:
+    root = FOLDER.parents[1]
+    whole, added = (
+        yaml.safe_load(file.read_text()) for file in (root / "docker-compose.yml", FOLDER / "compose.yml")
+    )
+    for name, service in added["services"].items():
+        if name in ("prometheus", "grafana"):
+            assert service["profiles"] == ["observability"]
+            assert set(service["networks"]) <= whole["networks"].keys()
+            for volume in service["volumes"]:
+                assert (root / volume.partition(":")[0]).exists(), volume
+        else:
+            assert name in whole["services"]
+            assert service["environment"]["METRICS_PORT"] == "9464"

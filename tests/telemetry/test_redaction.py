@@ -81,7 +81,9 @@ def test_all_secrets_of_a_configuration_are_known() -> None:
         redis_url=Secret("redis://user:p4ssword@redis:6379/0"),
         registry_url="redis://user:0ther-one@redis:6379/0",
     )
-    assert {"x" * 40, "y" * 40, "p4ssword", "0ther-one"} <= set(known_secrets(config))
+    known = set(known_secrets(config))
+    assert {"x" * 40, "y" * 40, "p4ssword", "0ther-one"} <= known
+    assert Redactor(known).text("registry=redis://redis:6379/0") == "registry=redis://redis:6379/0"
 
 
 PROGRAM = """
