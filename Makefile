@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-deploy test-lowest fuzz clean
+.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation bench-harvest bench-brain bench-drain test-soak test-node test-deploy test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -32,6 +32,9 @@ help:
 	@echo "make bench-auth                  what the checks of a call cost, with and without revocations"
 	@echo "make bench-key-rotation          calls while keys are rotated"
 	@echo "make bench-certificate-rotation  calls while certificates are replaced"
+	@echo "make bench-harvest               harvests by several workers on PostgreSQL, beside a plain loader"
+	@echo "make bench-brain                 searches of brain on PostgreSQL, beside the same query in plain SQL"
+	@echo "make bench-drain                 calls and streams while replicas are replaced one by one"
 
 $(FOR_DEMO): $(SETUP)
 	@scripts/bootstrap reference,fast
@@ -97,8 +100,11 @@ bench-faults: $(FOR_TEST)
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
 
-bench-auth bench-key-rotation bench-certificate-rotation: bench-%: $(FOR_TEST)
+bench-auth bench-key-rotation bench-certificate-rotation bench-drain: bench-%: $(FOR_TEST)
 	$(PY) benchmarks/$(subst -,_,$*).py
+
+bench-harvest bench-brain: bench-%: $(FOR_TEST)
+	$(PY) benchmarks/$*.py
 
 fuzz: $(FOR_FUZZ)
 	$(PY) tests/fuzz/run.py

@@ -6,6 +6,7 @@ context variable, a `Scope`; the client side reads it when it prepares an outgoi
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import time
@@ -208,6 +209,9 @@ class Call:
         peer: Who is at the other end of the connection: its network address, and under mTLS its SPIFFE id.
         metadata: The request's other metadata; keys of the mesh itself are not in it.
         trace: Where the call stands in its trace.
+        draining: Set when this replica is about to stop, and the call should come to an end: `is_set()`, and
+            `await call.draining.wait()`. A stream that goes on is ended, with the advice to call elsewhere
+            (`UNAVAILABLE`, reason `DRAINING`).
     """
 
     service: str
@@ -221,6 +225,7 @@ class Call:
     peer: Peer = field(default_factory=Peer)
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace.start)
+    draining: asyncio.Event = field(default_factory=asyncio.Event, repr=False, compare=False)
     subject_token: str = field(default="", repr=False)
     """The token to forward where this service calls others on the subject's behalf."""
     realm: str = field(default="", repr=False)

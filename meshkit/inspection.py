@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,7 +47,16 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
             zone=instance.zone,
             version=instance.version,
             started_at=_timestamp(instance.started_at),
-            state=(replica.admission.refusing or "serving").lower(),
+            now=_timestamp(time.time()),
+            state=replica.lifecycle.state,
+            lacking=replica.lifecycle.lacking,
+            jobs=[
+                pb.BackgroundJob(
+                    name=job.attribute, seconds=job.seconds, begun=runs.begun, failed=runs.failed
+                )
+                for job in replica.kind.definition.jobs
+                for runs in (replica.runs[job.attribute],)
+            ],
             registry=str(replica.registry),
             settings=[
                 pb.Setting(name=each.name, value=each.value, source=each.source)

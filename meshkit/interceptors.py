@@ -212,6 +212,7 @@ class _OneChannel(Attempts):
     """A channel that somebody else keeps."""
 
     trouble = ""
+    degraded = False
 
     def _begin(self, exchange: Exchange) -> Any:
         call = exchange.context = super()._begin(exchange)

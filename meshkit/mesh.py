@@ -19,7 +19,7 @@ from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience
-from meshkit.security.assembly import realm_of, tokens_of
+from meshkit.security.assembly import identity_of, realm_of, tokens_of
 from meshkit.security.certificates import client_certificates
 from meshkit.security.rights import PERMISSION
 from meshkit.transport.caller import Caller, MeshInvoker
@@ -58,8 +58,10 @@ class Mesh:
         self._owns_registry = registry is None
         self.registry = registry or registry_of(config)
         self.shielded = shielded_of(config, name)
-        self.tokens: TokenSource = self.shielded.tokens if self.shielded else tokens_of(config, name)
+        self._own = tokens_of(config, name) if self.shielded is None else self.shielded.own
+        self.tokens: TokenSource = self.shielded.tokens if self.shielded else self._own
         self.certificates = client_certificates(config, name or config.service_name)
+        self._name = name
         self._realm = realm_of(config)
         self.budget = Budget()
         self.dial: Dial = self._dial
@@ -233,6 +235,12 @@ class Mesh:
         if self.certificates is None:
             return None
         return Secured(self.certificates.material, dns_name(service, self.config.namespace))
+
+    def rekey(self, config: SharedConfig) -> None:
+        """Calls with the newest project secret of these settings from now on; calls under way go on as they are."""
+        self._own.become(identity_of(config, self._name))
+        if self.shielded is not None:
+            self.shielded.rekey(config)
 
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
         most = self.config.max_message_bytes

@@ -13,6 +13,7 @@ import itertools
 import os
 import subprocess
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -43,15 +44,19 @@ local all all trust
 
 
 class Server:
-    """A server in a folder of its own, with a superuser `postgres` who needs no password."""
+    """A server in a folder of its own, with a superuser `postgres` who needs no password.
 
-    def __init__(self) -> None:
+    Args:
+        settings: Of the server, beside its own defaults.
+    """
+
+    def __init__(self, settings: Mapping[str, str] = _FAST) -> None:
         folder = Path(mkdtemp(prefix="meshkit-postgres-"))
         self.directory = folder / "data"
         self._server: Any = get_server(self.directory, cleanup_mode=None)
         atexit.register(self._end, folder)
         with self.superuser() as connection:
-            for name, value in _FAST.items():
+            for name, value in settings.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = {value}")
         (self.directory / "pg_hba.conf").write_text(_RULES)
         self.restart()

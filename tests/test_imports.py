@@ -24,13 +24,17 @@ ALLOWED: dict[str, set[str]] = {
     **{room: BELOW_MIDDLE | {"latency"} for room in MIDDLE - ON_REDIS},
     **{room: BELOW_MIDDLE | {"redis"} for room in ON_REDIS},
     "security": BELOW_MIDDLE | {"redis", "protocol"},
-    "transport": {"errors", "instance", "limits", "metadata", "client", "call", "pipeline"},
+    "transport": {"errors", "instance", "limits", "metadata", "client", "call", "pipeline", "_gen"},
     "declaration": {"pipeline"},
     "binding": {"call", "declaration", "instance", "naming", "pipeline", "security"},
     "service": {"binding", "declaration", "pipeline", "config", "runtime"},
     "protocol": {"_gen"},
     "authority": {"security"},
-    "supervisor": {"errors", "config", "rotation"},
+    "lifecycle": {"instance"},
+    "notify": {"config", "instance", "lifecycle"},
+    "listening": {"notify"},
+    "child": {"listening"},
+    "supervisor": {"child", "errors", "rotation"},
 }
 """What each room may import of meshkit; rooms that are not here (mesh, serving, replica, runtime) wire the others."""
 

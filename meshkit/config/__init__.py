@@ -7,6 +7,7 @@ that is wrong. This is the only place of meshkit that looks at the environment.
 from meshkit.config.databases import DatabaseUrl, SqliteUrl, StateUrl, is_postgresql_url, sqlite_path
 from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
+from meshkit.config.live import Change, Changed, Live
 from meshkit.config.loading import load
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.processes import child_environment, quiet_grpc
@@ -24,11 +25,14 @@ from meshkit.config.shared import SharedConfig
 from meshkit.config.state import local_secret
 
 __all__ = [
+    "Change",
+    "Changed",
     "ConfigError",
     "DatabaseUrl",
     "Environment",
     "Explained",
     "LbPolicy",
+    "Live",
     "LogLevel",
     "Problem",
     "ProjectSecret",

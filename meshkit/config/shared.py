@@ -33,7 +33,9 @@ from meshkit.config.redis_url import RedisUrl
 from meshkit.config.registry_url import RegistryUrl
 from meshkit.config.secrets import ProjectSecret, SealingKey, Secret
 from meshkit.config.split import split
+from meshkit.config.stamps import Stamp
 from meshkit.config.translation import translate
+from meshkit.config.units import read_unit
 
 
 def _in(local: Any, production: Any) -> Any:
@@ -190,7 +192,10 @@ class SharedConfig(BaseModel):
         default=Secret("false"),
         description="Keys that seal the records in Redis, `kid:key,kid:key`, each 32 bytes in base64url: the "
         "first seals, all open; `false`: records are plain.",
-        json_schema_extra={"default_text": "false"},
+        json_schema_extra={
+            "default_text": "false",
+            "make": "echo \"k1:$(openssl rand -base64 32 | tr '/+' '_-')\"",
+        },
     )
     registry_url: RegistryUrl = Field(
         default="",
@@ -240,6 +245,7 @@ class SharedConfig(BaseModel):
         description="The project's secrets, `kid:secret,kid:secret` with the newest first, or one bare "
         "secret; each of 32 to 1024 bytes. May be absent in local on loopback: one is made in the state "
         "folder.",
+        json_schema_extra={"make": "openssl rand -hex 32"},
     )
     project_keys_file: Path | None = Field(
         default=None, description="TOML file with key rows of other projects, read again when it changes."
@@ -289,6 +295,13 @@ class SharedConfig(BaseModel):
         le=3600,
         description="Seconds that calls in flight have to end when the service stops.",
     )
+    drain_streams_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="Seconds of CU_DRAIN_GRACE_S that open streams have to end by themselves; then they are ended, and "
+        "their callers told to call again.",
+    )
     drain_propagation_s: float = Field(
         default=1.0,
         ge=0,
@@ -297,6 +310,7 @@ class SharedConfig(BaseModel):
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _files: Mapping[Path, Stamp] = PrivateAttr(default_factory=dict)
 
     RESERVED_PREFIX: ClassVar[str] = "cu_"
 
@@ -346,8 +360,9 @@ class SharedConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _split(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[info.field_name].annotation if info.field_name else None
-        return split(value, annotation)
+        field = info.field_name or ""
+        annotation = cls.model_fields[field].annotation if field else None
+        return read_unit(split(value, annotation), field, annotation)
 
     @field_validator("project_secret", mode="after")
     @classmethod
@@ -395,6 +410,11 @@ class SharedConfig(BaseModel):
             (name, redact_url(value) if isinstance(value, str) and "://" in value else value)
             for name, value in super().__repr_args__()
         ]
+
+    @property
+    def files(self) -> Mapping[Path, Stamp]:
+        """The files that `load` read it from, as they were; also those that were not there, and would count."""
+        return self._files
 
     @property
     def project_secrets(self) -> tuple[ProjectSecret, ...]:

@@ -44,6 +44,12 @@ def configure(level: str, *, json: bool) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
 
 
+def set_level(level: str) -> None:
+    """Sets the least severe level that this process writes, after `configure`, and leaves all else as it is."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    logging.getLogger().setLevel(level)
+
+
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at that moment: a live table may have put itself in between."""
 

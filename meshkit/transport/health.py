@@ -1,22 +1,25 @@
-"""The `grpc.health.v1` protocol, open to all, exempt from admission."""
+"""The `grpc.health.v1` protocol, open to all, exempt from admission.
+
+What an instance lacks goes with the answer, as names, in fields that those who do not know them skip.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from meshkit._gen.meshkit.v1 import health_pb2 as pb
+from meshkit.instance import State
 from meshkit.transport.server import take_port
 
-_Status = health_pb2.HealthCheckResponse.ServingStatus
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_Answer = health_pb2.HealthCheckResponse
+_UNKNOWN = _Answer(status=_Answer.SERVICE_UNKNOWN)
 
 MAX_WATCHES = 1000
 """How many watch an instance at once where nobody says otherwise."""
@@ -61,7 +64,7 @@ class Watches:
 
 
 class Health:
-    """Whether an instance serves, for itself (the empty name) and for each contract of its alike.
+    """Whether an instance is ready, for itself (the empty name) and for each contract of its alike.
 
     It starts as not serving. Watches end when it is closed, so that they do not hold up a stop.
 
@@ -71,7 +74,7 @@ class Health:
 
     def __init__(self, contracts: tuple[str, ...]) -> None:
         self._names = frozenset({"", *contracts})
-        self._serving = False
+        self._answer = answer(State.STARTING)
         self._changed = asyncio.Event()
         self.closed = False
 
@@ -84,9 +87,14 @@ class Health:
         """
         health_pb2_grpc.add_HealthServicer_to_server(_Servicer(self, Watches(watches)), server)
 
-    def set(self, serving: bool) -> None:
-        """Says whether the instance serves."""
-        self._serving = serving
+    def set(self, state: State, lacking: Iterable[str] = ()) -> None:
+        """Says how the instance is.
+
+        Args:
+            state: Where it stands.
+            lacking: What it lacks to be ready.
+        """
+        self._answer = answer(state, lacking)
         self._wake()
 
     def close(self) -> None:
@@ -98,24 +106,22 @@ class Health:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def status(self, name: str) -> Any:
-        """Whether it serves now, under a name."""
-        if name not in self._names:
-            return _UNKNOWN
-        return _SERVING if self._serving else _NOT_SERVING
+    def answer_to(self, name: str) -> Any:
+        """How it is now, under a name."""
+        return self._answer if name in self._names else _UNKNOWN
 
-    def statuses(self) -> dict[str, Any]:
-        """Whether it serves now, under each name."""
-        return {name: self.status(name) for name in sorted(self._names)}
+    def answers(self) -> dict[str, Any]:
+        """How it is now, under each name."""
+        return dict.fromkeys(sorted(self._names), self._answer)
 
-    async def statuses_of(self, name: str) -> AsyncGenerator[Any, None]:
-        """Whether it serves under a name, now and on each change, until it is closed."""
+    async def answers_to(self, name: str) -> AsyncGenerator[Any, None]:
+        """How it is under a name, now and on each change, until it is closed."""
         told = None
         while True:
-            changed, status = self._changed, self.status(name)
-            if status != told:
-                told = status
-                yield status
+            changed, now = self._changed, self.answer_to(name)
+            if now != told:
+                told = now
+                yield now
             if self.closed:
                 return
             await changed.wait()
@@ -130,18 +136,15 @@ class _Servicer(health_pb2_grpc.HealthServicer):
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:
         """Whether it serves now."""
-        status = self._health.status(request.service)
-        if status == _UNKNOWN:
+        found = self._health.answer_to(request.service)
+        if found is _UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r} here")
-        return health_pb2.HealthCheckResponse(status=status)
+        return found
 
     async def List(self, request: Any, context: Any) -> Any:
         """Whether each contract is served now."""
         return health_pb2.HealthListResponse(  # type: ignore[attr-defined]  # the stubs are behind
-            statuses={
-                name: health_pb2.HealthCheckResponse(status=status)
-                for name, status in self._health.statuses().items()
-            }
+            statuses=self._health.answers()
         )
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> AsyncIterator[Any]:
@@ -151,9 +154,21 @@ class _Servicer(health_pb2_grpc.HealthServicer):
                 await context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED, "as many watch this instance as may: ask with Check"
                 )
-            async with aclosing(self._health.statuses_of(request.service)) as statuses:
-                async for status in statuses:
-                    yield health_pb2.HealthCheckResponse(status=status)
+            async with aclosing(self._health.answers_to(request.service)) as answers:
+                async for each in answers:
+                    yield each
+
+
+def answer(state: State, lacking: Iterable[str] = ()) -> Any:
+    """How an instance is, in the words of `grpc.health.v1` and of the mesh.
+
+    Args:
+        state: Where it stands.
+        lacking: What it lacks to be ready.
+    """
+    told = pb.HealthAnswer(state=state, lacking=sorted(lacking))
+    told.status = _Answer.SERVING if state is State.SERVING and not told.lacking else _Answer.NOT_SERVING
+    return _Answer.FromString(told.SerializeToString())
 
 
 class HealthPort:

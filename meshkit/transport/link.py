@@ -205,6 +205,11 @@ class GrpcLink(Attempts):
         """Whether a call begun now would be sent at once, to an instance that says that it serves."""
         return self._health.serving and self.connected
 
+    @property
+    def degraded(self) -> bool:
+        """Whether it is connected to an instance that takes calls, though it says that it is not ready."""
+        return self._health.degraded and self.connected
+
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call over this connection, once, or over another one to the same address where this is full.
 

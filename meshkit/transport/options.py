@@ -17,13 +17,16 @@ MAX_PENDING = 100_000
 Options = list[tuple[str, Any]]
 
 
-def server_options(max_message_bytes: int, *, connection_age: float | None = None) -> Options:
+def server_options(
+    max_message_bytes: int, *, connection_age: float | None = None, shares_port: bool = False
+) -> Options:
     """Arguments of a server.
 
     Args:
         max_message_bytes: Largest message taken or sent, in bytes.
         connection_age: Seconds after which a connection takes no more calls, and as many again that calls under way
             have then; None for as long as it stands. gRPC varies it by a tenth.
+        shares_port: Whether other processes listen on its port as well, on purpose.
     """
     ending: Options = []
     if connection_age is not None:
@@ -37,7 +40,7 @@ def server_options(max_message_bytes: int, *, connection_age: float | None = Non
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),

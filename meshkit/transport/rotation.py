@@ -66,6 +66,11 @@ class RotatingLink:
         return self._current.ready
 
     @property
+    def degraded(self) -> bool:
+        """Whether the instance takes calls, though it says that it is not ready."""
+        return self._current.degraded
+
+    @property
     def trouble(self) -> str:
         """Why there is no connection; empty where there is one, or it is not known yet."""
         return self._current.trouble
@@ -118,7 +123,7 @@ class RotatingLink:
 
     def _changed(self) -> None:
         following = self._next
-        if following is not None and (following.ready or not self._current.connected):
+        if following is not None and (following.ready or following.degraded or not self._current.connected):
             self._change_over(following, self._grace)
         self._on_change()
 

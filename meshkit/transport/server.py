@@ -17,6 +17,10 @@ from meshkit.transport.reception import Reception, Serving
 QUIET_S = 0.1
 """Seconds without a new call after which a stopping server takes it that its callers have heard."""
 
+LAST_S = 1.0
+LAST_SHARE = 0.1
+"""Of the grace of a stop, the seconds that calls have which are ended, to tell their callers so; at most that share."""
+
 
 _MEND = (
     "is in use, or not ours to take: set {setting} to another port (0 picks a free one; where several services share "
@@ -93,13 +97,24 @@ class Server:
         instance_id: Id of the instance; each answer names it.
         max_message_bytes: Largest message taken or sent, in bytes.
         connection_age: Seconds after which a connection must be made anew; see `server_options`.
+        draining: Set when calls under way should come to an end; each call carries it.
+        shares_port: Whether other processes listen on its port as well, on purpose.
     """
 
     def __init__(
-        self, service: str, instance_id: str, *, max_message_bytes: int, connection_age: float | None = None
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        max_message_bytes: int,
+        connection_age: float | None = None,
+        draining: asyncio.Event | None = None,
+        shares_port: bool = False,
     ) -> None:
-        self.grpc = grpc.aio.server(options=server_options(max_message_bytes, connection_age=connection_age))
-        self.reception = Reception(service, instance_id)
+        options = server_options(max_message_bytes, connection_age=connection_age, shares_port=shares_port)
+        self.grpc = grpc.aio.server(options=options)
+        self.reception = Reception(service, instance_id, draining=draining)
+        self._shares_port = shares_port
         self._methods = _Methods(self.reception)
         self._started = False
 
@@ -139,11 +154,17 @@ class Server:
         """How many calls are being served."""
         return len(self.reception.tasks)
 
-    async def stop(self, grace: float) -> None:
+    async def stop(self, grace: float, *, streams: float = float("inf")) -> None:
         """Lets calls under way end, takes no more, and ends what is left after `grace` seconds.
 
         Callers who have not heard of the stop yet are still answered meanwhile, with the refusal of the onion, which
-        proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED.
+        proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED. On a
+        shared port it stops at once: callers that were told that it does not serve wait for their connection to end,
+        to make one that leads to another process.
+
+        Args:
+            grace: Seconds that calls have.
+            streams: Seconds of these that streams have.
         """
         if (
             not self._started
@@ -151,15 +172,27 @@ class Server:
             await self.start()
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
+        stopping = asyncio.create_task(self.grpc.stop(grace)) if self._shares_port else None
         if grace > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await self._quiet()
+            last = end - min(LAST_S, grace * LAST_SHARE)
+            await self._quiet(min(loop.time() + streams, last))
+            self.reception.end(streams_only=True)
+            await self._quiet(last)
+            self.reception.end(streams_only=False)
+            await self._quiet(end)
         await self.grpc.stop(max(end - loop.time(), 0.0))
+        if stopping is not None:
+            await stopping
         if self.reception.tasks:
             await asyncio.wait(self.reception.tasks, timeout=1)
 
-    async def _quiet(self) -> None:
+    async def _quiet(self, until: float) -> None:
+        """Waits until no call is under way and none has come for a moment, but no longer than until a time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._ended()
+
+    async def _ended(self) -> None:
         """Waits until no call is under way, and none has come for a moment: some may be on the wire."""
         loop = asyncio.get_running_loop()
         while self.reception.tasks or self.reception.newest + QUIET_S > loop.time():

@@ -77,7 +77,7 @@ class Brain(CUService, contract=pb.DESCRIPTOR.services_by_name["BrainService"], 
 
     config: BrainConfig
     embedder = resource(open_embedder)
-    store = resource(open_store)
+    store = resource(open_store, check=KnowledgeStore.check)
 
     @rpc(permission=WRITE)
     async def upsert(self, request: pb.UpsertRequest, call: Call) -> pb.UpsertResponse:

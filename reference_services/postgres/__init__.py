@@ -6,7 +6,8 @@ from reference_services.postgres.database import Database as Database
 from reference_services.postgres.database import Overtaken as Overtaken
 from reference_services.postgres.database import open_database as open_database
 from reference_services.postgres.database import rows as rows
-from reference_services.postgres.faults import told_to_operator as told_to_operator
+from reference_services.postgres.faults import is_lost as is_lost
+from reference_services.postgres.faults import unusable as unusable
 from reference_services.postgres.migrations import locked as locked
 from reference_services.postgres.migrations import migrated as migrated
 from reference_services.postgres.schema import Schema as Schema

@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Literal as Quoted
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from meshkit import Unavailable
+from meshkit import MeshError, Unavailable
 from reference_services.postgres.faults import Incidents, is_lost
 from reference_services.postgres.schema import Schema, Target
 
@@ -39,6 +39,9 @@ RECONNECT_S = 1.0
 
 AWAY_PATIENCE_S = 0.5
 """Seconds that a call waits for a connection where the last attempt to make one failed."""
+
+_THERE = frozenset({"DATABASE_BUSY", "DATABASE_OVERLOADED"})
+"""Reasons of a database that is there."""
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN"
@@ -87,6 +90,17 @@ class Database:
         Raises what `read` does.
         """
         return await self._at_home(self._told(tenant, _WRITE, work))
+
+    async def check(self) -> None:
+        """Makes sure that the database answers. One that is merely busy is there.
+
+        Raises what `read` does.
+        """
+        try:
+            await self.read("", _asked)
+        except MeshError as error:
+            if error.reason not in _THERE:
+                raise
 
     async def _at_home(self, call: Coroutine[Any, Any, T]) -> T:
         """Runs it where the connections live."""
@@ -166,6 +180,10 @@ async def open_database(
     )
     async with pool:
         yield Database(pool, reach, target.schema, Incidents(target))
+
+
+async def _asked(connection: Connection) -> None:
+    await connection.execute("SELECT 1")
 
 
 async def rows(connection: Connection, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:

@@ -72,7 +72,12 @@ async def open_llm(service: Router) -> AsyncGenerator[Endpoint | None, None]:
         yield endpoint
 
 
-class Router(CUService, contract=pb.DESCRIPTOR.services_by_name["RouterService"], port=50052):
+class Router(
+    CUService,
+    contract=pb.DESCRIPTOR.services_by_name["RouterService"],
+    port=50052,
+    depends_on=("brain",),
+):
     """Registers agents and runs them."""
 
     config: RouterConfig

@@ -7,7 +7,12 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_path
-from reference_services.master_key import check_master_key, local_master_key, parse_master_key
+from reference_services.master_key import (
+    MAKE_MASTER_KEY,
+    check_master_key,
+    local_master_key,
+    parse_master_key,
+)
 
 KEY_FILE = "shield-master-key"
 """Name of the file in the state folder that holds the master key where none is configured."""
@@ -29,6 +34,7 @@ class ShieldConfig(SharedConfig):
         default=SecretStr(""),
         description="Key that signing keys and projects' keys are sealed under, and the audit log is chained with: "
         "base64url of 32 bytes, the same on each replica. May be absent in local: one is made in the state folder.",
+        json_schema_extra={"make": MAKE_MASTER_KEY},
     )
     shield_token_ttl_s: int = Field(
         default=300, ge=10, le=3600, description="Longest life in seconds of a token that Shield issues."

@@ -125,14 +125,14 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
     async def watch_revocations(
         self, request: pb.WatchRevocationsRequest, call: Call
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
-        """Gives what is revoked, and each revocation as it comes."""
+        """Gives what is revoked, and each revocation as it comes, until this replica stops."""
         with self.watchers.joined(_caller(call).project) as place:
-            async with aclosing(self._news_after(request, place)) as told:
+            async with aclosing(self._news_after(request, place, call)) as told:
                 async for news in told:
                     yield news
 
     async def _news_after(
-        self, request: pb.WatchRevocationsRequest, place: Place
+        self, request: pb.WatchRevocationsRequest, place: Place, call: Call
     ) -> AsyncGenerator[pb.WatchRevocationsResponse, None]:
         bulletin = self.authority.bulletin
         if request.after_revision > bulletin.revisions.revocations:
@@ -140,14 +140,14 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
         there = bulletin.revisions
         same = request.log_id == there.log_id and request.after_revision <= there.revocations
         known, reset = (request.after_revision, False) if same else (0, True)
-        while True:
+        while not call.draining.is_set():
             seen = bulletin.revisions
             page = await self.authority.revoked_after(known, PAGE)
             known = page[-1].revision if page else max(known, seen.revocations)
             yield _news(seen, known, reset, len(page) < PAGE, page)
             reset = False
             if len(page) < PAGE:
-                await place.keep(bulletin.wait(seen, HEARTBEAT_S))
+                await place.keep(bulletin.wait(seen, HEARTBEAT_S, call.draining))
 
     @rpc(permission="shield:revoke", tenant="none", timeout=5.0)
     async def revoke(self, request: pb.RevokeRequest, call: Call) -> pb.RevokeResponse:

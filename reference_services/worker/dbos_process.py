@@ -29,6 +29,9 @@ RUNNER = "meshkit-worker"
 VERSION = "meshkit-worker-2"
 """The `application_version`: DBOS gives work back within one version only, and its default changes with the source."""
 
+AHEAD = 2
+"""How many times its limit of children a replica claims, so that the next one is there when one has ended."""
+
 
 class DbosProcess:
     """DBOS as the engine uses it. Every method but `record` is blocking, and wants a thread without an event loop.
@@ -36,7 +39,7 @@ class DbosProcess:
     Args:
         records: Where it keeps its records.
         executor: This process, by its instance id.
-        concurrency: Workflows that it claims from a queue at a time.
+        concurrency: Workflows that it runs at a time.
         polling_s: Seconds between two looks at a queue.
         run: Executes a workflow, by tenant and id.
     """
@@ -51,7 +54,8 @@ class DbosProcess:
     ) -> None:
         self._records = records
         self._executor = executor
-        self._limits = {"worker_concurrency": concurrency, "polling_interval_sec": polling_s}
+        self._concurrency = concurrency
+        self._polling_s = polling_s
         self._run = run
         self._queues: tuple[Queue, ...] = ()
         self._runner: Callable[[str, str], Any] | None = None
@@ -86,8 +90,10 @@ class DbosProcess:
 
             self._runner = DBOS.workflow(name=RUNNER, max_recovery_attempts=10_000)(run)
             self._queues = tuple(
-                dbos._registry._register_internal_queue(f"{RUNNER}-{level}", **self._limits)
-                for level in ("calls", "children")
+                dbos._registry._register_internal_queue(
+                    f"{RUNNER}-{level}", worker_concurrency=limit, polling_interval_sec=self._polling_s
+                )
+                for level, limit in (("calls", self._concurrency), ("children", AHEAD * self._concurrency))
             )
             DBOS.launch()
             self._held = stack.pop_all()

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from meshkit.config import SharedConfig, StateUrl, sqlite_path
-from reference_services.master_key import check_master_key
+from reference_services.master_key import MAKE_MASTER_KEY, check_master_key
 from reference_services.zero.detectors import REGIONS
 
 
@@ -30,6 +30,7 @@ class ZeroConfig(SharedConfig):
         default=SecretStr(""),
         description="Key that all sessions' keys are wrapped under: base64url of 32 bytes, the same on each "
         "replica. May be absent in local: one is made in the state folder.",
+        json_schema_extra={"make": MAKE_MASTER_KEY},
     )
     zero_default_region: str = Field(
         default="",

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from meshkit import Call, MeshError, SharedConfig, Unauthenticated, Unavailable, reflection, rpc
 from meshkit.call import BLANK, Principal
+from meshkit.config import ConfigError
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.protocol import shield as shield_pb
 from meshkit.replica import Replica
@@ -298,7 +299,22 @@ async def test_a_key_that_leaked_is_out_at_once_and_no_honest_call_fails(shield:
             await client(mode).greet(greeting())
 
 
-async def test_a_revoked_token_is_refused_within_a_second(mode: Served, shield: Place) -> None:
+async def test_a_revocation_is_pushed_to_every_verifier_within_a_second(mode: Served, shield: Place) -> None:
+    verifiers = [mode.replica(name)._guard.verifier.revocations for name in ("echo", "front")]
+    took = []
+    for number in range(5):
+
+        async def known(token_id: str = f"t{number}") -> bool:
+            return all(token_id in revocations._tokens for revocations in verifiers)
+
+        await shield.client.revoke(shield_pb.RevokeRequest(token_id=f"t{number}"))
+        took.append(await until(known))
+    assert (
+        min(took) < 1
+    )  # one may be held up by a busy machine; were they not pushed, all of them would take longer
+
+
+async def test_a_revoked_token_is_refused(mode: Served, shield: Place) -> None:
     token, holder = await issued(shield, "echo")
     target, token_id = address(mode), peek(token)[1]["jti"]
     assert (await call(target, GREET, BODY, headers(token, holder))).code == "OK"
@@ -387,16 +403,19 @@ async def test_the_mesh_around_shield_is_not_the_callers(mode: Served) -> None:
     assert tokens.kept(BLANK.having(service="shield", tenant=""), ("*",)).alg == "HS256"
 
 
-async def test_a_keys_file_that_has_no_effect_is_told_of_at_the_start(shield: Place, tmp_path: Path) -> None:
+async def test_a_keys_file_that_would_have_no_effect_is_refused_and_told_of_by_shield_itself(
+    tmp_path: Path,
+) -> None:
     keys = tmp_path / "keys.toml"
-    keys.write_text("")
-    keys.chmod(0o600)
+    keys.touch(0o600)
+    with pytest.raises(ConfigError, match="CU_SHIELD_GRPC_URL has only Shield's taken"):
+        SharedConfig(shield_grpc_url="127.0.0.1:1", project_keys_file=keys, **SETTINGS)
     with capture_logs() as logs:
-        async with served(shield.address, Echo, project_keys_file=keys) as mode:
-            await client(mode).greet(greeting())
+        config = ShieldConfig(project_keys_file=keys, state_dir=tmp_path, **SETTINGS)
+        Replica(Shield, config, MemoryRegistry())
     told = [log for log in logs if log.get("setting") == "CU_PROJECT_KEYS_FILE"]
-    assert [(log["log_level"], log["service"]) for log in told] == [("warning", "echo")]
-    assert "tokens of Shield only are taken" in told[0]["event"]
+    assert [(log["log_level"], log["service"]) for log in told] == [("warning", "shield")]
+    assert "who may call is its own to say" in told[0]["event"]
 
 
 async def test_the_project_store_is_not_followed_where_it_counts_for_nothing(tmp_path: Path) -> None:

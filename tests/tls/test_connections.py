@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 
 from meshkit import Call, Exchange, Mesh, Peer, PermissionDenied, SharedConfig, Unavailable, rpc
+from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
+from meshkit._gen.meshkit.v1.mesh_client import MeshClient
 from meshkit.config import ConfigError
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.pipeline import Method
@@ -303,3 +305,15 @@ async def test_a_local_mesh_may_be_one_with_mutual_tls() -> None:
 
     async with LocalMesh(ForClient, tls=True) as mesh:
         assert (await read(mesh)).value == "x"
+
+
+async def test_an_instance_tells_which_peers_a_method_is_open_to_and_that_it_has_a_policy() -> None:
+    class Choosy(ForRouter):
+        async def authorize(self, call: Call) -> None:
+            """Lets all in."""
+
+    async with LocalMesh(Choosy, tls=True) as mesh:
+        told = await mesh.client(MeshClient, service="probe").describe(pb.DescribeRequest(), timeout=20)
+    methods = {method.path.rpartition("/")[2]: method for method in told.methods}
+    assert (methods["Read"].allowed_peers, methods["Write"].allowed_peers) == (["router"], ["brain"])
+    assert methods["Read"].own_policy

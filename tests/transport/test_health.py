@@ -8,6 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from meshkit import State
 from meshkit.testing import LocalMesh
 from meshkit.transport.health import Health, HealthPort, Watches
 from tests.serving.probe import Probe, ProbeClient, Text
@@ -77,7 +78,7 @@ async def test_a_caller_that_may_not_watch_asks_and_calls_all_the_same() -> None
             await stranger.read()
             client = mesh.client(ProbeClient)
             assert (await client.read(Text(value="a"), timeout=20)).value == "a"
-            replica.health.set(False)
+            replica.health.set(State.DRAINING)
             pool = mesh.pool("probe")
             async with asyncio.timeout(30):
                 while any(endpoint.usable for endpoint in pool.endpoints.values()):

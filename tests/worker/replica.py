@@ -159,5 +159,9 @@ def answer(message: Json) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(), plain],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     asyncio.run(main())

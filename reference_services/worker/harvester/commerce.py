@@ -8,7 +8,7 @@ by (run, line), never by the order of work.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from reference_services.worker.harvester.records import Layout
 
 RUN_COLUMNS = (
     *("id", "tenant", "source", "feed", "size", "modified_ns", "layout", "currency", "batches", "rows"),
-    *("accepted", "duplicates", "rejected", "reasons"),
+    *("started_at", "accepted", "duplicates", "rejected", "reasons"),
 )
 """What a storage keeps of a run, for `run_of`."""
 
@@ -44,6 +44,7 @@ class Run:
         currency: Currency of prices that name none; empty rejects them.
         batches: Number of its batches.
         rows: Number of its rows that are not blank.
+        started_at: When it was entered, in Unix seconds; a later run has a later time.
         accepted: Different items among them; None until the run has ended, as the next three.
         duplicates: Valid rows of an item that had one already.
         rejected: Rows that are no items.
@@ -59,6 +60,7 @@ class Run:
     currency: str
     batches: int
     rows: int
+    started_at: float
     accepted: int | None = None
     duplicates: int | None = None
     rejected: int | None = None
@@ -115,11 +117,11 @@ class Runs(Protocol):
 class Batches(Protocol):
     """Parts of runs."""
 
-    async def batch(self, run: Run, number: int) -> Batch:
-        """One batch of a run.
+    async def span(self, run: Run, first: int, past: int) -> list[Batch]:
+        """The batches of a run from one number up to another, which is not among them.
 
         Raises:
-            NotFound: `BATCH_NOT_FOUND`.
+            NotFound: `BATCH_NOT_FOUND`: there are not as many.
         """
         ...
 
@@ -130,8 +132,8 @@ class Batches(Protocol):
         items: Sequence[tuple[int, Item]],
         rejects: Sequence[Reject],
         by: str = "",
-    ) -> bool:
-        """Stores what a batch holds, with its mark; False where the mark was there: then nothing is changed.
+    ) -> list[tuple[Item, int]] | None:
+        """Stores what a batch holds, with its mark.
 
         Args:
             run: The run.
@@ -139,6 +141,10 @@ class Batches(Protocol):
             items: Its items with their line numbers.
             rejects: Its rejected rows.
             by: The replica that did it.
+
+        Returns:
+            Items that stand now as the batch has them, with their versions (see `Items.standing`): later ones stood
+            already in the place of the others. None where the mark was there: then nothing is changed.
         """
         ...
 
@@ -229,9 +235,23 @@ def no_run() -> NotFound:
     return NotFound("there is no such run", reason="RUN_NOT_FOUND")
 
 
-def no_batch() -> NotFound:
-    """The error of a batch that is not there."""
-    return NotFound("there is no such batch", reason="BATCH_NOT_FOUND")
+def batches_of(rows: Sequence[Sequence[Any]], count: int) -> list[Batch]:
+    """So many batches in rows of number, start, end, line, rows and digest.
+
+    Raises:
+        NotFound: `BATCH_NOT_FOUND`: there are not as many.
+    """
+    if len(rows) != count:
+        raise NotFound("there is no such batch", reason="BATCH_NOT_FOUND")
+    return [Batch(*row) for row in rows]
+
+
+def written(
+    run: Run, items: Sequence[tuple[int, Item]], current: Iterable[tuple[str, int]]
+) -> list[tuple[Item, int]]:
+    """Those of a batch's items that are current, by sku and line, with their versions, in the order of their skus."""
+    by_place = {(item.sku, line): item for line, item in items}
+    return [(by_place[place], _version(run.started_at, place[1])) for place in sorted(current)]
 
 
 def _version(begun: float, line: int) -> int:

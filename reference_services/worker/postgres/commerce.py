@@ -19,13 +19,14 @@ from reference_services.worker.harvester.commerce import (
     TEXTS,
     Reject,
     Run,
+    batches_of,
     checked_counts,
     item_of,
     layout_text,
-    no_batch,
     no_run,
     run_of,
     texts_of,
+    written,
 )
 from reference_services.worker.harvester.planning import Batch, Outline
 
@@ -73,6 +74,7 @@ WITH marked AS (
     ON CONFLICT (tenant, source, sku) DO UPDATE SET price_minor = excluded.price_minor,
         currency = excluded.currency, availability = excluded.availability, run = excluded.run, line = excluded.line
     WHERE (excluded.run, excluded.line) > (o.run, o.line)
+    RETURNING o.sku, o.line
 ), observed AS (
     INSERT INTO commerce.observations (tenant, run, sku, line, price_minor, currency)
     SELECT tenant, run, sku, line, price_minor, currency FROM item
@@ -81,7 +83,13 @@ WITH marked AS (
     SELECT m.tenant, m.run, r.line, r.reason, r.field, r.excerpt FROM marked AS m, json_to_recordset(%s)
         AS r (line bigint, reason text, field text, excerpt text)
 )
-SELECT count(*) FROM marked
+SELECT (SELECT array_agg(sku) FROM offers), (SELECT array_agg(line) FROM offers) FROM marked
+"""
+_STANDING = f"""
+SELECT {_ITEM}, o.price_minor, o.currency, o.availability, o.line, r.started_at
+FROM commerce.products AS p JOIN commerce.offers AS o USING (tenant, source, sku)
+    JOIN commerce.runs AS r ON r.id = o.run
+WHERE p.source = %s AND p.sku = ANY (%s) ORDER BY p.sku
 """
 # A price enters the history where it differs from the one before it: the line before in this run, or, for the
 # item's first line, the last entry of an earlier run.
@@ -178,13 +186,13 @@ class PostgresCommerce:
 
         await self._database.write(run.tenant, work)
 
-    async def batch(self, run: Run, number: int) -> Batch:
+    async def span(self, run: Run, first: int, past: int) -> list[Batch]:
         """See `Batches`."""
-        query = 'SELECT number, start, "end", line, rows, digest FROM commerce.batches WHERE run = %s AND number = %s'
-        found = await self._read(run.tenant, query, run.id, number)
-        if not found:
-            raise no_batch()
-        return Batch(*found[0])
+        query = (
+            'SELECT number, start, "end", line, rows, digest FROM commerce.batches WHERE run = %s AND number >= %s '
+            "AND number < %s ORDER BY number"
+        )
+        return batches_of(await self._read(run.tenant, query, run.id, first, past), past - first)
 
     async def commit(
         self,
@@ -193,7 +201,7 @@ class PostgresCommerce:
         items: Sequence[tuple[int, Item]],
         rejects: Sequence[Reject],
         by: str = "",
-    ) -> bool:
+    ) -> list[tuple[Item, int]] | None:
         """See `Batches`."""
         values = (
             *(self._clock(), by, run.id, number),
@@ -202,10 +210,11 @@ class PostgresCommerce:
             json.dumps([asdict(bad) for bad in rejects]),
         )
 
-        async def work(db: Connection) -> bool:
-            return await rows(db, _COMMIT, values) == [(1,)]
-
-        return await self._database.write(run.tenant, work)
+        found = await self._database.write(run.tenant, lambda db: rows(db, _COMMIT, values))
+        if not found:
+            return None
+        skus, lines = found[0]
+        return written(run, items, zip(skus or (), lines or (), strict=True))
 
     async def rows_done(self, run: Run) -> int:
         """See `Batches`."""
@@ -215,12 +224,13 @@ class PostgresCommerce:
 
     async def standing(self, tenant: str, source: str, skus: Sequence[str]) -> list[tuple[Item, int]]:
         """See `Items`."""
-        query = (
-            f"SELECT {_ITEM}, o.price_minor, o.currency, o.availability, o.line, r.started_at FROM commerce.products "
-            "AS p JOIN commerce.offers AS o USING (tenant, source, sku) JOIN commerce.runs AS r ON r.id = o.run "
-            "WHERE p.source = %s AND p.sku = ANY (%s) ORDER BY p.sku"
-        )
-        return [item_of(row) for row in await self._read(tenant, query, source, list(skus))]
+
+        async def work(db: Connection) -> list[tuple[Item, int]]:
+            # planned each time: a plan from when the tables were empty would read them whole ever after
+            found = await db.execute(_STANDING.encode(), (source, list(skus)), prepare=False)
+            return [item_of(row) for row in await found.fetchall()]
+
+        return await self._database.read(tenant, work)
 
     async def repeated(self, run: Run, after: str, limit: int) -> list[str]:
         """See `Items`."""

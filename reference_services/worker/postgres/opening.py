@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import sqlalchemy
 
-from reference_services.postgres import Target, migrated, open_database, told_to_operator
+from reference_services.postgres import Target, is_lost, migrated, open_database, unusable
 from reference_services.worker.harvester.commerce import Commerce
 from reference_services.worker.postgres.commerce import PostgresCommerce
 from reference_services.worker.postgres.ledger import PostgresLedger
@@ -52,17 +52,30 @@ def engine_records(target: Target) -> Iterator[Mapping[str, Any]]:
     """See `Records`. DBOS gets connections, not a URL: so none of its messages can hold a password."""
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(target.as_user()),
+        creator=lambda: _connect(target),
         pool_size=ENGINE_CONNECTIONS,
         max_overflow=0,
         pool_pre_ping=True,
     )
     try:
-        with told_to_operator(target):
-            yield {
-                "system_database_engine": engine,
-                "dbos_system_schema": ENGINE_SCHEMA,
-                "use_listen_notify": False,  # for messages between workflows, of which there are none
-            }
+        yield {
+            "system_database_engine": engine,
+            "dbos_system_schema": ENGINE_SCHEMA,
+            "use_listen_notify": False,  # for messages between workflows, of which there are none
+        }
+    except sqlalchemy.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error) and (told := unusable(error.orig, target)):
+            raise told from error
+        raise
     finally:
         engine.dispose()
+
+
+def _connect(target: Target) -> psycopg.Connection:
+    """A connection for DBOS, which tells by SQLSTATE or a few phrases of libpq whether to wait for the server."""
+    try:
+        return psycopg.connect(target.as_user())
+    except psycopg.OperationalError as error:
+        if is_lost(error):
+            raise psycopg.errors.SqlclientUnableToEstablishSqlconnection(str(error)) from error
+        raise

@@ -14,13 +14,14 @@ from reference_services.worker.harvester.commerce import (
     TEXTS,
     Reject,
     Run,
+    batches_of,
     checked_counts,
     item_of,
     layout_text,
-    no_batch,
     no_run,
     run_of,
     texts_of,
+    written,
 )
 from reference_services.worker.harvester.planning import Batch, Outline
 
@@ -175,13 +176,14 @@ class SqliteCommerce:
         """See `Runs`."""
         await self._database.execute("DELETE FROM observations WHERE run = ?", (run.id,))
 
-    async def batch(self, run: Run, number: int) -> Batch:
+    async def span(self, run: Run, first: int, past: int) -> list[Batch]:
         """See `Batches`."""
-        query = 'SELECT number, start, "end", line, rows, digest FROM batches WHERE run = ? AND number = ?'
-        row = await self._database.read(lambda db: db.execute(query, (run.id, number)).fetchone())
-        if row is None:
-            raise no_batch()
-        return Batch(*row)
+        query = (
+            'SELECT number, start, "end", line, rows, digest FROM batches WHERE run = ? AND number >= ? '
+            "AND number < ? ORDER BY number"
+        )
+        rows = await self._database.read(lambda db: db.execute(query, (run.id, first, past)).fetchall())
+        return batches_of(rows, past - first)
 
     async def commit(
         self,
@@ -190,16 +192,16 @@ class SqliteCommerce:
         items: Sequence[tuple[int, Item]],
         rejects: Sequence[Reject],
         by: str = "",
-    ) -> bool:
+    ) -> list[tuple[Item, int]] | None:
         """See `Batches`."""
 
-        def work(db: sqlite3.Connection) -> bool:
+        def work(db: sqlite3.Connection) -> list[tuple[Item, int]] | None:
             marked = db.execute(
                 "UPDATE batches SET done_at = ?, done_by = ? WHERE run = ? AND number = ? AND done_at IS NULL",
                 (self._clock(), by, run.id, number),
             ).rowcount
             if marked == 0:
-                return False
+                return None
             at = (run.tenant, run.source)
             db.executemany(_PRODUCT, [(*at, *texts_of(item), run.id, line) for line, item in items])
             db.executemany(
@@ -221,7 +223,16 @@ class SqliteCommerce:
                 "INSERT INTO rejects (tenant, run, line, reason, field, excerpt) VALUES (?,?,?,?,?,?)",
                 [(run.tenant, run.id, bad.line, bad.reason, bad.field, bad.excerpt) for bad in rejects],
             )
-            return True
+            current = (
+                "SELECT sku, line FROM offers WHERE tenant = ? AND source = ? AND run = ? "
+                "AND sku = ? AND line = ?"
+            )
+            stand = [
+                tuple(row)
+                for line, item in items
+                for row in db.execute(current, (*at, run.id, item.sku, line))
+            ]
+            return written(run, items, stand)
 
         return await self._database.write(work)
 

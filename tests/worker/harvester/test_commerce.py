@@ -43,11 +43,13 @@ async def begun(
 
 
 async def work(commerce: Commerce, run: Run, order: list[int]) -> list[bool]:
+    """Commits batches; whether each was new."""
     done = []
     for number in order:
-        batch = await commerce.batches.batch(run, number)
+        (batch,) = await commerce.batches.span(run, number, number + 1)
         data = run.feed.read_bytes()[batch.start : batch.end]
-        done.append(await commerce.batches.commit(run, number, *read_batch(data, batch, run)))
+        stored = await commerce.batches.commit(run, number, *read_batch(data, batch, run))
+        done.append(stored is not None)
     return done
 
 
@@ -166,3 +168,26 @@ def test_wrong_arguments_are_refused(arguments: dict[str, object]) -> None:
 def test_an_excerpt_can_be_shown_on_a_terminal() -> None:
     assert excerpt(b"\x1b[31mred\xff\n") == "\ufffd[31mred\ufffd\ufffd"
     assert len(excerpt(b"x" * 1000)) == 160
+
+
+async def test_a_commit_tells_which_items_now_stand_as_it_has_them(
+    commerce: Commerce, tmp_path: Path
+) -> None:
+    run = await begun(commerce, tmp_path, "one", [("A", "1.00"), ("A", "2.00"), ("B", "none"), ("C", "3.00")])
+
+    async def commit(number: int) -> list[tuple[str, int]] | None:
+        (batch,) = await commerce.batches.span(run, number, number + 1)
+        data = run.feed.read_bytes()[batch.start : batch.end]
+        stored = await commerce.batches.commit(run, number, *read_batch(data, batch, run))
+        if stored is not None:
+            skus = [item.sku for item, _ in stored]
+            assert stored == await commerce.items.standing("acme", "shop", skus)
+        return None if stored is None else [(item.sku, item.price.minor) for item, _ in stored]
+
+    assert await commit(1) == [("A", 200)]
+    assert await commit(0) == []  # the later one stands
+    assert await commit(2) == []
+    assert await commit(3) == [("C", 300)]
+    assert await commit(3) is None
+    with pytest.raises(NotFound):
+        await commerce.batches.span(run, 3, 5)

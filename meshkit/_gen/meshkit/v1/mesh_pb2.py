@@ -28,13 +28,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15meshkit/v1/mesh.proto\x12\nmeshkit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0f\x44\x65scribeRequest\"\x90\x05\n\x10\x44\x65scribeResponse\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x1f\n\x0binstance_id\x18\x02 \x01(\tR\ninstanceId\x12\x18\n\x07\x61\x64\x64ress\x18\x03 \x01(\tR\x07\x61\x64\x64ress\x12\x12\n\x04zone\x18\x04 \x01(\tR\x04zone\x12\x18\n\x07version\x18\x05 \x01(\tR\x07version\x12\x39\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartedAt\x12\x14\n\x05state\x18\x07 \x01(\tR\x05state\x12\x1a\n\x08registry\x18\x08 \x01(\tR\x08registry\x12/\n\x08settings\x18\t \x03(\x0b\x32\x13.meshkit.v1.SettingR\x08settings\x12\x33\n\tadmission\x18\n \x01(\x0b\x32\x15.meshkit.v1.AdmissionR\tadmission\x12*\n\x06\x62udget\x18\x0b \x01(\x0b\x32\x12.meshkit.v1.BudgetR\x06\x62udget\x12\x32\n\x07methods\x18\x0c \x03(\x0b\x32\x18.meshkit.v1.ServedMethodR\x07methods\x12\x41\n\x0c\x63\x65rtificates\x18\r \x03(\x0b\x32\x1d.meshkit.v1.CertificateExpiryR\x0c\x63\x65rtificates\x12\x46\n\x08refusals\x18\x0e \x03(\x0b\x32*.meshkit.v1.DescribeResponse.RefusalsEntryR\x08refusals\x1a;\n\rRefusalsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x04R\x05value:\x02\x38\x01\"\x91\x01\n\x11\x43\x65rtificateExpiry\x12\x12\n\x04side\x18\x01 \x01(\tR\x04side\x12\x12\n\x04\x66ile\x18\x02 \x01(\tR\x04\x66ile\x12\x1b\n\tspiffe_id\x18\x03 \x01(\tR\x08spiffeId\x12\x37\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08notAfter\"\x84\x02\n\x0cServedMethod\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x1e\n\npermission\x18\x02 \x01(\tR\npermission\x12\x16\n\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x1e\n\nidempotent\x18\x04 \x01(\x08R\nidempotent\x12\x1b\n\ttimeout_s\x18\x05 \x01(\x01R\x08timeoutS\x12#\n\rallowed_peers\x18\x06 \x03(\tR\x0c\x61llowedPeers\x12\x1d\n\nown_policy\x18\x07 \x01(\x08R\townPolicy\x12\'\n\x05limit\x18\x08 \x01(\x0b\x32\x11.meshkit.v1.LimitR\x05limit\"K\n\x07Setting\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\"\xcb\x01\n\tAdmission\x12\x14\n\x05limit\x18\x01 \x01(\rR\x05limit\x12\x18\n\x07running\x18\x02 \x01(\rR\x07running\x12\x18\n\x07streams\x18\x03 \x01(\rR\x07streams\x12\x1a\n\x08refusing\x18\x04 \x01(\tR\x08refusing\x12\'\n\x05\x63\x61lls\x18\x05 \x01(\x0b\x32\x11.meshkit.v1.LimitR\x05\x63\x61lls\x12\x13\n\x05lag_s\x18\x06 \x01(\x01R\x04lagS\x12\x1a\n\x08shedding\x18\x07 \x01(\x08R\x08shedding\"\x88\x01\n\x05Limit\x12\x14\n\x05limit\x18\x01 \x01(\rR\x05limit\x12\x18\n\x07running\x18\x02 \x01(\rR\x07running\x12\x18\n\x07waiting\x18\x03 \x01(\rR\x07waiting\x12\x18\n\x07refused\x18\x04 \x01(\x04R\x07refused\x12\x1b\n\taverage_s\x18\x05 \x01(\x01R\x08\x61verageS\"\"\n\x06\x42udget\x12\x18\n\x07\x62\x61lance\x18\x01 \x01(\x01R\x07\x62\x61lance\".\n\x10ListPoolsRequest\x12\x1a\n\x08services\x18\x01 \x03(\tR\x08services\";\n\x11ListPoolsResponse\x12&\n\x05pools\x18\x01 \x03(\x0b\x32\x10.meshkit.v1.PoolR\x05pools\"\xd7\x02\n\x04Pool\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x1a\n\x08registry\x18\x02 \x01(\tR\x08registry\x12\x16\n\x06policy\x18\x03 \x01(\tR\x06policy\x12\x12\n\x04zone\x18\x04 \x01(\tR\x04zone\x12;\n\x0bstale_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nstaleSince\x12\x14\n\x05panic\x18\x06 \x01(\x08R\x05panic\x12\x14\n\x05spill\x18\x07 \x01(\x01R\x05spill\x12\x1b\n\tin_flight\x18\x08 \x01(\rR\x08inFlight\x12\x32\n\tendpoints\x18\t \x03(\x0b\x32\x14.meshkit.v1.EndpointR\tendpoints\x12\x33\n\x07methods\x18\n \x03(\x0b\x32\x19.meshkit.v1.MethodLatencyR\x07methods\"\xca\x03\n\x08\x45ndpoint\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x12\n\x04zone\x18\x03 \x01(\tR\x04zone\x12\x14\n\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n\x06weight\x18\x05 \x01(\x01R\x06weight\x12\x14\n\x05ready\x18\x06 \x01(\x08R\x05ready\x12\x18\n\x07resting\x18\x07 \x01(\x08R\x07resting\x12\x12\n\x04gate\x18\x08 \x01(\tR\x04gate\x12\x1f\n\x0bgate_reason\x18\t \x01(\tR\ngateReason\x12%\n\x0fgate_opens_in_s\x18\n \x01(\x01R\x0cgateOpensInS\x12\x1b\n\tin_flight\x18\x0b \x01(\rR\x08inFlight\x12\x19\n\x08oldest_s\x18\x0c \x01(\x01R\x07oldestS\x12\x14\n\x05picks\x18\r \x01(\x04R\x05picks\x12\x1a\n\x08\x66\x61ilures\x18\x0e \x01(\x04R\x08\x66\x61ilures\x12\"\n\nexpected_s\x18\x0f \x01(\x01H\x00R\texpectedS\x88\x01\x01\x12\x18\n\x07trouble\x18\x10 \x01(\tR\x07troubleB\r\n\x0b_expected_s\"b\n\rMethodLatency\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x13\n\x05p50_s\x18\x02 \x01(\x01R\x04p50S\x12\x13\n\x05p95_s\x18\x03 \x01(\x01R\x04p95S\x12\x13\n\x05p99_s\x18\x04 \x01(\x01R\x04p99S2\xa8\x01\n\x0bMeshService\x12J\n\x08\x44\x65scribe\x12\x1b.meshkit.v1.DescribeRequest\x1a\x1c.meshkit.v1.DescribeResponse\"\x03\x90\x02\x01\x12M\n\tListPools\x12\x1c.meshkit.v1.ListPoolsRequest\x1a\x1d.meshkit.v1.ListPoolsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15meshkit/v1/mesh.proto\x12\nmeshkit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xee\x06\n\x10\x44\x65scribeResponse\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x1f\n\x0binstance_id\x18\x02 \x01(\tR\ninstanceId\x12\x18\n\x07\x61\x64\x64ress\x18\x03 \x01(\tR\x07\x61\x64\x64ress\x12\x12\n\x04zone\x18\x04 \x01(\tR\x04zone\x12\x18\n\x07version\x18\x05 \x01(\tR\x07version\x12\x39\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartedAt\x12\x14\n\x05state\x18\x07 \x01(\tR\x05state\x12\x43\n\x07lacking\x18\x14 \x03(\x0b\x32).meshkit.v1.DescribeResponse.LackingEntryR\x07lacking\x12-\n\x04jobs\x18\x15 \x03(\x0b\x32\x19.meshkit.v1.BackgroundJobR\x04jobs\x12\x1a\n\x08registry\x18\x08 \x01(\tR\x08registry\x12/\n\x08settings\x18\t \x03(\x0b\x32\x13.meshkit.v1.SettingR\x08settings\x12\x33\n\tadmission\x18\n \x01(\x0b\x32\x15.meshkit.v1.AdmissionR\tadmission\x12*\n\x06\x62udget\x18\x0b \x01(\x0b\x32\x12.meshkit.v1.BudgetR\x06\x62udget\x12\x32\n\x07methods\x18\x0c \x03(\x0b\x32\x18.meshkit.v1.ServedMethodR\x07methods\x12\x41\n\x0c\x63\x65rtificates\x18\r \x03(\x0b\x32\x1d.meshkit.v1.CertificateExpiryR\x0c\x63\x65rtificates\x12\x46\n\x08refusals\x18\x0e \x03(\x0b\x32*.meshkit.v1.DescribeResponse.RefusalsEntryR\x08refusals\x12,\n\x03now\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x03now\x1a:\n\x0cLackingEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a;\n\rRefusalsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x04R\x05value:\x02\x38\x01\"k\n\rBackgroundJob\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07seconds\x18\x02 \x01(\x01R\x07seconds\x12\x14\n\x05\x62\x65gun\x18\x03 \x01(\x04R\x05\x62\x65gun\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x04R\x06\x66\x61iled\"\x91\x01\n\x11\x43\x65rtificateExpiry\x12\x12\n\x04side\x18\x01 \x01(\tR\x04side\x12\x12\n\x04\x66ile\x18\x02 \x01(\tR\x04\x66ile\x12\x1b\n\tspiffe_id\x18\x03 \x01(\tR\x08spiffeId\x12\x37\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08notAfter\"\x84\x02\n\x0cServedMethod\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x1e\n\npermission\x18\x02 \x01(\tR\npermission\x12\x16\n\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x1e\n\nidempotent\x18\x04 \x01(\x08R\nidempotent\x12\x1b\n\ttimeout_s\x18\x05 \x01(\x01R\x08timeoutS\x12#\n\rallowed_peers\x18\x06 \x03(\tR\x0c\x61llowedPeers\x12\x1d\n\nown_policy\x18\x07 \x01(\x08R\townPolicy\x12\'\n\x05limit\x18\x08 \x01(\x0b\x32\x11.meshkit.v1.LimitR\x05limit\"K\n\x07Setting\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\"\xcb\x01\n\tAdmission\x12\x14\n\x05limit\x18\x01 \x01(\rR\x05limit\x12\x18\n\x07running\x18\x02 \x01(\rR\x07running\x12\x18\n\x07streams\x18\x03 \x01(\rR\x07streams\x12\x1a\n\x08refusing\x18\x04 \x01(\tR\x08refusing\x12\'\n\x05\x63\x61lls\x18\x05 \x01(\x0b\x32\x11.meshkit.v1.LimitR\x05\x63\x61lls\x12\x13\n\x05lag_s\x18\x06 \x01(\x01R\x04lagS\x12\x1a\n\x08shedding\x18\x07 \x01(\x08R\x08shedding\"\x88\x01\n\x05Limit\x12\x14\n\x05limit\x18\x01 \x01(\rR\x05limit\x12\x18\n\x07running\x18\x02 \x01(\rR\x07running\x12\x18\n\x07waiting\x18\x03 \x01(\rR\x07waiting\x12\x18\n\x07refused\x18\x04 \x01(\x04R\x07refused\x12\x1b\n\taverage_s\x18\x05 \x01(\x01R\x08\x61verageS\"\"\n\x06\x42udget\x12\x18\n\x07\x62\x61lance\x18\x01 \x01(\x01R\x07\x62\x61lance\".\n\x10ListPoolsRequest\x12\x1a\n\x08services\x18\x01 \x03(\tR\x08services\";\n\x11ListPoolsResponse\x12&\n\x05pools\x18\x01 \x03(\x0b\x32\x10.meshkit.v1.PoolR\x05pools\"\xd7\x02\n\x04Pool\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x1a\n\x08registry\x18\x02 \x01(\tR\x08registry\x12\x16\n\x06policy\x18\x03 \x01(\tR\x06policy\x12\x12\n\x04zone\x18\x04 \x01(\tR\x04zone\x12;\n\x0bstale_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nstaleSince\x12\x14\n\x05panic\x18\x06 \x01(\x08R\x05panic\x12\x14\n\x05spill\x18\x07 \x01(\x01R\x05spill\x12\x1b\n\tin_flight\x18\x08 \x01(\rR\x08inFlight\x12\x32\n\tendpoints\x18\t \x03(\x0b\x32\x14.meshkit.v1.EndpointR\tendpoints\x12\x33\n\x07methods\x18\n \x03(\x0b\x32\x19.meshkit.v1.MethodLatencyR\x07methods\"\xca\x03\n\x08\x45ndpoint\x12\x1f\n\x0binstance_id\x18\x01 \x01(\tR\ninstanceId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x12\n\x04zone\x18\x03 \x01(\tR\x04zone\x12\x14\n\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n\x06weight\x18\x05 \x01(\x01R\x06weight\x12\x14\n\x05ready\x18\x06 \x01(\x08R\x05ready\x12\x18\n\x07resting\x18\x07 \x01(\x08R\x07resting\x12\x12\n\x04gate\x18\x08 \x01(\tR\x04gate\x12\x1f\n\x0bgate_reason\x18\t \x01(\tR\ngateReason\x12%\n\x0fgate_opens_in_s\x18\n \x01(\x01R\x0cgateOpensInS\x12\x1b\n\tin_flight\x18\x0b \x01(\rR\x08inFlight\x12\x19\n\x08oldest_s\x18\x0c \x01(\x01R\x07oldestS\x12\x14\n\x05picks\x18\r \x01(\x04R\x05picks\x12\x1a\n\x08\x66\x61ilures\x18\x0e \x01(\x04R\x08\x66\x61ilures\x12\"\n\nexpected_s\x18\x0f \x01(\x01H\x00R\texpectedS\x88\x01\x01\x12\x18\n\x07trouble\x18\x10 \x01(\tR\x07troubleB\r\n\x0b_expected_s\"b\n\rMethodLatency\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x13\n\x05p50_s\x18\x02 \x01(\x01R\x04p50S\x12\x13\n\x05p95_s\x18\x03 \x01(\x01R\x04p95S\x12\x13\n\x05p99_s\x18\x04 \x01(\x01R\x04p99S2\xa8\x01\n\x0bMeshService\x12J\n\x08\x44\x65scribe\x12\x1b.meshkit.v1.DescribeRequest\x1a\x1c.meshkit.v1.DescribeResponse\"\x03\x90\x02\x01\x12M\n\tListPools\x12\x1c.meshkit.v1.ListPoolsRequest\x1a\x1d.meshkit.v1.ListPoolsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, __name__, _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DESCRIBERESPONSE_LACKINGENTRY']._loaded_options = None
+  _globals['_DESCRIBERESPONSE_LACKINGENTRY']._serialized_options = b'8\001'
   _globals['_DESCRIBERESPONSE_REFUSALSENTRY']._loaded_options = None
   _globals['_DESCRIBERESPONSE_REFUSALSENTRY']._serialized_options = b'8\001'
   _globals['_MESHSERVICE'].methods_by_name['Describe']._loaded_options = None
@@ -44,31 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=70
   _globals['_DESCRIBEREQUEST']._serialized_end=87
   _globals['_DESCRIBERESPONSE']._serialized_start=90
-  _globals['_DESCRIBERESPONSE']._serialized_end=746
-  _globals['_DESCRIBERESPONSE_REFUSALSENTRY']._serialized_start=687
-  _globals['_DESCRIBERESPONSE_REFUSALSENTRY']._serialized_end=746
-  _globals['_CERTIFICATEEXPIRY']._serialized_start=749
-  _globals['_CERTIFICATEEXPIRY']._serialized_end=894
-  _globals['_SERVEDMETHOD']._serialized_start=897
-  _globals['_SERVEDMETHOD']._serialized_end=1157
-  _globals['_SETTING']._serialized_start=1159
-  _globals['_SETTING']._serialized_end=1234
-  _globals['_ADMISSION']._serialized_start=1237
-  _globals['_ADMISSION']._serialized_end=1440
-  _globals['_LIMIT']._serialized_start=1443
-  _globals['_LIMIT']._serialized_end=1579
-  _globals['_BUDGET']._serialized_start=1581
-  _globals['_BUDGET']._serialized_end=1615
-  _globals['_LISTPOOLSREQUEST']._serialized_start=1617
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1663
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=1665
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=1724
-  _globals['_POOL']._serialized_start=1727
-  _globals['_POOL']._serialized_end=2070
-  _globals['_ENDPOINT']._serialized_start=2073
-  _globals['_ENDPOINT']._serialized_end=2531
-  _globals['_METHODLATENCY']._serialized_start=2533
-  _globals['_METHODLATENCY']._serialized_end=2631
-  _globals['_MESHSERVICE']._serialized_start=2634
-  _globals['_MESHSERVICE']._serialized_end=2802
+  _globals['_DESCRIBERESPONSE']._serialized_end=968
+  _globals['_DESCRIBERESPONSE_LACKINGENTRY']._serialized_start=849
+  _globals['_DESCRIBERESPONSE_LACKINGENTRY']._serialized_end=907
+  _globals['_DESCRIBERESPONSE_REFUSALSENTRY']._serialized_start=909
+  _globals['_DESCRIBERESPONSE_REFUSALSENTRY']._serialized_end=968
+  _globals['_BACKGROUNDJOB']._serialized_start=970
+  _globals['_BACKGROUNDJOB']._serialized_end=1077
+  _globals['_CERTIFICATEEXPIRY']._serialized_start=1080
+  _globals['_CERTIFICATEEXPIRY']._serialized_end=1225
+  _globals['_SERVEDMETHOD']._serialized_start=1228
+  _globals['_SERVEDMETHOD']._serialized_end=1488
+  _globals['_SETTING']._serialized_start=1490
+  _globals['_SETTING']._serialized_end=1565
+  _globals['_ADMISSION']._serialized_start=1568
+  _globals['_ADMISSION']._serialized_end=1771
+  _globals['_LIMIT']._serialized_start=1774
+  _globals['_LIMIT']._serialized_end=1910
+  _globals['_BUDGET']._serialized_start=1912
+  _globals['_BUDGET']._serialized_end=1946
+  _globals['_LISTPOOLSREQUEST']._serialized_start=1948
+  _globals['_LISTPOOLSREQUEST']._serialized_end=1994
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=1996
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=2055
+  _globals['_POOL']._serialized_start=2058
+  _globals['_POOL']._serialized_end=2401
+  _globals['_ENDPOINT']._serialized_start=2404
+  _globals['_ENDPOINT']._serialized_end=2862
+  _globals['_METHODLATENCY']._serialized_start=2864
+  _globals['_METHODLATENCY']._serialized_end=2962
+  _globals['_MESHSERVICE']._serialized_start=2965
+  _globals['_MESHSERVICE']._serialized_end=3133
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,26 @@ class DescribeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class LackingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class RefusalsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,6 +90,8 @@ class DescribeResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     REGISTRY_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
@@ -77,6 +99,7 @@ class DescribeResponse(_message.Message):
     METHODS_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service."""
     instance_id: _builtins.str
@@ -91,6 +114,14 @@ class DescribeResponse(_message.Message):
     """The registry, without credentials."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def lacking(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it lacks to be ready: why, by the name of the resource or of the service that it depends on."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackgroundJob]:
+        """Its background jobs."""
+
     @_builtins.property
     def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]:
         """Its settings; secrets are hidden."""
@@ -113,6 +144,10 @@ class DescribeResponse(_message.Message):
     def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How many calls were refused before the service's own code saw them, by reason, since it started."""
 
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """When this was said, by the clock of the instance."""
+
     def __init__(
         self,
         *,
@@ -123,6 +158,8 @@ class DescribeResponse(_message.Message):
         version: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         state: _builtins.str = ...,
+        lacking: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        jobs: _abc.Iterable[Global___BackgroundJob] | None = ...,
         registry: _builtins.str = ...,
         settings: _abc.Iterable[Global___Setting] | None = ...,
         admission: Global___Admission | None = ...,
@@ -130,14 +167,49 @@ class DescribeResponse(_message.Message):
         methods: _abc.Iterable[Global___ServedMethod] | None = ...,
         certificates: _abc.Iterable[Global___CertificateExpiry] | None = ...,
         refusals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "now", b"now", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "methods", b"methods", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "jobs", b"jobs", "lacking", b"lacking", "methods", b"methods", "now", b"now", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class BackgroundJob(_message.Message):
+    """A method that runs again and again in the background."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the method."""
+    seconds: _builtins.float
+    """Seconds between two runs."""
+    begun: _builtins.int
+    """How often it was begun."""
+    failed: _builtins.int
+    """How often it ended with an exception."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        begun: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "failed", b"failed", "name", b"name", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackgroundJob: _TypeAlias = BackgroundJob  # noqa: Y015
 
 @_typing.final
 class CertificateExpiry(_message.Message):
