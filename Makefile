@@ -41,11 +41,11 @@ $(FOR_DEMO): $(SETUP)
 	@touch $@
 
 $(FOR_TEST): $(SETUP)
-	@scripts/bootstrap all dev redis-server
+	@scripts/bootstrap all dev redis-server prometheus
 	@touch $@ $(FOR_DEMO)
 
 $(FOR_BENCH): $(SETUP)
-	@scripts/bootstrap all bench redis-server nginx
+	@scripts/bootstrap all bench redis-server prometheus nginx
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 $(FOR_FUZZ): $(SETUP)

@@ -128,8 +128,9 @@ class Trace:
 
     @classmethod
     def start(cls) -> Trace:
-        """A new trace, sampled by whoever decides that later."""
-        return cls(f"00-{_ids.getrandbits(128):032x}-{_ids.getrandbits(64):016x}-01")
+        """A new trace that nobody records: it tells in logs which calls belong together."""
+        digits = f"{_ids.getrandbits(192):048x}"
+        return cls(f"00-{digits[:32]}-{digits[32:]}-00")
 
     @classmethod
     def parse(cls, parent: str, state: str = "", baggage: str = "") -> Trace:
@@ -142,10 +143,14 @@ class Trace:
         carried = (text if _VISIBLE.fullmatch(text) else "" for text in (state, baggage))
         return cls(parent, *carried)
 
-    def child(self) -> Trace:
-        """The next hop of the same trace."""
-        parent = f"{self.parent[:36]}{_ids.getrandbits(64):016x}{self.parent[52:55]}"
-        return Trace(parent, self.state, self.baggage)
+    @property
+    def sampled(self) -> bool:
+        """Whether whoever began the trace records it."""
+        return self.parent[53:55] not in ("", "00") and int(self.parent[53:55], 16) & 1 == 1
+
+
+UNTRACED: Final = Trace("")
+"""Where a call stands that is in no trace."""
 
 
 class Peer:
@@ -293,12 +298,14 @@ class Scope:
         tenant: Tenant set by `mesh.scope`; empty leaves the call's.
         criticality: Criticality set by `mesh.scope`; None leaves the call's.
         as_self: Call as the service alone, not on behalf of the call's subject.
+        trace: The trace of work that is no call; None leaves the call's.
     """
 
     call: Call | None = None
     tenant: str = ""
     criticality: Criticality | None = None
     as_self: bool = False
+    trace: Trace | None = None
 
 
 _scope: ContextVar[Scope | Call] = ContextVar("meshkit_scope", default=Scope())  # noqa: B039  (it is frozen)
@@ -317,7 +324,11 @@ def serving(call: Call) -> None:
 
 @contextmanager
 def scoped(
-    *, tenant: str = "", criticality: Criticality | None = None, as_self: bool | None = None
+    *,
+    tenant: str = "",
+    criticality: Criticality | None = None,
+    as_self: bool | None = None,
+    trace: Trace | None = None,
 ) -> Iterator[None]:
     """Changes what outgoing calls carry within the block; see `Mesh.scope`.
 
@@ -334,6 +345,7 @@ def scoped(
         tenant=tenant or outer.tenant,
         criticality=criticality or outer.criticality,
         as_self=outer.as_self if as_self is None else as_self,
+        trace=trace or outer.trace,
     )
     token = _scope.set(inner)
     try:

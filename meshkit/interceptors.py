@@ -46,7 +46,7 @@ from meshkit.security.peers import only_peers
 from meshkit.security.shared import shared_of
 from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
-from meshkit.telemetry.refusals import Refusals, noting
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.caller import Caller
 from meshkit.transport.calls import (
     MeshCall,
@@ -103,7 +103,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._following: asyncio.Task[None] | None = None
         self._stream_max_age = settings.stream_max_age_s
         self._namespace = settings.namespace
-        self._refusals = Refusals()
+        self._observer = Observer()
         self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
@@ -147,8 +147,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         streams = method.streams_requests or method.streams_replies
         layers = (
             _aborting,
+            *self._observer.layers(path),
             error_boundary,
-            noting(self._refusals),
             *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),

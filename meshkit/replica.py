@@ -18,7 +18,9 @@ from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
 from meshkit.jobs import Runs, repeat
 from meshkit.lifecycle import Lifecycle
+from meshkit.measuring import of_mesh, of_replica
 from meshkit.mesh import Mesh
+from meshkit.pipeline import compose
 from meshkit.readiness import depend, look_after
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
@@ -27,13 +29,16 @@ from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
 from meshkit.service import is_authority
 from meshkit.serving import handlers
-from meshkit.telemetry.refusals import Refusals
+from meshkit.telemetry.access import AccessLog
+from meshkit.telemetry.extra import open_telemetry
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.health import Health, HealthPort
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
+    from meshkit.declaration import Job
     from meshkit.discovery import Lease, Registry
     from meshkit.service import CUService
 
@@ -95,8 +100,12 @@ class Replica:
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
-        self.refusals = Refusals()
         self.lifecycle = Lifecycle(self.name, self.instance_id)
+        self.telemetry = open_telemetry(config, self.name, self.instance_id)
+        self.observer = Observer(
+            access=AccessLog(config.log_access_rate) if config.log_access_rate else None,
+            tracing=self.telemetry.tracing if self.telemetry else None,
+        )
         self.health = Health((kind.definition.contract.full_name,))
         self.lifecycle.follow(lambda: self.health.set(self.lifecycle.state, self.lifecycle.lacking))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
@@ -107,8 +116,9 @@ class Replica:
             draining=self.lifecycle.draining,
             shares_port=shares_port,
             connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
+            around=partial(compose, self.observer.layers()),
         )
-        self.mesh = Mesh(config, registry, name=self.name)
+        self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
         self.service = kind(config=config, mesh=self.mesh)
         self.service.live = self.live
         self.instance: Instance | None = None
@@ -133,9 +143,19 @@ class Replica:
         self._tasks: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
         self._closed = False
+        self._made_at = time.monotonic()
         self.probed_at: int | None = None
         self.live.follow("max_calls", "max_lag_s", apply=self._resize)
         self.live.follow("project_secret", apply=self._rekey, check=lambda new: new.ensure_project_secrets())
+
+    def uptime(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._made_at
+
+    def lease_age(self) -> float | None:
+        """Seconds since its place in the registry was last renewed; None where it has none, or one without end."""
+        renewed_at = self._lease.renewed_at if self._lease is not None else None
+        return None if renewed_at is None else time.monotonic() - renewed_at
 
     def bind(self) -> None:
         """Takes the port, and that for probes.
@@ -177,11 +197,13 @@ class Replica:
                     service,
                     self._guard,
                     self.admission,
-                    self.refusals,
+                    self.observer,
                     stream_max_age=self.config.stream_max_age_s,
                     namespace=self.config.namespace,
                 ),
             )
+        if self.telemetry is not None:
+            self.telemetry.measure(lambda: (*of_replica(self), *of_mesh(self.mesh)))
         self.health.add_to(self.server.grpc, watches=self.config.max_calls)
         for needed in self.kind.definition.depends_on:
             self.lifecycle.lacks(needed, "it was not found yet", expected=True)
@@ -281,6 +303,8 @@ class Replica:
             if self.health_port is not None:
                 await self.health_port.stop()
             await self._shared.close()
+            if self.telemetry is not None:
+                await self.telemetry.close()
             await self.mesh.close()
 
     def look_again(self) -> None:
@@ -309,12 +333,21 @@ class Replica:
     def _repeating(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Its background jobs."""
         for job in self.kind.definition.jobs:
-            run = getattr(self.service, job.attribute)
-            yield repeat(run, job, service=self.name, runs=self.runs[job.attribute])
+            yield repeat(self._traced(job), job, service=self.name, runs=self.runs[job.attribute])
 
     def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def _traced(self, job: Job) -> Callable[[], Awaitable[None]]:
+        """The job, each run of which is a trace."""
+        run = getattr(self.service, job.attribute)
+
+        async def traced() -> None:
+            with self.mesh.traced(f"{self.name} {job.attribute}"):
+                await run()
+
+        return traced
 
     def _credentials(self) -> Any:
         """With what the port is secured; None where TLS is off."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Problem, SharedConfig
+from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
 from meshkit.reloading import kept_current
 from meshkit.replica import Overrides, Replica, check_tls
+from meshkit.telemetry.extra import missing_sdk
 from meshkit.transport.server import PortTaken
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Runtime:
                 config = self._given.get(kind) or kind.config_class().load(
                     shared_process=len(self._services) > 1
                 )
-                wrong = check_tls(kind, config)
+                wrong = [*check_tls(kind, config), *filter(None, (missing_sdk(config),))]
             except ConfigError as error:
                 wrong = error.problems
             else:
@@ -100,10 +101,13 @@ class Runtime:
             Exception: What a resource of a service raised, also while it served: that ends all of them.
         """
         from meshkit.discovery import registry_of
+        from meshkit.measuring import of_process
+        from meshkit.telemetry.page import MetricsPage
 
         configs = self._configs or self.configure()
         first = next(iter(configs.values()))
         registry = self._registry or registry_of(first)
+        page = MetricsPage(lambda: of_process(self.replicas))
         try:
             self.replicas = [
                 Replica(kind, config, registry, overrides=self._overrides, shares_port=self._shares_port)
@@ -114,7 +118,11 @@ class Runtime:
                 replica.bind()
                 if self._owns_process:
                     replica.live.follow("log_level", apply=_set_level)
+            if self._owns_process and (telemetry := self.replicas[0].telemetry) is not None:
+                telemetry.share()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
+            if first.metrics_port:
+                await page.open(first.metrics_host, first.metrics_port)
             await self._start(stop)
             if self._owns_process:
                 _freeze_heap()
@@ -122,6 +130,7 @@ class Runtime:
         finally:
             leaving = (replica.leave(hurry) for replica in self.replicas)
             outcomes = await asyncio.gather(*leaving, return_exceptions=True)
+            await page.close()
             if self._registry is None:
                 await registry.close()
         for failure in filter(None, outcomes):
@@ -170,7 +179,8 @@ class Runtime:
         try:
             self._configs = self.configure()  # what `serve` goes by as well
             settings = next(iter(self._configs.values()))
-            configure(settings.log_level.value, json=settings.log_json)
+            secret = [text for config in self._configs.values() for text in known_secrets(config)]
+            configure(settings.log_level.value, json=settings.log_json, secret=secret)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._until_signalled(with_parent))
         except ConfigError as error:

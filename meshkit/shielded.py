@@ -66,5 +66,7 @@ def mesh_of_shield(config: SharedConfig, name: str) -> Mesh:
         "shield_grpc_url": "",
         "registry_url": f"static://shield={config.shield_grpc_url}",
         "lb_subset_size": 0,
+        "otel_enabled": False,
+        "metrics_port": 0,
     }
     return Mesh(config.model_copy(update=alone), name=name)

@@ -75,6 +75,7 @@ class EndpointPool:
         endpoints: The endpoints, by instance id.
         load: The calls under way.
         outliers: Who is trusted.
+        failures: Attempts that failed by an endpoint's fault, since the beginning.
         stale_since: Unix time in seconds since when the registry cannot be read; None while it can.
         readable: Whether the registry could ever be read.
     """
@@ -96,6 +97,7 @@ class EndpointPool:
     endpoints: dict[str, Endpoint] = field(default_factory=dict, init=False)
     load: Load = field(default_factory=Load, init=False)
     outliers: Outliers = field(init=False)
+    failures: int = field(default=0, init=False)
     stale_since: float | None = field(default=None, init=False)
     readable: bool = field(default=False, init=False)
     _selection: Selection | None = field(default=None, init=False)
@@ -131,6 +133,11 @@ class EndpointPool:
             self._retire(link, 0.0)
         self._changed()
         await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    @property
+    def picks(self) -> int:
+        """Attempts that were begun, since the beginning."""
+        return self._flights
 
     def any_ready(self) -> bool:
         """Whether a call made now would be sent at once."""
@@ -217,7 +224,9 @@ class EndpointPool:
         endpoint.in_flight -= 1
         self.load.in_flight -= 1
         seconds = (flight.exchange.first_reply or now) - flight.started
+        before = endpoint.failures
         self.outliers.judge(endpoint, flight.exchange.method.path, seconds, error)
+        self.failures += endpoint.failures - before
         _told(policy or self.policy, endpoint, seconds, error)
 
     def rest(self, endpoint: Endpoint) -> None:

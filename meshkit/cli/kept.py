@@ -16,7 +16,7 @@ from meshkit.errors import MeshError
 from meshkit.rotation import MAX_BYTES, Bounds
 
 if TYPE_CHECKING:
-    from meshkit.supervisor import Restarts
+    from meshkit.child import Restarts
 
 log = structlog.get_logger("meshkit.supervisor")
 

@@ -18,7 +18,7 @@ from meshkit.cli.kept import Kept, running, told_in
 from meshkit.cli.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
-    from meshkit.supervisor import Restarts
+    from meshkit.child import Restarts
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 from meshkit.cli.output import ExitCode, Failure, note
 
 if TYPE_CHECKING:
+    from meshkit.child import Restarts
     from meshkit.config import SharedConfig
-    from meshkit.supervisor import Restarts
 
 
 @dataclass(frozen=True, slots=True)

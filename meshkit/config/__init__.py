@@ -11,7 +11,7 @@ from meshkit.config.live import Change, Changed, Live
 from meshkit.config.loading import load
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.processes import child_environment, quiet_grpc
-from meshkit.config.redaction import redact_url
+from meshkit.config.redaction import known_secrets, redact_url
 from meshkit.config.redis_url import RedisKind, RedisUrl, is_redis_url
 from meshkit.config.rules import check_production
 from meshkit.config.secrets import (
@@ -51,6 +51,7 @@ __all__ = [
     "is_loopback",
     "is_postgresql_url",
     "is_redis_url",
+    "known_secrets",
     "load",
     "local_secret",
     "parse_project_secrets",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from meshkit.config.allowed import allowed
 from meshkit.config.explain import default_text, summary
-from meshkit.config.release import RELEASE, UNBUILT
 from meshkit.config.shared import SharedConfig
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def reference(sections: Iterable[tuple[str, type[SharedConfig]]]) -> str:
     for _, config_class in listed:
         own = [name for name in config_class.model_fields if name not in SharedConfig.model_fields]
         parts.append(f"## {config_class.__name__}\n\n{summary(config_class)}\n\n{_table(config_class, own)}")
-    parts += [_RULES, _later()]
+    parts.append(_RULES)
     return "\n".join(parts)
 
 
@@ -116,9 +115,3 @@ def _row(name: str, info: FieldInfo) -> str:
     grammar = values.startswith("[")
     cells = (f"`{name}`", default_text(info), f"`{values}`" if grammar else values, info.description or "")
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _later() -> str:
-    names = "\n".join(f"- `{name}`: {unbuilt.feature}" for name, unbuilt in UNBUILT.items())
-    introduction = f"Known to {RELEASE}, and refused unless they are empty or off:"
-    return f"## Not in this release\n\n{introduction}\n\n{names}\n"

@@ -27,6 +27,7 @@ from pydantic import (
 from meshkit.config import grammar, rules, secrets, state
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, OnFailure, RequestProof
 from meshkit.config.names import shared_name
+from meshkit.config.otlp_url import OtlpUrl
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.redaction import redact_url
 from meshkit.config.redis_url import RedisUrl
@@ -109,6 +110,13 @@ class SharedConfig(BaseModel):
     )
     log_json: bool = Field(
         default_factory=_in(False, True), description="Log lines as JSON objects, instead of text for people."
+    )
+    log_access_rate: float = Field(
+        default_factory=_in(0.0, 100.0),
+        ge=0,
+        le=1_000_000,
+        description="Lines a second that the log has at most of calls that were served, one a call, and as many of "
+        "calls that failed by the service's fault; 0: none.",
     )
     grpc_host: grammar.Host = Field(
         default_factory=_in("127.0.0.1", "0.0.0.0"),
@@ -307,6 +315,24 @@ class SharedConfig(BaseModel):
         ge=0,
         le=60,
         description="Seconds for callers to notice that the service drains, before it refuses calls.",
+    )
+    otel_enabled: bool = Field(
+        default=False,
+        description="Whether traces are recorded, and sent with the metrics by OpenTelemetry; needs the extra `otel`.",
+    )
+    otel_exporter_otlp_endpoint: OtlpUrl = Field(
+        default="",
+        description="Where they are sent: `http://host:4318`, OTLP over HTTP; empty: `http://localhost:4318`.",
+    )
+    metrics_host: grammar.Host = Field(
+        default="127.0.0.1", description="Address or name that the metrics port is bound to."
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="TCP port of a page of metrics for Prometheus, one for all services of the process, in plain text "
+        "and for anybody who reaches it; 0: none.",
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

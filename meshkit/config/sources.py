@@ -82,8 +82,7 @@ def read(
         problems.append(Problem(DOTENV, "there is one in the working folder, and CU_ENV is production", mend))
     for layer in layers.values():
         names = {name: raw.source for name, raw in layer.items()}
-        texts = {name: str(raw.value) for name, raw in layer.items()}
-        problems += check_names(config_class, names, texts, file=layer is file, shared_process=shared_process)
+        problems += check_names(config_class, names, file=layer is file, shared_process=shared_process)
     values = _pick(config_class, merged, variables.get("CREDENTIALS_DIRECTORY", ""), problems)
     if shared_process:
         problems += _refuse_single(values)

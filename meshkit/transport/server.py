@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from meshkit.errors import Unimplemented
-from meshkit.pipeline import Exchange, Handler, Method
+from meshkit.pipeline import Exchange, Handler, Method, Middleware
 from meshkit.transport.options import server_options
 from meshkit.transport.reception import Reception, Serving
 
@@ -68,11 +68,16 @@ def take_port(
     return bound
 
 
+def _as_it_is(handler: Handler) -> Handler:
+    return handler
+
+
 class _Methods(grpc.GenericRpcHandler):
     """Finds what serves a call; answers calls of methods that no contract here has."""
 
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Reception, around: Middleware) -> None:
         self._reception = reception
+        self._refusing = around(self._refuse)
         self._serving: dict[str, Serving] = {}
 
     def add(self, method: Method, handler: Handler) -> None:
@@ -81,7 +86,7 @@ class _Methods(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of the call."""
         path = handler_call_details.method
-        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refuse)
+        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refusing)
         return serving(handler_call_details.invocation_metadata)
 
     async def _refuse(self, exchange: Exchange) -> None:
@@ -99,6 +104,7 @@ class Server:
         connection_age: Seconds after which a connection must be made anew; see `server_options`.
         draining: Set when calls under way should come to an end; each call carries it.
         shares_port: Whether other processes listen on its port as well, on purpose.
+        around: What is laid around the refusal of calls of methods that it does not have.
     """
 
     def __init__(
@@ -110,12 +116,13 @@ class Server:
         connection_age: float | None = None,
         draining: asyncio.Event | None = None,
         shares_port: bool = False,
+        around: Middleware = _as_it_is,
     ) -> None:
         options = server_options(max_message_bytes, connection_age=connection_age, shares_port=shares_port)
         self.grpc = grpc.aio.server(options=options)
         self.reception = Reception(service, instance_id, draining=draining)
         self._shares_port = shares_port
-        self._methods = _Methods(self.reception)
+        self._methods = _Methods(self.reception, around)
         self._started = False
 
     def add(self, methods: Mapping[Method, Handler]) -> None:

@@ -77,6 +77,10 @@ class MeshPort(Protocol):
         """Sets what outgoing calls carry."""
         ...
 
+    def traced(self, name: str, /, *, parent: str) -> AbstractContextManager[None]:
+        """Makes outgoing calls part of a trace."""
+        ...
+
 
 class Execution(Protocol):
     """One execution of a workflow, as the engine below runs it."""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -64,6 +65,10 @@ class EngineOptions:
     concurrency: int = 4
     takeover_s: float = 5.0
     polling_s: float = 0.2
+
+
+_trace: ContextVar[str] = ContextVar("worker_trace", default="")
+"""The `traceparent` of what is being done: a workflow takes it along, and gives it to its children."""
 
 
 class DbosEngine:
@@ -153,6 +158,7 @@ class DbosEngine:
         )
         added = await self._ledger.add(new)
         if added or (await self.get(order.tenant, workflow_id)).attempts == 0:
+            _trace.set(order.trace)
             await self.enqueue(order.tenant, workflow_id)
         return workflow_id, not added
 
@@ -194,8 +200,9 @@ class DbosEngine:
 
     async def enqueue(self, tenant: str, workflow_id: str) -> None:
         """Puts a workflow that is in the ledger into its queue; without effect where it is there, or was."""
+        trace = _trace.get()
         try:
-            await self._in_thread(lambda: self._dbos.enqueue(tenant, workflow_id))
+            await self._in_thread(lambda: self._dbos.enqueue(tenant, workflow_id, trace))
         except MeshError:
             raise
         except Exception as error:
@@ -229,11 +236,12 @@ class DbosEngine:
         finally:
             await self._slots.acquire()
 
-    async def run(self, tenant: str, workflow_id: str) -> None:
+    async def run(self, tenant: str, workflow_id: str, trace: str = "") -> None:
         """Executes a workflow to its end, or until it is no longer this replica's to execute. DBOS calls this.
 
         No error gets out, for DBOS would take the workflow for ended while the ledger knows nothing of it.
         """
+        _trace.set(trace)
         async with self._slots:
             taken = await self._insist(
                 lambda: self._ledger.take_up(tenant, workflow_id, self._options.executor)
@@ -257,7 +265,8 @@ class DbosEngine:
             return None, Failure("TOO_MANY_ATTEMPTS", f"given up after {MAX_ATTEMPTS} executions", "ABORTED")
         context = WorkflowContext(taken, self, self._ledger, self._resources, self._log)
         try:
-            result = await definition.body(context, taken.arguments)
+            with self._mesh.traced(f"workflow {taken.name}", parent=_trace.get()):
+                result = await definition.body(context, taken.arguments)
             json.dumps(result)
         except Superseded:
             return None, None

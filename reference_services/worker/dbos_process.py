@@ -50,7 +50,7 @@ class DbosProcess:
         executor: str,
         concurrency: int,
         polling_s: float,
-        run: Callable[[str, str], Awaitable[None]],
+        run: Callable[[str, str, str], Awaitable[None]],
     ) -> None:
         self._records = records
         self._executor = executor
@@ -58,7 +58,7 @@ class DbosProcess:
         self._polling_s = polling_s
         self._run = run
         self._queues: tuple[Queue, ...] = ()
-        self._runner: Callable[[str, str], Any] | None = None
+        self._runner: Callable[[str, str, str], Any] | None = None
         self._held = ExitStack()
 
     def launch(self) -> None:
@@ -85,8 +85,8 @@ class DbosProcess:
             )
             stack.callback(DBOS.destroy, destroy_registry=True)
 
-            async def run(tenant: str, workflow_id: str) -> None:
-                await self._run(tenant, workflow_id)
+            async def run(tenant: str, workflow_id: str, trace: str = "") -> None:
+                await self._run(tenant, workflow_id, trace)  # what an older release queued has no trace
 
             self._runner = DBOS.workflow(name=RUNNER, max_recovery_attempts=10_000)(run)
             self._queues = tuple(
@@ -103,14 +103,14 @@ class DbosProcess:
         self._runner = None
         self._held.close()
 
-    def enqueue(self, tenant: str, workflow_id: str) -> None:
-        """Puts a workflow into its queue; without effect where it is there, or was."""
+    def enqueue(self, tenant: str, workflow_id: str, trace: str) -> None:
+        """Puts a workflow into its queue, with its trace; without effect where it is there, or was."""
         from dbos import SetWorkflowID
 
         if self._runner is None:
             raise Unavailable("the workflow engine is not running", reason="ENGINE_UNAVAILABLE")
         with SetWorkflowID(workflow_id):
-            self._queues["-" in workflow_id].enqueue(self._runner, tenant, workflow_id)
+            self._queues["-" in workflow_id].enqueue(self._runner, tenant, workflow_id, trace)
 
     def give_back(self, executor: str) -> None:
         """Queues again what an executor had claimed."""

@@ -89,6 +89,7 @@ class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"]
             name=request.workflow,
             arguments=messages.checked_arguments(request.arguments),
             idempotency_key=messages.checked_key(request.idempotency_key),
+            trace=call.trace.parent,
         )
         workflow_id, existing = await self.engine.start(order)
         return pb.StartWorkflowResponse(id=workflow_id, existing=existing)

@@ -20,7 +20,7 @@ from meshkit.replica import Replica
 from meshkit.resilience.admission import Admission
 from meshkit.security.revocations import Revocations
 from meshkit.serving import handlers
-from meshkit.telemetry.refusals import Refusals
+from meshkit.telemetry.observing import Observer
 from meshkit.testing import LocalMesh
 from tests.certificates import Signed, Signer
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text
@@ -260,7 +260,7 @@ async def test_a_peer_is_refused_before_its_messages_are_read(method: str) -> No
         def layer(self, demand: object) -> Any:
             return lambda next: unread
 
-    onions = handlers(ForRouter(), NoGuard(), Admission(), Refusals(), namespace="contextunity")  # type: ignore[arg-type]
+    onions = handlers(ForRouter(), NoGuard(), Admission(), Observer(), namespace="contextunity")  # type: ignore[arg-type]
     (handler,) = [onion for one, onion in onions.items() if one.name == method]
     call = Call(service="probe", peer=Peer("ipv4:1", "spiffe://contextunity/zero"))
     with pytest.raises(PermissionDenied) as caught:

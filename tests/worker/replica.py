@@ -69,6 +69,10 @@ class FakeMesh:
         self.tenant = tenant  # one tenant harvests at a time in these tests
         yield
 
+    @contextlib.contextmanager
+    def traced(self, name: str, /, *, parent: str) -> Iterator[None]:
+        yield
+
 
 class Marks:
     """Where test workflows note that they ran."""
