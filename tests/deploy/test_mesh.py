@@ -91,7 +91,7 @@ def test_the_image_is_small_and_holds_no_compiler(mesh: Running) -> None:
     assert whole - base <= MAX_IMAGE_MB
     found = mesh.run(
         *("docker", "compose", "exec", "-T", "router", "sh", "-c"),
-        "id -u; for name in cc gcc g++ clang pip make; do command -v $name; done; touch /anything",
+        "exec 2>&1; id -u; for name in cc gcc g++ clang pip make; do command -v $name; done; touch /anything",
     )
     user, *others = found.stdout.splitlines()
     assert int(user) > 0
