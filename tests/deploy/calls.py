@@ -42,7 +42,7 @@ def workflow(mesh: Deployment, workflow_id: str) -> dict[str, Any]:
 
 
 def progress(mesh: Deployment, workflow_id: str) -> float:
-    seen = workflow(mesh, workflow_id)
+    seen = workflow(mesh, workflow_id).get("progress", {})
     return int(seen.get("done", 0)) / max(int(seen.get("total", 0)), 1)
 
 

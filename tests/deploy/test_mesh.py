@@ -133,7 +133,7 @@ def test_a_harvest_is_whole_whatever_is_scaled_and_killed(mesh: Running) -> None
         until(lambda: workflow(mesh, start)["state"] in FINAL, "the harvest ends", HARVEST_S)
     finished = workflow(mesh, start)
     assert finished["state"] == "WORKFLOW_STATE_SUCCEEDED", finished
-    print(f"\n[{mesh.discovery}] {finished['total']} rows; reads: {tally}")
+    print(f"\n[{mesh.discovery}] {finished['progress']['total']} rows; reads: {tally}")
     judge_harvest(mesh, feed)
     assert tally["failed"] == 0, tally
     assert tally["answered"] > 0
