@@ -17,6 +17,7 @@ from reference_services.demo.scenario import QUESTIONS
 from reference_services.worker.harvester.generate import feed as make_feed
 from tests.deploy.calls import (
     FINAL,
+    FOLLOW_S,
     HARVEST_S,
     begin_harvest,
     harvest,
@@ -34,7 +35,6 @@ pytestmark = pytest.mark.deploy
 
 DEMO_FEED = Path(harvester.__file__).parent / "data" / "products.csv"
 HEALTHY_S = 60.0
-FOLLOW_S = 5.0
 MAX_IMAGE_MB = 250
 ROWS = {"dns": int(os.environ.get("DEPLOY_ROWS", "50000")), "redis": 5_000}
 """Good items of the feed: the large one once. DEPLOY_ROWS makes it shorter while something is being built."""
@@ -193,6 +193,7 @@ def follows(mesh: Running, service: str, replicas: int) -> None:
             f"{service} is healthy",
         )
     seconds = until(lambda: len(instances(mesh, service)) == replicas, f"{replicas} of {service}", FOLLOW_S)
+    assert seconds <= FOLLOW_S, f"{service}={replicas} was known after {seconds:.1f} s"
     print(f"\n[{mesh.discovery}] {service}={replicas} known after {seconds:.1f} s", end="")
 
 
