@@ -122,7 +122,7 @@ def test_a_volume_of_another_user_is_told(mesh: Deployment) -> None:
     try:
         (mesh.folder / "anothers").mkdir(mode=0o700, exist_ok=True)
         mesh.compose("up", "--detach", "--no-build", "zero")
-        told(mesh, "zero", "/var/lib/meshkit", "10001")
+        told(mesh, "zero", "/var/lib/meshkit/zero.sqlite", "Permission denied")
     finally:
         mesh.override({"zero": {}})
 
