@@ -32,8 +32,8 @@ ENV PATH=/opt/meshkit/bin:$PATH \
     CU_STATE_DIR=/var/lib/meshkit \
     GRPC_HOST=0.0.0.0
 USER mesh
-# Under TLS it is the health port that answers without a certificate.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+# Under TLS it is the health port that answers without a certificate. To begin to ask takes a while on a busy machine.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=3 \
     CMD exec meshkit health "localhost:${CU_HEALTH_PORT:-${GRPC_PORT:?set it to the port of the service, which is asked whether it serves}}"
 ENTRYPOINT ["meshkit"]
 CMD ["--help"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -9,11 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from meshkit import Mesh
+from reference_services._gen.contextunity.router.v1 import router_pb2 as router
+from reference_services._gen.contextunity.router.v1.router_client import RouterClient
 from tests.deploy.deployment import TENANT, Deployment, until
 
 INSIDE = (Path(__file__).parent / "inside.py").read_text("utf-8")
 READS_PER_SECOND = 20
 HARVEST_S = 1500.0
+FOLLOW_S = 5.0
+"""Seconds within which pools follow a change."""
 FINAL = {"WORKFLOW_STATE_SUCCEEDED", "WORKFLOW_STATE_FAILED", "WORKFLOW_STATE_CANCELLED"}
 
 
@@ -42,7 +48,7 @@ def workflow(mesh: Deployment, workflow_id: str) -> dict[str, Any]:
 
 
 def progress(mesh: Deployment, workflow_id: str) -> float:
-    seen = workflow(mesh, workflow_id)
+    seen = workflow(mesh, workflow_id).get("progress", {})
     return int(seen.get("done", 0)) / max(int(seen.get("total", 0)), 1)
 
 
@@ -53,8 +59,15 @@ def harvest(mesh: Deployment, feed: str, source: str) -> dict[str, Any]:
 
 
 def instances(mesh: Deployment, service: str) -> set[str]:
-    found = call(mesh, "router/ListInstances", service=service)
-    return {each["instance_id"] for each in found["instances"]}
+    """Instances of a service that the router knows, asked through its port: a program in a container begins slowly."""
+
+    async def ask() -> set[str]:
+        async with Mesh(mesh.outside()) as outside:
+            request = router.ListInstancesRequest(service=service)
+            reply = await outside.client(RouterClient).list_instances(request, timeout=FOLLOW_S)
+            return {each.instance_id for each in reply.instances}
+
+    return asyncio.run(ask())
 
 
 def outcome(mesh: Deployment) -> str:

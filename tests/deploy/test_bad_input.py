@@ -122,7 +122,7 @@ def test_a_volume_of_another_user_is_told(mesh: Deployment) -> None:
     try:
         (mesh.folder / "anothers").mkdir(mode=0o700, exist_ok=True)
         mesh.compose("up", "--detach", "--no-build", "zero")
-        told(mesh, "zero", "/var/lib/meshkit", "10001")
+        told(mesh, "zero", "/var/lib/meshkit/zero.sqlite", "Permission denied")
     finally:
         mesh.override({"zero": {}})
 
@@ -174,11 +174,14 @@ def test_a_database_that_goes_away_is_told_and_found_again(mesh: Deployment) -> 
         "contextunity at postgres:5432",
         "start it, or mend the way to it",
     )
+    ready = ("docker", "compose", "exec", "-T", "brain", "meshkit", "health", "localhost:50051")
+    until(lambda: "not ready" in mesh.run(*ready).stdout, "brain says that it is not ready")
     mesh.engine.docker("start", postgres.name)
     seconds = until(lambda: "STATUS_CREATED" in write(200), "brain finds it again")
     print(f"back {seconds:.1f} s after it was started")
     stored = {cell for (cell,) in mesh.sql(f"SELECT id FROM brain.cells WHERE tenant = '{TENANT}'")}
     assert set(acknowledged) - stored == set()
+    until(lambda: mesh.run(*ready).returncode == 0, "brain is ready again")
     assert {each.service for each in mesh.containers() if not each.pid} == set()
 
 

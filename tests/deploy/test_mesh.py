@@ -17,6 +17,7 @@ from reference_services.demo.scenario import QUESTIONS
 from reference_services.worker.harvester.generate import feed as make_feed
 from tests.deploy.calls import (
     FINAL,
+    FOLLOW_S,
     HARVEST_S,
     begin_harvest,
     harvest,
@@ -34,7 +35,6 @@ pytestmark = pytest.mark.deploy
 
 DEMO_FEED = Path(harvester.__file__).parent / "data" / "products.csv"
 HEALTHY_S = 60.0
-FOLLOW_S = 5.0
 MAX_IMAGE_MB = 250
 ROWS = {"dns": int(os.environ.get("DEPLOY_ROWS", "50000")), "redis": 5_000}
 """Good items of the feed: the large one once. DEPLOY_ROWS makes it shorter while something is being built."""
@@ -91,7 +91,7 @@ def test_the_image_is_small_and_holds_no_compiler(mesh: Running) -> None:
     assert whole - base <= MAX_IMAGE_MB
     found = mesh.run(
         *("docker", "compose", "exec", "-T", "router", "sh", "-c"),
-        "id -u; for name in cc gcc g++ clang pip make; do command -v $name; done; touch /anything",
+        "exec 2>&1; id -u; for name in cc gcc g++ clang pip make; do command -v $name; done; touch /anything",
     )
     user, *others = found.stdout.splitlines()
     assert int(user) > 0
@@ -133,7 +133,7 @@ def test_a_harvest_is_whole_whatever_is_scaled_and_killed(mesh: Running) -> None
         until(lambda: workflow(mesh, start)["state"] in FINAL, "the harvest ends", HARVEST_S)
     finished = workflow(mesh, start)
     assert finished["state"] == "WORKFLOW_STATE_SUCCEEDED", finished
-    print(f"\n[{mesh.discovery}] {finished['total']} rows; reads: {tally}")
+    print(f"\n[{mesh.discovery}] {finished['progress']['total']} rows; reads: {tally}")
     judge_harvest(mesh, feed)
     assert tally["failed"] == 0, tally
     assert tally["answered"] > 0
@@ -193,6 +193,7 @@ def follows(mesh: Running, service: str, replicas: int) -> None:
             f"{service} is healthy",
         )
     seconds = until(lambda: len(instances(mesh, service)) == replicas, f"{replicas} of {service}", FOLLOW_S)
+    assert seconds <= FOLLOW_S, f"{service}={replicas} was known after {seconds:.1f} s"
     print(f"\n[{mesh.discovery}] {service}={replicas} known after {seconds:.1f} s", end="")
 
 
