@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-lowest fuzz clean
+.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-overload bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-tail                  latencies beside a slow server, failures beside a failing one, for each policy"
 	@echo "make bench-shard                 how well tenants stay where they are"
 	@echo "make bench-pick                  what a pick costs"
+	@echo "make bench-overload              three times as many calls as can be served: how much is, how fast, and whose"
 	@echo "make bench-auth                  what the checks of a call cost, with and without revocations"
 	@echo "make bench-key-rotation          calls while keys are rotated"
 	@echo "make bench-certificate-rotation  calls while certificates are replaced"
@@ -92,7 +93,7 @@ bench-faults: $(FOR_TEST)
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
 
-bench-auth bench-key-rotation bench-certificate-rotation: bench-%: $(FOR_TEST)
+bench-overload bench-auth bench-key-rotation bench-certificate-rotation: bench-%: $(FOR_TEST)
 	$(PY) benchmarks/$(subst -,_,$*).py
 
 fuzz: $(FOR_FUZZ)

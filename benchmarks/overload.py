@@ -130,7 +130,9 @@ def served(name: str, folder: Path, clients: int) -> Iterator[list[Part]]:
 def streams(tenant: str, rate: float, **shares: float) -> list[dict[str, Any]]:
     """Streams of calls of a tenant, by criticality."""
     return [
-        {"tenant": tenant, "criticality": name, "rate": rate * share} for name, share in shares.items() if share
+        {"tenant": tenant, "criticality": name, "rate": rate * share}
+        for name, share in shares.items()
+        if share
     ]
 
 
@@ -140,10 +142,14 @@ def measure(name: str, plan: Plan, folder: Path) -> Found:
         peak = {"order": "peak", "callers": MAX_CALLERS, "seconds": plan.peak, "timeout": TIMEOUT_S}
         done = [each for each in asked(quiet, peak, folder) if not each.failure]
         flood = streams(FLOOD, TIMES * CAPACITY, critical=0.1, default=0.45, sheddable=0.45)
-        others = (quiet, streams(QUIET, CAPACITY / 10, default=1)), (calm, streams(CALM, CAPACITY / 3, default=1))
+        others = (
+            (quiet, streams(QUIET, CAPACITY / 10, default=1)),
+            (calm, streams(CALM, CAPACITY / 3, default=1)),
+        )
         records = ordered([(flooding, flood), *others], plan.overload, folder)
     overload, beside = (
-        Outcome(name, [each for each in records if (each.tenant == CALM) is wanted]) for wanted in (False, True)
+        Outcome(name, [each for each in records if (each.tenant == CALM) is wanted])
+        for wanted in (False, True)
     )
     return Found(name, beside, len(done) / plan.peak, overload, plan.overload)
 
@@ -250,7 +256,9 @@ def main() -> int:
         found = {side: measure(side, plan, Path(folder)) for side in sides}
     best = max(each.peak for each in found.values())
     print_table(HEADS, [row(each, best) for each in found.values()])
-    print("Of peak: of the best peak of all sides. Of calm: p99 of the calls that were served, beside the calm p99.")
+    print(
+        "Of peak: of the best peak of all sides. Of calm: p99 of the calls that were served, beside the calm p99."
+    )
     print_noise([each.overload for each in found.values()])
     for side, each in found.items():
         print(f"Not served by {side}: {reasons(each, FLOOD)}; of the other tenant: {reasons(each, QUIET)}")

@@ -54,9 +54,7 @@ async def meshed(options: Options) -> AsyncIterator[Make]:
 
         async def make(tenant: str, criticality: str, timeout: float) -> None:
             try:
-                await client.write(
-                    Text(value="x"), tenant=tenant, criticality=criticality, timeout=timeout
-                )
+                await client.write(Text(value="x"), tenant=tenant, criticality=criticality, timeout=timeout)
             except MeshError as error:
                 raise Failed(f"{error.code} {error.reason}") from None
 

@@ -154,7 +154,9 @@ async def test_who_calls_now_and_then_may_come_in_a_burst() -> None:
         await crowd.go()
     await crowd.come("small", call("small"), 4)
     assert crowd.turned_away["small"] == 0
-    assert [await crowd.go() for _ in range(4)] == ["small"] * 4, "though it holds as many as the flood by then"
+    assert [await crowd.go() for _ in range(4)] == ["small"] * 4, (
+        "though it holds as many as the flood by then"
+    )
     await crowd.leave()
 
 
