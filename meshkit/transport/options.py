@@ -15,8 +15,8 @@ MAX_PENDING = 100_000
 """Calls that wait to be looked at. Past a limit gRPC cuts them off without a reason; to refuse is admission's."""
 
 UNREAD_BYTES = 256 * 1024
-"""What a server takes of a stream of requests beyond what its handler reads. Left to itself gRPC lets the window grow with
-the speed of the connection, to more than 4 MiB a stream."""
+"""What a server takes of a stream of requests beyond what its handler reads. Left to itself gRPC lets the window grow
+with the speed of the connection, to more than 4 MiB a stream."""
 
 Options = list[tuple[str, Any]]
 
