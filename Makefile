@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-overload bench-auth bench-key-rotation bench-certificate-rotation test-soak test-node test-lowest fuzz clean
+.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-overload bench-auth bench-key-rotation bench-certificate-rotation bench-harvest bench-brain bench-drain test-soak test-node test-deploy test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -12,6 +12,7 @@ SETUP := pyproject.toml constraints.txt scripts/bootstrap
 
 help:
 	@echo "make demo                        the mesh on this machine: a real job, replicas killed under load, a summary"
+	@echo "make env                         .env with fresh secrets, for docker compose up"
 	@echo "make test                        format, lint, types, generated code, tests"
 	@echo "make check                       make test without the tests"
 	@echo "make format                      formats and mends what can be mended"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-lowest                 the tests with the lowest version of each dependency that is allowed"
 	@echo "make test-soak                   minutes of load: no growth in tasks, descriptors, memory"
 	@echo "make test-node                   a client for Node against brain and Shield, as docs/wire.md says"
+	@echo "make test-deploy                 the containers for real: built, scaled, killed, cut off, misconfigured (root, Debian)"
 	@echo "make fuzz                        a million inputs for all that parses what comes from outside"
 	@echo "make bench                       the overhead of the mesh beside bare grpc.aio"
 	@echo "make bench-discovery             how fast changes reach the watchers, and what the registry costs"
@@ -31,17 +33,20 @@ help:
 	@echo "make bench-auth                  what the checks of a call cost, with and without revocations"
 	@echo "make bench-key-rotation          calls while keys are rotated"
 	@echo "make bench-certificate-rotation  calls while certificates are replaced"
+	@echo "make bench-harvest               harvests by several workers on PostgreSQL, beside a plain loader"
+	@echo "make bench-brain                 searches of brain on PostgreSQL, beside the same query in plain SQL"
+	@echo "make bench-drain                 calls and streams while replicas are replaced one by one"
 
 $(FOR_DEMO): $(SETUP)
 	@scripts/bootstrap reference,fast
 	@touch $@
 
 $(FOR_TEST): $(SETUP)
-	@scripts/bootstrap all dev redis-server
+	@scripts/bootstrap all dev redis-server prometheus
 	@touch $@ $(FOR_DEMO)
 
 $(FOR_BENCH): $(SETUP)
-	@scripts/bootstrap all bench redis-server nginx
+	@scripts/bootstrap all bench redis-server prometheus nginx
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 $(FOR_FUZZ): $(SETUP)
@@ -55,6 +60,9 @@ $(FOR_NODE): $(FOR_TEST) examples/node/package.json
 
 demo: $(FOR_DEMO)
 	@$(PY) -m meshkit demo
+
+env:
+	@scripts/env
 
 check: $(FOR_TEST)
 	.venv/bin/ruff format --check .
@@ -93,8 +101,11 @@ bench-faults: $(FOR_TEST)
 bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) benchmarks/$*.py
 
-bench-overload bench-auth bench-key-rotation bench-certificate-rotation: bench-%: $(FOR_TEST)
+bench-overload bench-auth bench-key-rotation bench-certificate-rotation bench-drain: bench-%: $(FOR_TEST)
 	$(PY) benchmarks/$(subst -,_,$*).py
+
+bench-harvest bench-brain: bench-%: $(FOR_TEST)
+	$(PY) benchmarks/$*.py
 
 fuzz: $(FOR_FUZZ)
 	$(PY) tests/fuzz/run.py
@@ -104,6 +115,9 @@ test-soak: $(FOR_TEST)
 
 test-node: $(FOR_NODE)
 	$(PY) -m pytest -m node tests/node
+
+test-deploy: $(FOR_TEST)
+	$(PY) -m pytest -m deploy -s tests/deploy
 
 test-lowest: $(FOR_TEST)
 	scripts/lowest

@@ -101,7 +101,7 @@ def used_by(mesh: Mesh) -> set[str]:
     """Serial numbers of the certificates that the connections show which calls go over."""
     links = [endpoint.link for endpoint in mesh.pool("greeter").endpoints.values()]
     materials: list[Any] = [
-        link._current._secured.material for link in links if isinstance(link, RotatingLink)
+        link._current.secured.material for link in links if isinstance(link, RotatingLink)
     ]
     return {material.leaf.serial for material in materials}
 

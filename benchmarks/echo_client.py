@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import sys
@@ -36,6 +37,7 @@ class Targets:
             "state_dir": Path(options["state"]),
             "registry_url": options["registry"],
             "tenant": "bench",
+            **options.get("settings", {}),
         }
         self.mesh = PeelableMesh(SharedConfig(**settings))
         self._open: dict[tuple[str, ...], Greet] = {}
@@ -45,6 +47,8 @@ class Targets:
         key = (kind, service, left_out)
         if key not in self._open:
             self._open[key] = await self._make(kind, service, left_out)
+            gc.collect()
+            gc.freeze()  # as a service's `Runtime` does
         return self._open[key]
 
     async def _make(self, kind: str, service: str, left_out: str) -> Greet:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -53,8 +54,10 @@ async def bare() -> AsyncIterator[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def meshed(state: Path, registry_url: str, each_layer: bool) -> AsyncIterator[dict[str, Any]]:
-    """The greeter in the mesh; with `each_layer`, beside it one for each layer, which is without that layer."""
+async def meshed(
+    state: Path, registry_url: str, each_layer: bool, more: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
+    """The greeter in the mesh, with further settings; with `each_layer`, beside it one without each of its layers."""
     from main import Greeter
     from onion import ALL, PERMISSIVE, WITHOUT, served_by_name
 
@@ -79,7 +82,7 @@ async def meshed(state: Path, registry_url: str, each_layer: bool) -> AsyncItera
             await replica.start()
             stack.push_async_callback(replica.drain)
 
-        await serve("greeter")
+        await serve("greeter", **more)
         if each_layer:
             for name in [*names, ALL]:
                 await serve(WITHOUT + name)
@@ -88,8 +91,15 @@ async def meshed(state: Path, registry_url: str, each_layer: bool) -> AsyncItera
 
 
 async def serve_until_stdin_ends(kind: str, options: dict[str, Any]) -> None:
-    meshed_as = Path(options["state"]), options["registry"], options.get("each_layer", False)
+    meshed_as = (
+        Path(options["state"]),
+        options["registry"],
+        options.get("each_layer", False),
+        options.get("settings", {}),
+    )
     async with bare() if kind == "bare" else meshed(*meshed_as) as facts:
+        gc.collect()
+        gc.freeze()  # as `Runtime` does
         print(json.dumps(facts), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

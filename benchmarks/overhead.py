@@ -137,10 +137,20 @@ class Process:
 class Lab:
     """Replicas and a client, all on one kind of event loop."""
 
-    def __init__(self, loop: str, state: Path, *, with_bare: bool, each_layer: bool) -> None:
+    def __init__(
+        self,
+        loop: str,
+        state: Path,
+        *,
+        with_bare: bool,
+        each_layer: bool,
+        name: str = "whole",
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         server_core, client_core = cores()
-        registry = f"file://{state}/registry-{loop}-{'layers' if each_layer else 'whole'}"
+        registry = f"file://{state}/registry-{loop}-{'layers' if each_layer else name}"
         common = {"loop": loop, "core": server_core, "state": str(state), "registry": registry}
+        common["settings"] = settings or {}
         mesh = {**common, "kind": "mesh", "each_layer": each_layer}
         self._mesh = [Process("echo_server.py", mesh) for _ in range(REPLICAS)]
         self._bare = [
@@ -172,8 +182,16 @@ def cores() -> tuple[int | None, int | None]:
 
 
 @contextmanager
-def lab(loop: str, state: Path, *, with_bare: bool = False, each_layer: bool = False) -> Iterator[Lab]:
-    made = Lab(loop, state, with_bare=with_bare, each_layer=each_layer)
+def lab(
+    loop: str,
+    state: Path,
+    *,
+    with_bare: bool = False,
+    each_layer: bool = False,
+    name: str = "whole",
+    settings: dict[str, Any] | None = None,
+) -> Iterator[Lab]:
+    made = Lab(loop, state, with_bare=with_bare, each_layer=each_layer, name=name, settings=settings)
     try:
         yield made
     finally:

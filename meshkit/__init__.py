@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from meshkit.call import Deadline as Deadline
     from meshkit.call import Peer as Peer
     from meshkit.call import Principal as Principal
+    from meshkit.child import Program as Program
+    from meshkit.child import Restarts as Restarts
     from meshkit.client import CallOptions as CallOptions
     from meshkit.client import Client as Client
     from meshkit.client import ResponseStream as ResponseStream
@@ -48,12 +50,11 @@ if TYPE_CHECKING:
     from meshkit.service import CUService as CUService
     from meshkit.service import every as every
     from meshkit.service import rpc as rpc
-    from meshkit.supervisor import Program as Program
-    from meshkit.supervisor import Restarts as Restarts
     from meshkit.supervisor import Supervisor as Supervisor
 
 _HOMES = {
     "meshkit.call": ("Call", "Deadline", "Peer", "Principal"),
+    "meshkit.child": ("Program", "Restarts"),
     "meshkit.client": ("CallOptions", "Client", "ResponseStream"),
     "meshkit.config": ("SharedConfig",),
     "meshkit.declaration": ("PUBLIC", "resource"),
@@ -81,7 +82,7 @@ _HOMES = {
     "meshkit.pipeline": ("END", "Exchange", "Handler", "Middleware"),
     "meshkit.runtime": ("Runtime",),
     "meshkit.service": ("CUService", "every", "rpc"),
-    "meshkit.supervisor": ("Program", "Restarts", "Supervisor"),
+    "meshkit.supervisor": ("Supervisor",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,6 +1,7 @@
 """What an authority of the mesh stands on, such as Shield: keys, what they are granted, and tokens bound to a key.
 
-A service that is one overrides `CUService.key_ring`, so that the projects which it knows can call it.
+A service that is one overrides `CUService.key_ring`, so that the projects which it knows can call it, and takes from
+there what is revoked.
 """
 
 from meshkit.security.bound import ISSUER, MAX_ACTORS, Actor, bound_token, too_deep
@@ -14,6 +15,7 @@ from meshkit.security.keys import (
     ServiceKeys,
     full_grants,
 )
+from meshkit.security.revocations import Revocations
 from meshkit.security.rights import is_permission, is_tenant, meet
 from meshkit.security.tokens import MAX_TOKEN, TokenVerifier, Verified
 
@@ -28,6 +30,7 @@ __all__ = [
     "KeyRing",
     "KeyRow",
     "KeyStatus",
+    "Revocations",
     "ServiceKeys",
     "TokenVerifier",
     "Verified",

@@ -48,6 +48,7 @@ class Binding:
         port: int,
         middleware: tuple[Middleware, ...],
         allow_peers: Collection[str] | None = None,
+        depends_on: Collection[str] = (),
     ) -> Definition:
         """Binds the class.
 
@@ -72,6 +73,7 @@ class Binding:
             resources={key: value for key, value in self._members() if isinstance(value, resource)},
             middleware=tuple(middleware),
             allow_peers=self._peers,
+            depends_on=self._dependencies(name, depends_on),
         )
 
     def _members(self) -> Iterator[tuple[str, Any]]:
@@ -159,15 +161,26 @@ class Binding:
         """The services in `allow_peers`; None where nothing is said."""
         if names is None:
             return None
-        if not isinstance(names, (set, frozenset, tuple, list)):
-            raise self._fault(function, f"allow_peers={names!r}", 'give a set of names: {"router"}')
+        self._check_services(function, "allow_peers", names, '{"router"}')
         if not names:
             raise self._fault(function, "allow_peers names nobody", "name services, or leave it out")
+        return frozenset(names)
+
+    def _dependencies(self, own: str, names: Any) -> tuple[str, ...]:
+        """The services in `depends_on`, each once."""
+        self._check_services(None, "depends_on", names, '{"brain"}')
+        if own in names:
+            mend = "a service is not ready while one that it depends on is away: leave it out"
+            raise self._fault(None, f"{own} depends on itself", mend)
+        return tuple(dict.fromkeys(names))
+
+    def _check_services(self, function: Any, keyword: str, names: Any, example: str) -> None:
+        if not isinstance(names, (set, frozenset, tuple, list)):
+            raise self._fault(function, f"{keyword}={names!r}", f"give a set of names: {example}")
         for name in names:
             if not (isinstance(name, str) and SERVICE_NAME.fullmatch(name)):
                 mend = f"a service's name is {SERVICE_NAME.pattern}"
-                raise self._fault(function, f"allow_peers={names!r}: {name!r} is no service", mend)
-        return frozenset(names)
+                raise self._fault(function, f"{keyword}={names!r}: {name!r} is no service", mend)
 
     def _check_shape(self, function: Any, method: Method) -> None:
         plain = inspect.unwrap(function)

@@ -6,6 +6,7 @@ context variable, a `Scope`; the client side reads it when it prepares an outgoi
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import time
@@ -127,8 +128,9 @@ class Trace:
 
     @classmethod
     def start(cls) -> Trace:
-        """A new trace, sampled by whoever decides that later."""
-        return cls(f"00-{_ids.getrandbits(128):032x}-{_ids.getrandbits(64):016x}-01")
+        """A new trace that nobody records: it tells in logs which calls belong together."""
+        digits = f"{_ids.getrandbits(192):048x}"
+        return cls(f"00-{digits[:32]}-{digits[32:]}-00")
 
     @classmethod
     def parse(cls, parent: str, state: str = "", baggage: str = "") -> Trace:
@@ -141,10 +143,14 @@ class Trace:
         carried = (text if _VISIBLE.fullmatch(text) else "" for text in (state, baggage))
         return cls(parent, *carried)
 
-    def child(self) -> Trace:
-        """The next hop of the same trace."""
-        parent = f"{self.parent[:36]}{_ids.getrandbits(64):016x}{self.parent[52:55]}"
-        return Trace(parent, self.state, self.baggage)
+    @property
+    def sampled(self) -> bool:
+        """Whether whoever began the trace records it."""
+        return self.parent[53:55] not in ("", "00") and int(self.parent[53:55], 16) & 1 == 1
+
+
+UNTRACED: Final = Trace("")
+"""Where a call stands that is in no trace."""
 
 
 class Peer:
@@ -208,6 +214,9 @@ class Call:
         peer: Who is at the other end of the connection: its network address, and under mTLS its SPIFFE id.
         metadata: The request's other metadata; keys of the mesh itself are not in it.
         trace: Where the call stands in its trace.
+        draining: Set when this replica is about to stop, and the call should come to an end: `is_set()`, and
+            `await call.draining.wait()`. A stream that goes on is ended, with the advice to call elsewhere
+            (`UNAVAILABLE`, reason `DRAINING`).
     """
 
     service: str
@@ -221,6 +230,7 @@ class Call:
     peer: Peer = field(default_factory=Peer)
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace.start)
+    draining: asyncio.Event = field(default_factory=asyncio.Event, repr=False, compare=False)
     subject_token: str = field(default="", repr=False)
     """The token to forward where this service calls others on the subject's behalf."""
     realm: str = field(default="", repr=False)
@@ -288,12 +298,14 @@ class Scope:
         tenant: Tenant set by `mesh.scope`; empty leaves the call's.
         criticality: Criticality set by `mesh.scope`; None leaves the call's.
         as_self: Call as the service alone, not on behalf of the call's subject.
+        trace: The trace of work that is no call; None leaves the call's.
     """
 
     call: Call | None = None
     tenant: str = ""
     criticality: Criticality | None = None
     as_self: bool = False
+    trace: Trace | None = None
 
 
 _scope: ContextVar[Scope | Call] = ContextVar("meshkit_scope", default=Scope())  # noqa: B039  (it is frozen)
@@ -312,7 +324,11 @@ def serving(call: Call) -> None:
 
 @contextmanager
 def scoped(
-    *, tenant: str = "", criticality: Criticality | None = None, as_self: bool | None = None
+    *,
+    tenant: str = "",
+    criticality: Criticality | None = None,
+    as_self: bool | None = None,
+    trace: Trace | None = None,
 ) -> Iterator[None]:
     """Changes what outgoing calls carry within the block; see `Mesh.scope`.
 
@@ -329,6 +345,7 @@ def scoped(
         tenant=tenant or outer.tenant,
         criticality=criticality or outer.criticality,
         as_self=outer.as_self if as_self is None else as_self,
+        trace=trace or outer.trace,
     )
     token = _scope.set(inner)
     try:

@@ -101,7 +101,12 @@ class Choices:
 
 
 def onion(
-    pool: EndpointPool, policies: Policies, tokens: TokenSource, budget: Budget, choices: Choices
+    pool: EndpointPool,
+    policies: Policies,
+    tokens: TokenSource,
+    budget: Budget,
+    choices: Choices,
+    watching: tuple[Middleware, ...] = (),
 ) -> Handler:
     """What carries a client's calls: its layers around the attempt.
 
@@ -111,12 +116,13 @@ def onion(
         tokens: Where the tokens come from that calls present.
         budget: What retries and hedges draw on.
         choices: What the client chooses.
+        watching: Layers that see each call with all its attempts.
 
     Raises:
         ValueError: There is no such policy, or it needs all instances and is not given them.
         TypeError: What is to be the policy is none.
     """
-    return compose(layers(pool, policies, tokens, budget, choices), attempt)
+    return compose((*watching, *layers(pool, policies, tokens, budget, choices)), attempt)
 
 
 def layers(

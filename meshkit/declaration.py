@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
@@ -35,10 +35,18 @@ class resource(Generic[T]):
     Args:
         opener: Called with the service; gives an async context manager. `overrides={opener: other}` of `LocalMesh`
             replaces it.
+        check: Awaited with the value every few seconds while the service runs; raises why the resource cannot be used.
+            Then the service is not ready, until it does not raise any more.
     """
 
-    def __init__(self, opener: Callable[[Any], AbstractAsyncContextManager[T]]) -> None:
+    def __init__(
+        self,
+        opener: Callable[[Any], AbstractAsyncContextManager[T]],
+        *,
+        check: Callable[[T], Awaitable[object]] | None = None,
+    ) -> None:
         self.opener = opener
+        self.check = check
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -125,6 +133,7 @@ class Definition:
         resources: Its resources by attribute, in the order they are opened.
         middleware: The user's own layers, outermost first.
         allow_peers: Names of the services that may call its methods, where these say nothing else; None for any.
+        depends_on: Names of the services without which it is not ready.
     """
 
     name: str
@@ -135,3 +144,4 @@ class Definition:
     resources: dict[str, resource[Any]]
     middleware: tuple[Middleware, ...]
     allow_peers: frozenset[str] | None = None
+    depends_on: tuple[str, ...] = ()

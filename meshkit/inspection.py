@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from meshkit.replica import Replica
     from meshkit.resilience.fair_limit import FairLimit
     from meshkit.security.certificates import CertificateFiles
+    from meshkit.telemetry.calls import Tally
 
 PERMISSION = "mesh:inspect"
 
@@ -46,7 +48,16 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
             zone=instance.zone,
             version=instance.version,
             started_at=_timestamp(instance.started_at),
-            state=(replica.admission.refusing or "serving").lower(),
+            now=_timestamp(time.time()),
+            state=replica.lifecycle.state,
+            lacking=replica.lifecycle.lacking,
+            jobs=[
+                pb.BackgroundJob(
+                    name=job.attribute, seconds=job.seconds, begun=runs.begun, failed=runs.failed
+                )
+                for job in replica.kind.definition.jobs
+                for runs in (replica.runs[job.attribute],)
+            ],
             registry=str(replica.registry),
             settings=[
                 pb.Setting(name=each.name, value=each.value, source=each.source)
@@ -62,7 +73,7 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
                 shedding=replica.admission.lag.late,
             ),
             budget=pb.Budget(balance=replica.mesh.budget.balance()),
-            refusals=replica.refusals.counts,
+            refusals=replica.observer.refusals.counts,
             methods=[_method(rpc, replica) for rpc in replica.service.definition.rpcs],
             certificates=[
                 _expiry(files, leaf)
@@ -89,12 +100,43 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
         wanted = request.services or sorted(pools)
         return pb.ListPoolsResponse(pools=[described(pools[service]) for service in wanted])
 
+    @rpc(permission=PERMISSION, tenant="none")
+    async def measure(self, request: pb.MeasureRequest, call: Call) -> pb.MeasureResponse:
+        """What the instance has counted since it started."""
+        replica, observer, budget = self.replica, self.replica.observer, self.replica.mesh.budget
+        return pb.MeasureResponse(
+            instance_id=replica.instance_id,
+            state=replica.lifecycle.state,
+            uptime_s=replica.uptime(),
+            calls=[_calls(name, tally) for name, tally in sorted(observer.calls.by_method.items())],
+            refusals=observer.refusals.counts,
+            shed=observer.refusals.shed,
+            retries=budget.retries,
+            hedges=budget.hedges,
+            budget=budget.balance(),
+            running=replica.admission.running,
+            streams=replica.admission.streams,
+            loop_lag_s=replica.admission.lag.lately,
+            lease_age_s=replica.lease_age(),
+        )
+
 
 def inspection_of(replica: Replica) -> Inspection:
     """The inspection of a replica."""
     inspection = Inspection(config=replica.config, mesh=replica.mesh)
     inspection.replica = replica
     return inspection
+
+
+def _calls(name: str, tally: Tally) -> pb.MethodCalls:
+    p50, p99 = (tally.latencies.quantile(share, least=1) or 0.0 for share in (0.5, 0.99))
+    return pb.MethodCalls(
+        method=name,
+        codes={code: histogram.count for code, histogram in tally.by_code.items()},
+        total_s=sum(histogram.total for histogram in tally.by_code.values()),
+        p50_s=p50,
+        p99_s=p99,
+    )
 
 
 def _method(rpc: Rpc, replica: Replica) -> pb.ServedMethod:

@@ -19,11 +19,12 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class State(StrEnum):
-    """Where a replica stands in its life. Only a serving one is given new calls."""
+    """Where a replica stands in its life. Only a serving one is given new calls; one that has stopped has no record."""
 
     STARTING = "starting"
     SERVING = "serving"
     DRAINING = "draining"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

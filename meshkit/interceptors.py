@@ -13,6 +13,9 @@ A client keeps its channel and its stubs; the channel is wrapped in one that sig
 `Demand(…, peers=frozenset({"router"}))` lets in the peers of these names only, where the server asks for client
 certificates of the mesh.
 
+What is revoked in Redis and by Shield counts as it does for services, from the first call, or from `await
+guard.start()`; `await guard.close()` when the server has stopped.
+
 Neither takes part in discovery, balancing or retries; how many calls the server takes, and how it stops, stays its own
 affair. Calls are signed for any instance (`x-cu-to: -`), so a server
 that wants them to be for itself alone has to become a `CUService`.
@@ -20,6 +23,7 @@ that wants them to be for itself alone has to become a `CUService`.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,13 +38,15 @@ from meshkit.errors import PermissionDenied, Unimplemented
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
 from meshkit.mesh import shielded_of
 from meshkit.pipeline import END, Exchange, Handler, Method, compose
+from meshkit.redis.tasks import end
 from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand
 from meshkit.security.peers import only_peers
+from meshkit.security.shared import shared_of
 from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
-from meshkit.telemetry.refusals import Refusals, noting
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.caller import Caller
 from meshkit.transport.calls import (
     MeshCall,
@@ -92,29 +98,45 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         settings = config or _settings()
         self._shielded = shielded_of(settings, service)
         only = self._shielded.ring if self._shielded else None
-        self._guard = guard_of(settings, service, self._reception.instance_id, only=only)
+        self._shared = shared_of(settings, projects=self._shielded is None, strict=False)
+        self._guard = guard_of(settings, service, self._reception.instance_id, shared=self._shared, only=only)
+        self._following: asyncio.Task[None] | None = None
         self._stream_max_age = settings.stream_max_age_s
         self._namespace = settings.namespace
-        self._refusals = Refusals()
+        self._observer = Observer()
         self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         """Wraps the handler of a method, once."""
-        if self._shielded is not None:
-            self._shielded.follow(self._guard.verifier.revocations)
         path: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None or path.startswith(OPEN):
             return handler
+        await self.start()
         wrapped = self._wrapped.get(path)
         if wrapped is None:
             wrapped = self._wrapped[path] = self._wrap(path, handler)
         return wrapped(handler_call_details.invocation_metadata)
 
+    async def start(self) -> None:
+        """Begins to follow what is revoked, where the settings name a Redis or a Shield, and waits a moment for it.
+
+        The first call does so, unless you have done it before the server starts.
+        """
+        if self._following is None:
+            if self._shielded is not None:
+                self._shielded.follow(self._guard.verifier.revocations)
+            self._following = asyncio.create_task(self._shared.start(), name="meshkit interceptor")
+        if not self._following.done():
+            await asyncio.shield(self._following)  # other calls wait for it, too
+
     async def close(self) -> None:
-        """Ends the connection to Shield, where there is one. Stop the server first: it hears of no more revocations."""
+        """Ends the connections to Redis and Shield, where there are any. Stop the server first: it hears no more."""
+        if self._following is not None:
+            await end(self._following)
+        await self._shared.close()
         if self._shielded is not None:
             await self._shielded.close()
 
@@ -125,8 +147,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         streams = method.streams_requests or method.streams_replies
         layers = (
             _aborting,
+            *self._observer.layers(path),
             error_boundary,
-            noting(self._refusals),
             *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),
             deadline(None),
@@ -190,6 +212,7 @@ class _OneChannel(Attempts):
     """A channel that somebody else keeps."""
 
     trouble = ""
+    degraded = False
 
     def _begin(self, exchange: Exchange) -> Any:
         call = exchange.context = super()._begin(exchange)

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from meshkit.balancing.endpoint import Dial, Link
 from meshkit.balancing.policy import Policy
 from meshkit.balancing.pool import EndpointPool
-from meshkit.call import Criticality, scoped
+from meshkit.call import Criticality, Trace, scoped
 from meshkit.calling import Choices, Policies, hedged, methods_of, onion
 from meshkit.client import Client
 from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
+from meshkit.measuring import of_mesh
 from meshkit.naming import service_name
+from meshkit.pipeline import Middleware
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience
-from meshkit.security.assembly import realm_of, tokens_of
+from meshkit.security.assembly import identity_of, realm_of, tokens_of
 from meshkit.security.certificates import client_certificates
 from meshkit.security.rights import PERMISSION
+from meshkit.telemetry.calls import Calls
+from meshkit.telemetry.extra import open_telemetry
+from meshkit.telemetry.observing import counting
 from meshkit.transport.caller import Caller, MeshInvoker
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.link import GrpcLink
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from meshkit.discovery import Registry, Snapshot
     from meshkit.security.signing import TokenSource
     from meshkit.shielded import Shielded
+    from meshkit.telemetry.otlp import OpenTelemetry
 
 C = TypeVar("C", bound=Client)
 
@@ -48,21 +54,35 @@ class Mesh:
         config: Settings; its project and secret are as whom calls are made.
         registry: Where instances are found; by default the one that the settings name, closed with the mesh.
         name: Name of the service or script that calls; `SERVICE_NAME` by default.
+        telemetry: What traces are recorded with; by default what the settings say, closed with the mesh.
 
     Raises:
-        ConfigError: There is no project secret, and none may be made; or a certificate file is not right.
+        ConfigError: There is no project secret, and none may be made; or a certificate file is not right; or traces are
+            to be recorded, and what that needs is not installed.
     """
 
-    def __init__(self, config: SharedConfig, registry: Registry | None = None, *, name: str = "") -> None:
+    def __init__(
+        self,
+        config: SharedConfig,
+        registry: Registry | None = None,
+        *,
+        name: str = "",
+        telemetry: OpenTelemetry | None = None,
+    ) -> None:
         self.config = config
         self._owns_registry = registry is None
         self.registry = registry or registry_of(config)
         self.shielded = shielded_of(config, name)
-        self.tokens: TokenSource = self.shielded.tokens if self.shielded else tokens_of(config, name)
+        self._own = tokens_of(config, name) if self.shielded is None else self.shielded.own
+        self.tokens: TokenSource = self.shielded.tokens if self.shielded else self._own
         self.certificates = client_certificates(config, name or config.service_name)
+        self._name = name
+        self._owns_telemetry = telemetry is None
+        self.telemetry = telemetry or open_telemetry(config, name)
         self._realm = realm_of(config)
         self.budget = Budget()
         self.dial: Dial = self._dial
+        self.calls: dict[str, Calls] = {}
         self._pools: dict[str, EndpointPool] = {}
         self._policies: dict[str, Policies] = {}
         self._closed = False
@@ -90,6 +110,8 @@ class Mesh:
     async def close(self) -> None:
         """Ends all connections. Calls under way fail."""
         self._closed = True
+        if self._owns_telemetry and self.telemetry is not None:
+            await self.telemetry.close()
         for pool in self._pools.values():
             await pool.close()
         self._pools.clear()
@@ -180,6 +202,20 @@ class Mesh:
         """
         return scoped(tenant=tenant, criticality=criticality, as_self=as_self)
 
+    def traced(self, name: str, *, parent: str = "") -> AbstractContextManager[None]:
+        """Makes the calls within the block one trace: work that is no call, such as a workflow or a job of one's own.
+
+        With `OTEL_ENABLED` the work has a span of that name.
+
+        Args:
+            name: What the work is.
+            parent: The `traceparent` of what it goes on, as `call.trace.parent` has it; by default a trace begins.
+        """
+        trace = Trace.parse(parent) if parent else None
+        if self.telemetry is not None:
+            return self.telemetry.tracing.working(name, trace)
+        return scoped(trace=trace or Trace.start())
+
     async def services(self) -> list[str]:
         """Names of the services that the registry knows."""
         return await self.registry.services()
@@ -201,6 +237,8 @@ class Mesh:
         if found is None:
             if self._closed:
                 raise RuntimeError("the mesh is closed")
+            if self._owns_telemetry and self.telemetry is not None and not self._pools:
+                self.telemetry.measure(lambda: of_mesh(self))
             if not SERVICE_NAME.fullmatch(service):
                 raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
             policies = self._policies[service] = Policies(
@@ -234,6 +272,12 @@ class Mesh:
             return None
         return Secured(self.certificates.material, dns_name(service, self.config.namespace))
 
+    def rekey(self, config: SharedConfig) -> None:
+        """Calls with the newest project secret of these settings from now on; calls under way go on as they are."""
+        self._own.become(identity_of(config, self._name))
+        if self.shielded is not None:
+            self.shielded.rekey(config)
+
     def _dial(self, instance: Instance, on_change: Callable[[], None]) -> Link:
         most = self.config.max_message_bytes
         if self.certificates is None:
@@ -257,12 +301,19 @@ class Mesh:
         pool = self.pool(service)
         return Caller(
             service,
-            onion(pool, self._policies[service], self.tokens, self.budget, choices),
+            onion(pool, self._policies[service], self.tokens, self.budget, choices, self._watching(service)),
             tenant=self.config.tenant,
             timeout=self.config.default_timeout_s,
             permissions=tuple(permissions),
             realm=self._realm,
         )
+
+    def _watching(self, service: str) -> tuple[Middleware, ...]:
+        """The layers that see each call to a service; none where nobody wants to know."""
+        if not (self.config.otel_enabled or self.config.metrics_port):
+            return ()
+        counted = counting(self.calls.setdefault(service, Calls()))
+        return (counted,) if self.telemetry is None else (self.telemetry.tracing.calling(service), counted)
 
 
 def shielded_of(config: SharedConfig, name: str) -> Shielded | None:

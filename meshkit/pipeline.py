@@ -114,6 +114,7 @@ class Exchange:
         token: The token of the attempt under way.
         endpoint: What was picked for the attempt under way.
         tried: Ids of the instances that attempts went to.
+        failed: Attempts that failed and were followed by another: when, in nanoseconds of Unix time, and how.
         first_reply: When the first reply came, on the clock of `time.monotonic`; None until then. From then on no
             other attempt is made.
         rewind: Makes `receive` begin again with the first request; False where that cannot be.
@@ -139,6 +140,7 @@ class Exchange:
     token: Any = field(default=None, repr=False)
     endpoint: Any = None
     tried: set[str] = field(default_factory=set)
+    failed: tuple[tuple[int, BaseException], ...] = ()
     first_reply: float | None = None
     rewind: Callable[[], bool] = always
     settle: Callable[[], object] = always

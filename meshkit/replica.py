@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Environment, Problem
+from meshkit.config import ConfigError, Live, Problem
 from meshkit.config.tls import check_serving
 from meshkit.instance import Instance, State, new_instance_id
+from meshkit.jobs import Runs, repeat
+from meshkit.lifecycle import Lifecycle
+from meshkit.measuring import of_mesh, of_replica
 from meshkit.mesh import Mesh
+from meshkit.pipeline import compose
+from meshkit.readiness import depend, look_after
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
-from meshkit.security.assembly import guard_of
+from meshkit.security.assembly import guard_of, own_ring_of, rekey
 from meshkit.security.certificates import server_certificates
 from meshkit.security.shared import shared_of
+from meshkit.service import is_authority
 from meshkit.serving import handlers
-from meshkit.telemetry.refusals import Refusals
+from meshkit.telemetry.access import AccessLog
+from meshkit.telemetry.extra import open_telemetry
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.reflection import add_reflection
 from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
@@ -40,8 +47,15 @@ log = structlog.get_logger("meshkit.replica")
 Overrides = Mapping[Callable[..., Any], Opener]
 """Openers of resources, each with the one to use in its stead."""
 
-LEASE_S = 5.0
-"""Seconds that the registry has to take note of a drain."""
+LEASE_S = 2.0
+"""Seconds that the registry has to take note of a drain, and as many to take note of its end."""
+
+SHARED_PROPAGATION_S = 0.1
+"""Seconds for callers to notice the drain of one of several processes on a port: until their connection ends they have
+no other, and wait."""
+
+CLOSE_S = 3.0
+"""Seconds beyond the grace of a drain that resources have to close."""
 
 LAST_MOMENT_S = 1.0
 """Seconds that resources have to close once somebody is in a hurry; and as many once they are cancelled."""
@@ -57,6 +71,11 @@ class Replica:
         config: Its settings.
         registry: Where it registers and finds others.
         overrides: Openers to use instead of those of its resources.
+        shares_port: Whether other processes listen on its port as well, on purpose.
+
+    Attributes:
+        lifecycle: Where it stands, and what it lacks to be ready.
+        runs: How often its background jobs ran, by the name of the method.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong, or a certificate.
@@ -69,9 +88,11 @@ class Replica:
         registry: Registry,
         *,
         overrides: Overrides | None = None,
+        shares_port: bool = False,
     ) -> None:
         self.kind = kind
         self.config = config
+        self.live = Live(config)
         self.registry = registry
         self.name = config.service_name or kind.definition.name
         if problems := check_tls(kind, config):
@@ -79,28 +100,62 @@ class Replica:
         self.certificates = server_certificates(config, self.name)
         self.instance_id = new_instance_id(self.name)
         self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
-        self.refusals = Refusals()
+        self.lifecycle = Lifecycle(self.name, self.instance_id)
+        self.telemetry = open_telemetry(config, self.name, self.instance_id)
+        self.observer = Observer(
+            access=AccessLog(config.log_access_rate) if config.log_access_rate else None,
+            tracing=self.telemetry.tracing if self.telemetry else None,
+        )
         self.health = Health((kind.definition.contract.full_name,))
+        self.lifecycle.follow(lambda: self.health.set(self.lifecycle.state, self.lifecycle.lacking))
         self.health_port = None if config.health_port is None else HealthPort(self.health)
-        self.server = Server(self.name, self.instance_id, max_message_bytes=config.max_message_bytes)
-        self.mesh = Mesh(config, registry, name=self.name)
+        self.server = Server(
+            self.name,
+            self.instance_id,
+            max_message_bytes=config.max_message_bytes,
+            draining=self.lifecycle.draining,
+            shares_port=shares_port,
+            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
+            around=partial(compose, self.observer.layers()),
+        )
+        self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
         self.service = kind(config=config, mesh=self.mesh)
+        self.service.live = self.live
         self.instance: Instance | None = None
-        self._shared = shared_of(config)
+        self._own = own_ring_of(config)
+        keyed = self.mesh.shielded is None and not is_authority(kind)
+        self._shared = shared_of(config, projects=keyed)
         self._guard = guard_of(
             config,
             self.name,
             self.instance_id,
             shared=self._shared,
-            ring=self.service.key_ring(),
+            own=self._own,
+            ring=self.service.key_ring(self._shared.revocations),
             only=self.mesh.shielded.ring if self.mesh.shielded else None,
         )
-        self._resources = Resources(self.service, _openers(kind, overrides or {}))
-        self._jobs: list[asyncio.Task[None]] = []
+        self._overrides = overrides or {}
+        self._propagation_s = config.drain_propagation_s
+        if shares_port:
+            self._propagation_s = min(self._propagation_s, SHARED_PROPAGATION_S)
+        self._resources = Resources(self.service, _openers(kind, self._overrides))
+        self.runs = {job.attribute: Runs() for job in kind.definition.jobs}
+        self._tasks: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
-        self._serving = False
         self._closed = False
+        self._made_at = time.monotonic()
         self.probed_at: int | None = None
+        self.live.follow("max_calls", "max_lag_s", apply=self._resize)
+        self.live.follow("project_secret", apply=self._rekey, check=lambda new: new.ensure_project_secrets())
+
+    def uptime(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._made_at
+
+    def lease_age(self) -> float | None:
+        """Seconds since its place in the registry was last renewed; None where it has none, or one without end."""
+        renewed_at = self._lease.renewed_at if self._lease is not None else None
+        return None if renewed_at is None else time.monotonic() - renewed_at
 
     def bind(self) -> None:
         """Takes the port, and that for probes.
@@ -126,26 +181,32 @@ class Replica:
         )
 
     async def start(self) -> None:
-        """Opens the resources, registers and serves. What was begun is undone when it fails."""
+        """Opens the resources, registers and serves. What was begun is undone when it fails.
+
+        It does not wait until it is ready: the services that it depends on may come later, and may wait for it.
+        """
         if self.instance is None:
             self.bind()
         assert self.instance is not None
         from meshkit.inspection import inspection_of
+        from meshkit.reflection import reflection_of
 
-        for service in (self.service, inspection_of(self)):
+        for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
                     service,
                     self._guard,
                     self.admission,
-                    self.refusals,
+                    self.observer,
                     stream_max_age=self.config.stream_max_age_s,
                     namespace=self.config.namespace,
                 ),
             )
-        self.health.add_to(self.server.grpc)
-        if self.config.env is Environment.LOCAL:
-            add_reflection(self.server.grpc, self.kind.definition.contract.full_name)
+        if self.telemetry is not None:
+            self.telemetry.measure(lambda: (*of_replica(self), *of_mesh(self.mesh)))
+        self.health.add_to(self.server.grpc, watches=self.config.max_calls)
+        for needed in self.kind.definition.depends_on:
+            self.lifecycle.lacks(needed, "it was not found yet", expected=True)
         try:
             await self.server.start()
             if self.health_port is not None:
@@ -162,12 +223,8 @@ class Replica:
         except BaseException:
             await self.kill()
             raise
-        self._serving = True
-        self._jobs = [
-            asyncio.create_task(repeat(getattr(self.service, job.attribute), job, service=self.name))
-            for job in self.kind.definition.jobs
-        ]
-        self.health.set(True)
+        self._tasks = [asyncio.create_task(each) for each in (*self._looking(), *self._repeating())]
+        self.lifecycle.enter(State.SERVING)
         log.info("serving", service=self.name, instance=self.instance_id, address=self.instance.address)
 
     async def lost(self) -> None:
@@ -176,25 +233,33 @@ class Replica:
 
     async def leave(self, hurry: asyncio.Event | None = None) -> None:
         """Drains if it serves; otherwise ends at once."""
-        await (self.drain(hurry) if self._serving else self.kill())
+        await (self.drain(hurry) if self.lifecycle.state is State.SERVING else self.kill())
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Leaves the mesh: out of the registry's serving set, then no new calls, then the end of those under way.
+
+        It takes `CU_DRAIN_PROPAGATION_S`, then `CU_DRAIN_GRACE_S` for calls at most, and `CLOSE_S` for resources.
 
         Args:
             hurry: Set by whoever cannot wait any longer.
         """
         hurry = hurry or asyncio.Event()
-        self._serving = False
-        self.health.set(False)
-        for job in self._jobs:
-            job.cancel()
+        loop = asyncio.get_running_loop()
+        self.lifecycle.enter(State.DRAINING)
+        log.info("draining", service=self.name, instance=self.instance_id, calls=self.server.calls)
+        self._end_tasks()
+        leaving: list[Awaitable[None]] = [asyncio.sleep(self._propagation_s)]
         if self._lease is not None:
-            await _logged(self._lease.update(state=State.DRAINING), "could not mark the instance as draining")
-        await _unless(hurry, asyncio.sleep(self.config.drain_propagation_s))
+            update = self._lease.update(state=State.DRAINING)
+            leaving.append(_logged(update, "could not mark the instance as draining"))
+        await _unless(hurry, asyncio.gather(*leaving))
+        over = loop.time() + self.config.drain_grace_s + CLOSE_S
         self.admission.refusing = "DRAINING"
+        self.lifecycle.draining.set()
         self.health.close()
-        stopping = asyncio.ensure_future(self.server.stop(self.config.drain_grace_s))
+        stopping = asyncio.ensure_future(
+            self.server.stop(self.config.drain_grace_s, streams=self.config.drain_streams_s)
+        )
         await _unless(hurry, asyncio.shield(stopping))
         if not stopping.done():
             await self.server.stop(0)
@@ -202,32 +267,34 @@ class Replica:
         if self._lease is not None:
             await _logged(self._lease.release(), "could not release the instance's lease")
         closing = asyncio.ensure_future(self._close())
-        await _unless(hurry, asyncio.shield(closing))
-        if not closing.done():  # a second signal, and a resource that takes its time: it has a last moment
+        await _unless(hurry, asyncio.wait((closing,), timeout=over - loop.time()))
+        if not closing.done():  # a second signal, or a resource that takes its time: it has a last moment
             await asyncio.wait((closing,), timeout=LAST_MOMENT_S)
         if not closing.done():
             log.warning("resources are cut short as they close", service=self.name)
             closing.cancel()
             await asyncio.wait((closing,), timeout=LAST_MOMENT_S)
-        elif not closing.cancelled():
-            closing.result()
+        self.lifecycle.enter(State.STOPPED)
         log.info("stopped", service=self.name, instance=self.instance_id)
+        if closing.done() and not closing.cancelled():
+            closing.result()
 
     async def kill(self) -> None:
         """Ends at once, as a crash would: calls under way are cut, the registry is not told."""
-        self._serving = False
-        for job in self._jobs:
-            job.cancel()
+        self.lifecycle.enter(State.DRAINING)
+        self._end_tasks()
+        self.lifecycle.draining.set()
         self.health.close()
         await self.server.stop(0)
         await self._close()
+        self.lifecycle.enter(State.STOPPED)
 
     async def _close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self.admission.lag.stop()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self._resources.close()
         finally:
@@ -236,7 +303,51 @@ class Replica:
             if self.health_port is not None:
                 await self.health_port.stop()
             await self._shared.close()
+            if self.telemetry is not None:
+                await self.telemetry.close()
             await self.mesh.close()
+
+    def look_again(self) -> None:
+        """Looks at the certificate files now, not in a second."""
+        for files in (self.certificates, self.mesh.certificates):
+            if files is not None:
+                files.look()
+
+    def _resize(self, config: SharedConfig) -> None:
+        self.admission.change(max_calls=config.max_calls, max_lag=config.max_lag_s)
+
+    def _rekey(self, config: SharedConfig) -> None:
+        """Takes the project's secrets as they are now: to let calls in by all of them, to call with the newest."""
+        rekey(self._own, config)
+        self.mesh.rekey(config)
+
+    def _looking(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What looks after that which it needs to be ready."""
+        definition = self.kind.definition
+        for service in definition.depends_on:
+            yield depend(self.lifecycle, service, self.mesh.pool(service))
+        for name, each in definition.resources.items():
+            if each.check is not None and each.opener not in self._overrides:
+                yield look_after(self.lifecycle, name, partial(each.check, getattr(self.service, name)))
+
+    def _repeating(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Its background jobs."""
+        for job in self.kind.definition.jobs:
+            yield repeat(self._traced(job), job, service=self.name, runs=self.runs[job.attribute])
+
+    def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _traced(self, job: Job) -> Callable[[], Awaitable[None]]:
+        """The job, each run of which is a trace."""
+        run = getattr(self.service, job.attribute)
+
+        async def traced() -> None:
+            with self.mesh.traced(f"{self.name} {job.attribute}"):
+                await run()
+
+        return traced
 
     def _credentials(self) -> Any:
         """With what the port is secured; None where TLS is off."""
@@ -256,36 +367,6 @@ def check_tls(kind: type[CUService], config: SharedConfig) -> list[Problem]:
         )
         problems.append(Problem("GRPC_TLS_REQUIRE_CLIENT_AUTH", what, "set it and GRPC_TLS_ENABLED to true"))
     return problems
-
-
-async def repeat(
-    run: Callable[[], Awaitable[object]],
-    job: Job,
-    *,
-    service: str,
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    uniform: Callable[[float, float], float] = random.uniform,
-) -> None:
-    """Runs a background job until it is cancelled. What it raises is logged, and does not end it.
-
-    Args:
-        run: What to run.
-        job: How often.
-        service: Name of the service, for the log.
-        sleep: Waits for seconds.
-        uniform: Random number between two bounds.
-    """
-    task = asyncio.current_task()
-    while True:
-        await sleep(job.seconds * uniform(1 - job.jitter, 1 + job.jitter))
-        try:
-            await run()
-        except asyncio.CancelledError:
-            if task is None or task.cancelling():
-                raise
-            log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
-        except Exception:
-            log.error("job failed", service=service, job=job.attribute, exception=traceback.format_exc())
 
 
 def _openers(kind: type[CUService], overrides: Overrides) -> dict[str, Opener]:

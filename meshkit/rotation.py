@@ -7,8 +7,13 @@ the copy and the emptying, a moment of microseconds, is lost.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import BinaryIO
+
+import structlog
+
+log = structlog.get_logger("meshkit.supervisor")
 
 MAX_BYTES = 8 * 2**20
 """Size of a log past which it is rotated. It may be larger for as long as nobody looks at it."""
@@ -16,15 +21,39 @@ MAX_BYTES = 8 * 2**20
 _BLOCK = 2**20
 
 
-def outgrown(log: Path, most: int = MAX_BYTES) -> bool:
+class Bounds:
+    """Keeps logs within a size, whoever looks at them.
+
+    Args:
+        most: The size in bytes.
+    """
+
+    def __init__(self, most: int = MAX_BYTES) -> None:
+        self._most = most
+        self._unbounded: set[Path] = set()
+
+    async def keep(self, path: Path) -> None:
+        """Rotates a log that is too large. One that cannot be is told of once, and tried again at each look."""
+        try:
+            if outgrown(path, self._most):
+                await asyncio.to_thread(rotate, path, self._most)
+        except OSError as error:
+            if path not in self._unbounded:
+                log.warning("the log cannot be kept within its size", log=str(path), reason=str(error))
+            self._unbounded.add(path)
+        else:
+            self._unbounded.discard(path)
+
+
+def outgrown(path: Path, most: int = MAX_BYTES) -> bool:
     """Whether a log is larger than `most` bytes; one that is not there is not."""
     try:
-        return log.stat().st_size > most
+        return path.stat().st_size > most
     except FileNotFoundError:
         return False
 
 
-def rotate(log: Path, most: int = MAX_BYTES) -> Path:
+def rotate(path: Path, most: int = MAX_BYTES) -> Path:
     """Moves the last `most` bytes of a log, or its last lines within that, to `<name>.1`, and empties it.
 
     Returns:
@@ -33,10 +62,10 @@ def rotate(log: Path, most: int = MAX_BYTES) -> Path:
     Raises:
         OSError: They cannot be written, such as for a full disk: the log and the earlier `<name>.1` are as they were.
     """
-    earlier = log.with_name(f"{log.name}.1")
-    unfinished = log.with_name(f"{log.name}.1.part")
+    earlier = path.with_name(f"{path.name}.1")
+    unfinished = path.with_name(f"{path.name}.1.part")
     try:
-        with log.open("r+b") as held:
+        with path.open("r+b") as held:
             _seek_last(held, most)
             with unfinished.open("wb") as copy:
                 _copy(held, copy, 2 * most)

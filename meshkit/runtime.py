@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Problem, SharedConfig
+from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
+from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
+from meshkit.notify import Notifier
+from meshkit.reloading import kept_current
 from meshkit.replica import Overrides, Replica, check_tls
+from meshkit.telemetry.extra import missing_sdk
 from meshkit.transport.server import PortTaken
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ class Runtime:
         configs: Settings by class, where they are not to be read from the environment.
         registry: The registry, where it is not to be opened from the settings.
         overrides: Openers to use instead of those of the services' resources.
+        shares_port: Whether other processes listen on the same ports as well, on purpose.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Runtime:
         configs: dict[type[CUService], SharedConfig] | None = None,
         registry: Registry | None = None,
         overrides: Overrides | None = None,
+        shares_port: bool = False,
     ) -> None:
         if not services:
             raise ValueError("a runtime needs at least one service")
@@ -53,14 +59,17 @@ class Runtime:
         if len(set(names)) < len(names):
             raise ValueError(f"a service is there twice: {', '.join(names)}")
         self._services = services
-        self._configs = configs or {}
+        self._given = configs or {}
+        self._configs: dict[type[CUService], SharedConfig] = {}
         self._registry = registry
         self._overrides = overrides
+        self._shares_port = shares_port
         self._owns_process = False
+        self._notifier = Notifier(Notifying())
         self.replicas: list[Replica] = []
 
     def configure(self) -> dict[type[CUService], SharedConfig]:
-        """The settings of each service, all checked, before anything is opened.
+        """The settings of each service, all checked, before anything is opened; read anew each time.
 
         Raises:
             ConfigError: With everything that is wrong with any of them.
@@ -69,10 +78,10 @@ class Runtime:
         problems: list[Problem] = []
         for kind in self._services:
             try:
-                config = self._configs.get(kind) or kind.config_class().load(
+                config = self._given.get(kind) or kind.config_class().load(
                     shared_process=len(self._services) > 1
                 )
-                wrong = check_tls(kind, config)
+                wrong = [*check_tls(kind, config), *filter(None, (missing_sdk(config),))]
             except ConfigError as error:
                 wrong = error.problems
             else:
@@ -92,17 +101,28 @@ class Runtime:
             Exception: What a resource of a service raised, also while it served: that ends all of them.
         """
         from meshkit.discovery import registry_of
+        from meshkit.measuring import of_process
+        from meshkit.telemetry.page import MetricsPage
 
-        configs = self.configure()
+        configs = self._configs or self.configure()
         first = next(iter(configs.values()))
         registry = self._registry or registry_of(first)
+        page = MetricsPage(lambda: of_process(self.replicas))
         try:
             self.replicas = [
-                Replica(kind, config, registry, overrides=self._overrides) for kind, config in configs.items()
+                Replica(kind, config, registry, overrides=self._overrides, shares_port=self._shares_port)
+                for kind, config in configs.items()
             ]
+            self._notifier.follow([replica.lifecycle for replica in self.replicas])
             for replica in self.replicas:
                 replica.bind()
+                if self._owns_process:
+                    replica.live.follow("log_level", apply=_set_level)
+            if self._owns_process and (telemetry := self.replicas[0].telemetry) is not None:
+                telemetry.share()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
+            if first.metrics_port:
+                await page.open(first.metrics_host, first.metrics_port)
             await self._start(stop)
             if self._owns_process:
                 _freeze_heap()
@@ -110,6 +130,7 @@ class Runtime:
         finally:
             leaving = (replica.leave(hurry) for replica in self.replicas)
             outcomes = await asyncio.gather(*leaving, return_exceptions=True)
+            await page.close()
             if self._registry is None:
                 await registry.close()
         for failure in filter(None, outcomes):
@@ -144,6 +165,8 @@ class Runtime:
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
 
+        Whoever listens at `NOTIFY_SOCKET`, as systemd does, is told how it is.
+
         Args:
             with_parent: Also end when standard input is closed: when the process that holds its other end is gone.
 
@@ -156,7 +179,8 @@ class Runtime:
         try:
             self._configs = self.configure()  # what `serve` goes by as well
             settings = next(iter(self._configs.values()))
-            configure(settings.log_level.value, json=settings.log_json)
+            secret = [text for config in self._configs.values() for text in known_secrets(config)]
+            configure(settings.log_level.value, json=settings.log_json, secret=secret)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._until_signalled(with_parent))
         except ConfigError as error:
@@ -180,8 +204,14 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         if with_parent:
-            loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
-        await self.serve(stop, hurry)
+            end_with_parent(loop, stop)
+        self._notifier = Notifier(notifying())
+        self._notifier.start()
+        try:
+            async with kept_current(self._configs, self.configure, lambda: self.replicas, stop):
+                await self.serve(stop, hurry)
+        finally:
+            self._notifier.close()
 
 
 def _port_clashes(configs: dict[type[CUService], SharedConfig]) -> Iterator[Problem]:
@@ -195,6 +225,12 @@ def _port_clashes(configs: dict[type[CUService], SharedConfig]) -> Iterator[Prob
             yield Problem("GRPC_PORT", what, f"give {kind.__name__} another port= (0 picks a free one)")
 
 
+def _set_level(config: SharedConfig) -> None:
+    from meshkit.telemetry.logs import set_level
+
+    set_level(config.log_level.value)
+
+
 def _freeze_heap() -> None:
     """Takes what there is now, modules and settings, out of the garbage collector's sight.
 
@@ -202,6 +238,11 @@ def _freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def end_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Has `stop` set when standard input is closed: when the process that holds its other end is gone."""
+    loop.add_reader(sys.stdin.fileno(), _orphaned, loop, stop)
 
 
 def _orphaned(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

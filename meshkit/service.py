@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar, overload
 
 from meshkit.binding import Binding, refuse_strangers
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from meshkit.call import Call
-    from meshkit.config import SharedConfig
+    from meshkit.config import Live, Problem, SharedConfig
     from meshkit.instance import Instance
     from meshkit.mesh import Mesh
     from meshkit.security.keys import KeyRing
+    from meshkit.security.revocations import Revocations
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KEYWORDS = ("contract", "name", "port", "middleware", "allow_peers")
+_KEYWORDS = ("contract", "name", "port", "middleware", "allow_peers", "depends_on")
 """What the class statement of a service takes."""
 
 
@@ -114,16 +115,19 @@ class CUService:
 
     Class keywords: `contract`, the descriptor of the gRPC service; `name` in the mesh (by default the contract's name
     without `Service`, in kebab case); `port` it listens on (0 picks a free one); `middleware`, layers of its own around
-    its methods; `allow_peers`, names of the services that alone may call it, as their certificates say (mTLS). A
-    subclass without a contract is a mix-in and is not bound.
+    its methods; `allow_peers`, names of the services that alone may call it, as their certificates say (mTLS);
+    `depends_on`, names of services without which it is not ready. A subclass without a contract is a mix-in and is not
+    bound.
 
     While it runs, an instance has `config` (of the class that its annotation names, else `SharedConfig`), `mesh` to
-    call other services, `instance` (what it registered) and `log`.
+    call other services, `instance` (what it registered), `log`, and `live`, by which it can follow settings that may
+    change while it runs.
     """
 
     definition: ClassVar[Definition]
     mesh: Mesh
     instance: Instance
+    live: Live[Any]
 
     def __init__(self, *, config: SharedConfig | None = None, mesh: Mesh | None = None) -> None:
         """Makes a service that is not running, as a unit test wants it.
@@ -145,6 +149,7 @@ class CUService:
         port: int = 0,
         middleware: tuple[Middleware, ...] = (),
         allow_peers: Collection[str] | None = None,
+        depends_on: Collection[str] | None = None,
         **others: Never,
     ) -> None:
         if others and not _others_take_keywords(cls):
@@ -157,8 +162,11 @@ class CUService:
             contract, name, port = inherited.contract, name or inherited.name, port or inherited.port
             middleware = middleware or inherited.middleware
             allow_peers = inherited.allow_peers if allow_peers is None else allow_peers
+            depends_on = inherited.depends_on if depends_on is None else depends_on
         if contract is not None:
-            cls.definition = Binding(cls, contract).define(name, port, middleware, allow_peers)
+            cls.definition = Binding(cls, contract).define(
+                name, port, middleware, allow_peers, () if depends_on is None else depends_on
+            )
 
     async def authorize(self, call: Call) -> None:
         """Decides on each call by a policy of the service's own; override it. By default all are let in.
@@ -177,13 +185,29 @@ class CUService:
             PermissionDenied: The call is refused. Any other exception refuses it, too.
         """
 
-    def key_ring(self) -> KeyRing | None:
+    def key_ring(self, revocations: Revocations) -> KeyRing | None:
         """Where keys of other projects are found, in place of the keys file and the project store; None for there.
 
         For a service that is an authority over others: what they are granted is for it alone to say. Asked once, before
         its resources are open; the ring is asked when they are.
+
+        Args:
+            revocations: What is revoked, as the tokens of its callers are held against it from then on; for a service
+                that takes tokens in its messages, too.
         """
         return None
+
+    @classmethod
+    async def examine_setup(cls, config: SharedConfig) -> Sequence[Problem]:
+        """What keeps the service from working though its settings are right, for `meshkit doctor`; override it.
+
+        Such as an endpoint that does not answer, or a database of another release. It is asked of the class, while no
+        service runs here, and must change nothing.
+
+        Args:
+            config: The service's settings.
+        """
+        return ()
 
     @property
     def log(self) -> FilteringBoundLogger:
@@ -230,6 +254,11 @@ class CUService:
 def has_policy(cls: type[CUService]) -> bool:
     """Whether a class overrides `authorize`."""
     return cls.authorize is not CUService.authorize
+
+
+def is_authority(cls: type[CUService]) -> bool:
+    """Whether a class overrides `key_ring`."""
+    return cls.key_ring is not CUService.key_ring
 
 
 def _others_take_keywords(cls: type[CUService]) -> bool:

@@ -27,7 +27,7 @@ from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
 from meshkit.security.peers import only_peers
 from meshkit.service import has_policy
-from meshkit.telemetry.refusals import Refusals, noting
+from meshkit.telemetry.observing import Observer
 from meshkit.transport.codec import decoding
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def handlers(
     service: CUService,
     guard: Guard,
     admission: Admission,
-    refusals: Refusals,
+    observer: Observer,
     *,
     stream_max_age: float = 3600.0,
     namespace: str = "",
@@ -52,13 +52,13 @@ def handlers(
         service: The service, with its resources open.
         guard: What lets its calls in.
         admission: What limits them.
-        refusals: What takes note of those that are turned away.
+        observer: What sees them.
         stream_max_age: Seconds after which a stream is ended, to be opened anew.
         namespace: Name of the mesh, which peers must be of where only some are let in.
     """
     return {
         rpc.method: compose(
-            layers(service, rpc, guard, admission, refusals, stream_max_age, namespace),
+            layers(service, rpc, guard, admission, observer, stream_max_age, namespace),
             invoking(service, rpc),
         )
         for rpc in service.definition.rpcs
@@ -70,7 +70,7 @@ def layers(
     rpc: Rpc,
     guard: Guard,
     admission: Admission,
-    refusals: Refusals,
+    observer: Observer,
     stream_max_age: float,
     namespace: str,
 ) -> tuple[Middleware, ...]:
@@ -78,8 +78,8 @@ def layers(
     streams = rpc.method.streams_requests or rpc.method.streams_replies
     limits = () if rpc.limit is None else (admission.limited(rpc.method.path, rpc.limit, waits=not streams),)
     return (
+        *observer.layers(rpc.method.path),
         error_boundary,
-        noting(refusals),
         admitting(admission),
         *((only_peers(rpc.allow_peers, namespace),) if rpc.allow_peers else ()),
         guard.layer(demand(rpc)),

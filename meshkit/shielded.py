@@ -25,6 +25,7 @@ class Shielded:
     Attributes:
         tokens: Where tokens for calls come from.
         ring: The keys that verify tokens.
+        own: Tokens of the project's own, which Shield itself is called with.
 
     Raises:
         ConfigError: There is no project secret, and none may be made.
@@ -36,8 +37,8 @@ class Shielded:
         self._client = cache(lambda: self._mesh.client(ShieldClient))  # connecting begins when it is needed
         self._feed: Feed | None = None
         self.ring = ShieldRing(self._client, address=self._address)
-        own = tokens_of(config, name, forwards=False)
-        self.tokens = ShieldTokens(self._client, own, address=self._address, lifetime=config.token_ttl_s)
+        self.own = tokens_of(config, name, forwards=False)
+        self.tokens = ShieldTokens(self._client, self.own, address=self._address, lifetime=config.token_ttl_s)
 
     def follow(self, revocations: Revocations) -> None:
         """Begins to follow what is revoked, as whoever lets calls in must: nobody is let in before that is known."""
@@ -45,6 +46,10 @@ class Shielded:
             self._feed = Feed(self._client, revocations, self.ring.refresh, address=self._address)
             self._feed.start()
             self.ring.ready = self._feed.ready
+
+    def rekey(self, config: SharedConfig) -> None:
+        """Proves itself to Shield with the newest project secret of these settings from now on."""
+        self._mesh.rekey(config)
 
     async def close(self) -> None:
         """Ends what is under way, and the connection."""
@@ -61,5 +66,7 @@ def mesh_of_shield(config: SharedConfig, name: str) -> Mesh:
         "shield_grpc_url": "",
         "registry_url": f"static://shield={config.shield_grpc_url}",
         "lb_subset_size": 0,
+        "otel_enabled": False,
+        "metrics_port": 0,
     }
     return Mesh(config.model_copy(update=alone), name=name)

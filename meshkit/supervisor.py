@@ -2,200 +2,32 @@
 
 A replica holds the other end of its standard input, and drains when that is closed: so none outlives the supervisor,
 however it ends. It writes its log file by itself; the supervisor keeps that within a size.
-The supervisor knows processes only. Whether a replica serves is for the registry to say.
+Whether it serves is for itself to tell, as services tell systemd, and for the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from meshkit.rotation import MAX_BYTES, outgrown, rotate
+from meshkit.child import Child, Program, Restarts
+from meshkit.errors import FailedPrecondition
+from meshkit.rotation import MAX_BYTES, Bounds
 
 log = structlog.get_logger("meshkit.supervisor")
 
 
-EXIT_CONFIG = 78
-"""Exit code of a process whose configuration is wrong: it would be no better the next time."""
-
 LOOK_AT_LOGS_S = 1.0
 """Seconds between two looks at the sizes of log files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What a replica of a service runs.
-
-    Attributes:
-        service: Name of the service.
-        command: The command line.
-        environment: The whole environment of the process. Each replica gets a `CU_SHARD_KEY` of its own on top, which
-            it keeps when it is started again.
-        folder: Working folder; this process's own by default.
-    """
-
-    service: str
-    command: Sequence[str]
-    environment: Mapping[str, str] = field(repr=False)
-    folder: Path | None = None
-
-    @classmethod
-    def serving(
-        cls, target: str, service: str, environment: Mapping[str, str], folder: Path | None = None
-    ) -> Program:
-        """The program that serves one service class with this Python.
-
-        Args:
-            target: `module:Class`.
-            service: Name of the service.
-            environment: The whole environment of the process.
-            folder: Working folder; this process's own by default.
-        """
-        return cls(
-            service, (sys.executable, "-m", "meshkit", "run", "--with-parent", target), environment, folder
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Restarts:
-    """When a process that died is started again.
-
-    Attributes:
-        enabled: Whether it is at all.
-        first: Seconds before the first restart in a row; it doubles with each.
-        most: Seconds before any restart at most.
-        settled: Seconds of life after which a process counts as well, and the next wait is the first again.
-    """
-
-    enabled: bool = True
-    first: float = 0.2
-    most: float = 10.0
-    settled: float = 10.0
-
-
-class Child:
-    """One replica's process, and its successors.
-
-    Args:
-        program: What it runs.
-        number: Its place among the replicas of its service, from 1.
-        logs: Folder for its log file.
-        restarts: When it is started again.
-
-    Attributes:
-        program: What it runs.
-        number: Its place.
-        name: `<service>-<number>`, which is also its shard key.
-        log: Its log file.
-        starts: How often a process was started.
-        exit_code: What the last process that ended said; negative: the signal that ended it.
-        born: Unix time in seconds when the process that runs, or ran last, was started.
-    """
-
-    def __init__(self, program: Program, number: int, logs: Path, restarts: Restarts) -> None:
-        self.program = program
-        self.number = number
-        self.name = f"{program.service}-{number}"
-        self.log = logs / f"{self.name}.log"
-        self.starts = 0
-        self.exit_code: int | None = None
-        self.born = 0.0
-        self._restarts = restarts
-        self._process: asyncio.subprocess.Process | None = None
-        self._leaving = asyncio.Event()
-        self._life: asyncio.Task[None] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Process id, None while no process runs."""
-        running = self._process is not None and self._process.returncode is None
-        return self._process.pid if running and self._process else None
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it died and will be started again."""
-        return self.pid is None and self._life is not None and not self._life.done()
-
-    @property
-    def ended(self) -> bool:
-        """Whether it will not run any more: it left, or died and is not started again."""
-        return self._life is not None and self._life.done()
-
-    def start(self) -> None:
-        """Starts the process, and keeps it alive."""
-        self._life = asyncio.create_task(self._live(), name=f"meshkit child {self.name}")
-
-    def signal(self, number: int) -> None:
-        """Sends the process a signal, if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
-
-    async def leave(self, grace: float) -> None:
-        """Ends the process for good: asks it to drain, and kills it when it has not ended in `grace` seconds."""
-        self._leaving.set()
-        self.signal(signal.SIGTERM)
-        self.signal(signal.SIGCONT)
-        if self._life is None:
-            return
-        _, late = await asyncio.wait([self._life], timeout=grace)
-        if late:
-            log.warning("killed: it did not drain in time", replica=self.name, seconds=grace)
-            self.signal(signal.SIGKILL)
-            await self._life
-
-    async def _live(self) -> None:
-        wait = self._restarts.first
-        while not self._leaving.is_set():
-            born = time.monotonic()
-            self.born = time.time()
-            try:
-                self._process = await self._spawn()
-            except OSError as error:
-                log.error("could not be started", replica=self.name, reason=str(error))
-            else:
-                self.starts += 1
-                if self._leaving.is_set():
-                    self.signal(signal.SIGTERM)
-                self.exit_code = await self._process.wait()
-            if self._leaving.is_set() or not self._restarts.enabled:
-                return
-            if self.exit_code == EXIT_CONFIG:
-                log.error("cannot run: its configuration is wrong", replica=self.name, log=str(self.log))
-                return
-            if time.monotonic() - born > self._restarts.settled:
-                wait = self._restarts.first
-            log.warning(
-                "died",
-                replica=self.name,
-                exit_code=self.exit_code,
-                restart_in=round(wait, 1),
-                log=str(self.log),
-            )
-            try:
-                await asyncio.wait_for(self._leaving.wait(), wait)
-            except TimeoutError:
-                wait = min(wait * 2, self._restarts.most)
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        with self.log.open("ab") as output:
-            return await asyncio.create_subprocess_exec(
-                *self.program.command,
-                env={**self.program.environment, "CU_SHARD_KEY": self.name},
-                cwd=self.program.folder,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +51,7 @@ class Supervisor:
     """The replicas of a mesh on this machine.
 
     Args:
-        logs: Folder for log files; made if missing.
+        logs: Folder for log files, made if missing; None: replicas write where this process does.
         restarts: When processes that died are started again.
         grace: Seconds that a process has to drain.
         log_bytes: Size past which a log file is moved to `<name>.log.1`, over what was there.
@@ -231,9 +63,9 @@ class Supervisor:
 
     def __init__(
         self,
-        logs: Path,
+        logs: Path | None,
         *,
-        restarts: Restarts = Restarts(),
+        restarts: Restarts | None = None,
         grace: float = 30.0,
         log_bytes: int = MAX_BYTES,
     ) -> None:
@@ -241,14 +73,18 @@ class Supervisor:
         self.grace = grace
         self._going: dict[Child, asyncio.Task[None]] = {}
         self._logs = logs
-        self._restarts = restarts
-        self._log_bytes = log_bytes
-        self._unbounded: set[Path] = set()
+        self._sockets: Path | None = None
+        self._replacing: set[asyncio.Task[Child]] = set()
+        self._stopping = False
+        self._restarts = restarts or Restarts()
+        self._bounds = Bounds(log_bytes)
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Supervisor:
-        self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._looking = asyncio.create_task(self._look_at_logs(), name="meshkit logs of replicas")
+        self._sockets = Path(tempfile.mkdtemp(prefix="meshkit-"))
+        if self._logs is not None:
+            self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._looking = asyncio.create_task(self._look_at_logs(), name="meshkit logs of replicas")
         return self
 
     async def __aexit__(self, *failure: Any) -> None:
@@ -257,6 +93,8 @@ class Supervisor:
         finally:
             if self._looking is not None:
                 self._looking.cancel()
+            if self._sockets is not None:
+                shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def scale(self, program: Program, replicas: int) -> None:
         """Brings a service to that many replicas, and returns when those that are too many have left.
@@ -281,14 +119,62 @@ class Supervisor:
         for child in leaving:
             self._dismiss(child)
         taken = {child.number for child in (*kept, *self._going) if child.program.service == program.service}
-        started = [
-            Child(program, number, self._logs, self._restarts)
-            for number in _free_numbers(taken, replicas - len(kept))
-        ]
-        for child in started:
-            child.start()
+        started = [self._started(program, number) for number in _free_numbers(taken, replicas - len(kept))]
         self.children[program.service] = sorted([*kept, *started], key=lambda child: child.number)
         return Resized(len(there), replicas, tuple(started), tuple(leaving))
+
+    async def replace(self, child: Child, *, timeout: float) -> Child:
+        """Replaces a replica's process by a new one, and returns when the old one has ended and the new one is ready.
+
+        The new one is started before the old one drains, so that there are never fewer than before. Where the old one
+        has a port that no other process can have, it drains first. Who gives up waiting does not leave it half done.
+
+        Args:
+            child: The replica.
+            timeout: Seconds that the new process has until it is ready.
+
+        Raises:
+            FailedPrecondition: The new process ended, or was not ready in time. The old one stays where it still is.
+        """
+        replacing = asyncio.create_task(self._replace(child, timeout), name=f"meshkit replaces {child.name}")
+        self._replacing.add(replacing)
+        replacing.add_done_callback(self._replacing.discard)
+        return await asyncio.shield(replacing)
+
+    async def _replace(self, child: Child, timeout: float) -> Child:
+        had_been_ready = child.ready
+        if own_port := child.program.has_own_port(child.number):
+            await self._retire(child)
+        if self._stopping:
+            raise FailedPrecondition(
+                f"{child.name} was not replaced: all are being stopped", reason="STOPPING"
+            )
+        successor = self._started(child.program, child.number)
+        there = self.children.setdefault(child.program.service, [])
+        there.append(successor)
+        there.sort(key=lambda each: each.number)
+        try:
+            await _until_ready(successor, timeout, lacking_nothing=had_been_ready)
+        except FailedPrecondition:
+            if not own_port:
+                await self._retire(successor)
+            raise
+        if not own_port:
+            await self._retire(child)
+        return successor
+
+    async def _retire(self, child: Child) -> None:
+        """Lets a replica go, and waits until it has ended."""
+        there = self.children.get(child.program.service, [])
+        if child in there:
+            there.remove(child)
+        self._dismiss(child)
+        await self.gone([child])
+
+    def _started(self, program: Program, number: int) -> Child:
+        child = Child(program, number, self._logs, self._restarts, self._sockets)
+        child.start()
+        return child
 
     async def gone(self, leaving: Sequence[Child]) -> None:
         """Waits until replicas that were let go have ended. Who gives up waiting does not keep them from it."""
@@ -301,11 +187,18 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Drains all replicas."""
+        self._stopping = True
         for children in self.children.values():
             for child in children:
                 self._dismiss(child)
         self.children.clear()
         await asyncio.gather(*self._going.values())
+        await asyncio.gather(*self._replacing, return_exceptions=True)
+
+    def reload(self) -> None:
+        """Has all replicas read their settings again (SIGHUP)."""
+        for child in chain.from_iterable(self.children.values()):
+            child.signal(signal.SIGHUP)
 
     def hurry(self) -> None:
         """Asks those that drain once more, which cuts their drain short."""
@@ -315,25 +208,39 @@ class Supervisor:
     async def _look_at_logs(self) -> None:
         while True:
             for child in [*chain.from_iterable(self.children.values()), *self._going]:
-                await self._bound(child.log)
+                await self._bounds.keep(child.log)
             await asyncio.sleep(LOOK_AT_LOGS_S)
 
-    async def _bound(self, path: Path) -> None:
-        """Rotates a log that is too large. One that cannot be is told of once, and tried again at each look."""
-        try:
-            if outgrown(path, self._log_bytes):
-                await asyncio.to_thread(rotate, path, self._log_bytes)
-        except OSError as error:
-            if path not in self._unbounded:
-                log.warning("the log cannot be kept within its size", log=str(path), reason=str(error))
-            self._unbounded.add(path)
-        else:
-            self._unbounded.discard(path)
-
     def _dismiss(self, child: Child) -> None:
+        if child in self._going:
+            return
         going = asyncio.create_task(child.leave(self.grace), name=f"meshkit child {child.name} leaves")
         self._going[child] = going
         going.add_done_callback(lambda _: self._going.pop(child, None))
+
+
+async def _until_ready(child: Child, seconds: float, *, lacking_nothing: bool) -> None:
+    """Waits until a replica that was just started is ready; or serves, where its predecessor was no better.
+
+    Raises:
+        FailedPrecondition: It ended, or was not ready in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            while not (child.ready if lacking_nothing else child.serving):
+                await child.news()
+                if child.starts > 0 and child.pid is None:
+                    raise FailedPrecondition(
+                        f"the new process of {child.name} ended with exit code {child.exit_code} before it was ready"
+                        f"\n  its log: {child.log}",
+                        reason="REPLICA_ENDED",
+                    )
+    except TimeoutError:
+        raise FailedPrecondition(
+            f"the new process of {child.name} was not ready within {seconds:g} s: "
+            f"{child.status or 'it has not told how it is'}\n  its log: {child.log}",
+            reason="NOT_READY",
+        ) from None
 
 
 def _free_numbers(taken: set[int], wanted: int) -> list[int]:

@@ -14,7 +14,10 @@ from pydantic import SecretStr
 
 KEY_BYTES = 32
 
-_WRONG = f"it is not base64url of {KEY_BYTES} bytes; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
+MAKE_MASTER_KEY = "openssl rand -base64 32 | tr '+/' '-_'"
+"""The command that makes a key."""
+
+_WRONG = f"it is not base64url of {KEY_BYTES} bytes; `{MAKE_MASTER_KEY}` makes one"
 
 
 def parse_master_key(text: str) -> bytes:
@@ -46,9 +49,7 @@ def check_master_key(value: SecretStr, env: object) -> SecretStr:
     if text:
         parse_master_key(text)
     elif env == "production":
-        raise ValueError(
-            "it is missing, and production makes none; `openssl rand -base64 32 | tr '+/' '-_'` makes one"
-        )
+        raise ValueError(f"it is missing, and production makes none; `{MAKE_MASTER_KEY}` makes one")
     return value
 
 

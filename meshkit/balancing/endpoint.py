@@ -20,6 +20,11 @@ class Link(Protocol):
         ...
 
     @property
+    def degraded(self) -> bool:
+        """Whether it is connected to an instance that takes calls, though it says that it is not ready."""
+        ...
+
+    @property
     def trouble(self) -> str:
         """Why there is no connection; empty where there is one, or it is not known."""
         ...
@@ -91,6 +96,11 @@ class Endpoint:
     def usable(self) -> bool:
         """Whether a new call could be sent to it; its gate may be against that."""
         return self.instance.state is State.SERVING and not self.resting and self.link.ready
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a new call could be sent to it where there is nobody better: it takes calls, and is not ready."""
+        return self.instance.state is State.SERVING and not self.resting and self.link.degraded
 
 
 Dial = Callable[[Instance, Callable[[], None]], Link]

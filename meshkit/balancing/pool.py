@@ -75,6 +75,7 @@ class EndpointPool:
         endpoints: The endpoints, by instance id.
         load: The calls under way.
         outliers: Who is trusted.
+        failures: Attempts that failed by an endpoint's fault, since the beginning.
         stale_since: Unix time in seconds since when the registry cannot be read; None while it can.
         readable: Whether the registry could ever be read.
     """
@@ -96,6 +97,7 @@ class EndpointPool:
     endpoints: dict[str, Endpoint] = field(default_factory=dict, init=False)
     load: Load = field(default_factory=Load, init=False)
     outliers: Outliers = field(init=False)
+    failures: int = field(default=0, init=False)
     stale_since: float | None = field(default=None, init=False)
     readable: bool = field(default=False, init=False)
     _selection: Selection | None = field(default=None, init=False)
@@ -132,9 +134,18 @@ class EndpointPool:
         self._changed()
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
+    @property
+    def picks(self) -> int:
+        """Attempts that were begun, since the beginning."""
+        return self._flights
+
     def any_ready(self) -> bool:
         """Whether a call made now would be sent at once."""
         return len(self.selection().everywhere) > 0
+
+    def any_at_hand(self) -> bool:
+        """Whether an instance is connected and takes calls, ready or not."""
+        return any(endpoint.usable or endpoint.degraded for endpoint in self.endpoints.values())
 
     async def changed(self) -> None:
         """Waits until an endpoint came, went, or changed."""
@@ -213,7 +224,9 @@ class EndpointPool:
         endpoint.in_flight -= 1
         self.load.in_flight -= 1
         seconds = (flight.exchange.first_reply or now) - flight.started
+        before = endpoint.failures
         self.outliers.judge(endpoint, flight.exchange.method.path, seconds, error)
+        self.failures += endpoint.failures - before
         _told(policy or self.policy, endpoint, seconds, error)
 
     def rest(self, endpoint: Endpoint) -> None:
@@ -248,7 +261,7 @@ class EndpointPool:
                 raise _broken(policy, f"picked {type(endpoint).__name__}, where it must return a candidate")
             if self.endpoints.get(endpoint.instance.instance_id) is not endpoint:
                 raise _broken(policy, f"picked {endpoint.instance.instance_id}, which is no candidate")
-            if endpoint.usable:
+            if endpoint.usable or (selection.degraded and endpoint.degraded):
                 return endpoint
             self._selection = None
         return None
@@ -263,7 +276,7 @@ class EndpointPool:
         if len(others) == len(self.endpoints):
             return selection
         fresh = select(others, self.load, now=self.clock(), slow_start=self.slow_start)
-        trusted = not fresh.panic or selection.panic
+        trusted = (not fresh.panic or selection.panic) and (not fresh.degraded or selection.degraded)
         return fresh if fresh.everywhere and trusted else selection
 
     def _tick(self) -> None:
@@ -275,22 +288,28 @@ class EndpointPool:
     def _has_spare(self) -> bool:
         return not self.selection().panic and len(self.selection().everywhere) > 0
 
-    def _nobody(self) -> MeshError:
-        known = len(self.endpoints)
-        facts = {"service": self.service, "registry": self.registry}
-        if known:
-            why, reason = (
-                f"{self.registry} knows {known}, and none of them is connected and serving",
-                "NO_INSTANCE",
-            )
-        elif self.readable and self.stale_since is None:
-            why, reason = f"{self.registry} knows none", "NO_INSTANCE"
+    def absence(self) -> str:
+        """Why there is nobody to call."""
+        if self.endpoints:
+            why = f"{self.registry} knows {len(self.endpoints)}, and none of them is connected and serving"
+        elif self._is_known:
+            why = f"{self.registry} knows none"
         else:
-            why, reason = f"{self.registry} cannot be read; the log says why", "REGISTRY_UNREADABLE"
-        if troubles := self._troubles():
-            why = f"{why} ({troubles})"
+            why = f"{self.registry} cannot be read; the log says why"
+        troubles = self._troubles()
+        return f"{why} ({troubles})" if troubles else why
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether there is something to go by: endpoints, or a registry that can be read."""
+        return bool(self.endpoints) or (self.readable and self.stale_since is None)
+
+    def _nobody(self) -> MeshError:
         error = Unavailable(
-            f"no instance of {self.service} took the call in time: {why}", reason=reason, **facts
+            f"no instance of {self.service} took the call in time: {self.absence()}",
+            reason="NO_INSTANCE" if self._is_known else "REGISTRY_UNREADABLE",
+            service=self.service,
+            registry=self.registry,
         )
         error.unprocessed = True
         return error

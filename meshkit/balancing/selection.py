@@ -35,6 +35,7 @@ class Selection:
         far: The others, where some calls spill over to them; else None.
         spill: Share of calls that go to the others.
         panic: Whether gates are ignored.
+        degraded: Whether nobody is ready, so that those are called who take calls nevertheless.
         ramping: Whether somebody starts slowly, so that this is to be worked out again soon.
     """
 
@@ -44,6 +45,7 @@ class Selection:
     spill: float
     panic: bool
     ramping: bool
+    degraded: bool = False
 
     def pick(
         self, policy: Policy, call: Call, *, whole_pool: bool, uniform: Callable[[], float] = random.random
@@ -76,6 +78,9 @@ def select(
         slow_start: Seconds in which an endpoint comes to its full weight; 0 for at once.
     """
     usable = [endpoint for endpoint in endpoints if endpoint.usable]
+    degraded = not usable
+    if degraded:
+        usable = [endpoint for endpoint in endpoints if endpoint.degraded]
     trusted = [endpoint for endpoint in usable if endpoint.gate.open]
     panic = len(trusted) < PANIC_SHARE * len(usable)
     chosen = usable if panic else trusted
@@ -83,13 +88,12 @@ def select(
     everywhere = Candidates(chosen, load)
     near = [endpoint for endpoint in chosen if endpoint.instance.zone == zone] if zone else chosen
     if not near or len(near) == len(chosen):
-        return Selection(everywhere, everywhere, None, 0.0, panic, ramping)
+        return Selection(everywhere, everywhere, None, 0.0, panic, ramping, degraded)
     known = sum(1 for endpoint in endpoints if endpoint.instance.zone == zone)
     spill = max(0.0, 1.0 - OVERPROVISIONED * len(near) / known)
     far = [endpoint for endpoint in chosen if endpoint.instance.zone != zone] if spill else []
-    return Selection(
-        everywhere, Candidates(near, load), Candidates(far, load) if far else None, spill, panic, ramping
-    )
+    beyond = Candidates(far, load) if far else None
+    return Selection(everywhere, Candidates(near, load), beyond, spill, panic, ramping, degraded)
 
 
 def _weigh(endpoints: Sequence[Endpoint], now: float, slow_start: float) -> bool:

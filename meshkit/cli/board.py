@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from meshkit.child import Child
     from meshkit.cli.roster import Roster
-    from meshkit.supervisor import Child, Supervisor
+    from meshkit.supervisor import Supervisor
 
 REDRAW_S = 1.0
 """Seconds between two looks at what nobody announces: processes, ages."""

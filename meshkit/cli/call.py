@@ -6,18 +6,17 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from meshkit.call import Criticality
-from meshkit.cli.finding import by_age, require_known, services_of, settings
+from meshkit.cli.finding import require_known, services_of, settings
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
-from meshkit.errors import MeshError, Unavailable
+from meshkit.errors import MeshError, PermissionDenied
 from meshkit.instance import SERVICE_NAME, State
 from meshkit.metadata import INSTANCE
 from meshkit.naming import service_name
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from meshkit.client import CallOptions, Invoker
     from meshkit.mesh import Mesh
     from meshkit.transport.reflecting import Contracts
+
+
+_OF_EACH = frozenset({"meshkit.v1.MeshService"})
+"""What every instance serves beside its own contract; it is called by its full name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,9 @@ def call(
 
     Example: meshkit call greeter/Greet '{"name": "Ada"}'
 
-    The instance is found in the registry, its contract by reflection, and the
-    call is signed as any other of the mesh. METHOD may be given in full, as
+    The instance is found in the registry, its contract by reflection (which
+    takes the permission mesh:inspect), and the call is signed as any other of
+    the mesh. METHOD may be given in full, as
     /greeter.v1.GreeterService/Greet. For a method that takes a stream of
     requests, a file or standard input holds a JSON document a line.
 
@@ -165,47 +169,25 @@ def told(error: MeshError) -> str:
 
 
 async def _contracts(mesh: Mesh, service: str, timeout: float | None) -> Contracts:
-    """Asks a serving instance what it serves; waits for one where there is none yet.
+    """Asks an instance what it serves; waits for one where there is none yet.
 
     Raises:
-        Failure: The registry knows no such service.
+        Failure: The registry knows no such service, or we may not ask.
         MeshError: No instance can be asked.
     """
+    from meshkit.inspection import PERMISSION
     from meshkit.transport.reflecting import reflect
 
     require_known(service, await services_of(mesh.registry), mesh.registry)
     seconds = timeout if timeout is not None else mesh.config.default_timeout_s
-    failure: MeshError = Unavailable(
-        f"no instance of {service} was found serving within {seconds:g} s in {mesh.registry}",
-        reason="NO_INSTANCE",
-        service=service,
-    )
-    told_to_wait = False
+    if not any(each.state is State.SERVING for each in await mesh.instances(service)):
+        note(f"waiting up to {seconds:g} s for an instance of {service} …")
     try:
-        async with asyncio.timeout(seconds), aclosing(mesh.registry.watch(service)) as snapshots:
-            async for snapshot in snapshots:
-                for instance in reversed(by_age(snapshot)):
-                    if instance.state is not State.SERVING:
-                        continue
-                    try:
-                        limit = mesh.config.max_message_bytes
-                        return await reflect(
-                            instance.address,
-                            timeout=seconds,
-                            max_message_bytes=limit,
-                            secured=mesh.secured(service),
-                        )
-                    except MeshError as error:
-                        error.instance = instance.instance_id
-                        failure = error
-                if not isinstance(failure, Unavailable):
-                    break
-                if not told_to_wait:
-                    note(f"waiting up to {seconds:g} s for an instance of {service} …")
-                    told_to_wait = True
-    except TimeoutError:
-        pass
-    raise failure
+        channel = mesh.channel(service, permissions=(PERMISSION,))
+        return await reflect(channel, service, timeout=seconds)
+    except PermissionDenied as error:
+        why = f"to learn its contract by reflection takes the permission {PERMISSION}"
+        raise Failure(f"{told(error)}\n  {why}") from None
 
 
 def find_method(target: Target, contracts: Contracts) -> MethodDescriptor:
@@ -219,7 +201,7 @@ def find_method(target: Target, contracts: Contracts) -> MethodDescriptor:
         near = did_you_mean(target.contract, services)
         there = f"it serves {', '.join(services)}"
         raise _wrong(f"{target.service} does not serve {target.contract}{near}\n  {there}")
-    searched = [services[target.contract]] if target.contract else list(services.values())
+    searched = [services[name] for name in _meant(target, contracts)]
     found = [
         each.methods_by_name[target.method] for each in searched if target.method in each.methods_by_name
     ]
@@ -233,8 +215,15 @@ def find_method(target: Target, contracts: Contracts) -> MethodDescriptor:
     raise _wrong(f"{target.service} has no method {target.method}{near}\n  it has {', '.join(names)}")
 
 
+def _meant(target: Target, contracts: Contracts) -> list[str]:
+    """The contracts that are meant: the one that is named, else those of the service itself."""
+    if target.contract:
+        return [name for name in contracts.services if name == target.contract]
+    return [name for name in contracts.services if name not in _OF_EACH]
+
+
 def _list(target: Target, contracts: Contracts, *, as_json: bool) -> None:
-    chosen = [each for name, each in contracts.services.items() if target.contract in ("", name)]
+    chosen = [contracts.services[name] for name in _meant(target, contracts)]
     methods = [method for each in chosen for method in each.methods]
     if as_json:
         show_json([_as_json(method) for method in methods])

@@ -66,6 +66,25 @@ def check(
 
 
 @app.command()
+def schema(target: Target = None) -> None:
+    """Print the JSON Schema of the settings, by their names in the environment."""
+    from meshkit.config.schema import schema as made
+
+    show_json(made(_config_class(target)))
+
+
+@app.command("env-template")
+def env_template(targets: Targets = None) -> None:
+    """Print a `.env` to begin with: every setting with its meaning and its default, commented out.
+
+    Example: meshkit config env-template main:Greeter > .env
+    """
+    from meshkit.config.template import env_template as made
+
+    say(made([_config_class(target) for target in targets or ()], targets or ()).rstrip("\n"))
+
+
+@app.command()
 def reference(targets: Targets = None) -> None:
     """Print the configuration reference as Markdown: docs/configuration.md is made by this."""
     from meshkit.config.reference import reference as page

@@ -29,19 +29,29 @@ async def settings() -> SharedConfig:
         ConfigError: They are wrong.
         Failure: There is such a Redis or Shield, and where it is cannot be read.
     """
-    from meshkit.cli.local_redis import local_redis_url
-    from meshkit.cli.local_shield import local_shield_address
-    from meshkit.cli.local_tls import local_tls_settings
     from meshkit.config import SharedConfig
 
     config: SharedConfig = SharedConfig.load()
+    given = surroundings(config)
+    return SharedConfig.load(**given) if given else config
+
+
+def surroundings(config: SharedConfig) -> dict[str, Any]:
+    """What a mesh that is up on the state folder brings: Redis, Shield and certificates, where the settings have none.
+
+    Raises:
+        Failure: There is such a Redis or Shield, and where it is cannot be read.
+    """
+    from meshkit.cli.local_redis import local_redis_url
+    from meshkit.cli.local_shield import local_shield_address
+    from meshkit.cli.local_tls import local_tls_settings
+
     found: dict[str, Any] = local_tls_settings(config)
     if not (config.registry_url or config.redis is not None):
         found["redis_url"] = local_redis_url(config.state_dir)
     if not config.shield_grpc_url:
         found["shield_grpc_url"] = local_shield_address(config.state_dir)
-    given = {name: value for name, value in found.items() if value}
-    return SharedConfig.load(**given) if given else config
+    return {name: value for name, value in found.items() if value}
 
 
 @asynccontextmanager

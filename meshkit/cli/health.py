@@ -161,6 +161,10 @@ def _status(probe: Probe) -> Text:
 
 
 def _remark(probe: Probe) -> str:
+    if probe.lacking:
+        return f"not ready: lacks {', '.join(probe.lacking)}"
+    if probe.state and not probe.serves:
+        return probe.state
     return probe.problem or f"{probe.seconds * 1000:.0f} ms"
 
 
@@ -170,6 +174,8 @@ def _as_json(checked: Checked) -> dict[str, object]:
         "instance": checked.instance,
         "address": checked.address,
         "health": checked.probe.status,
+        "state": checked.probe.state,
+        "lacking": list(checked.probe.lacking),
         "problem": checked.probe.problem,
         "seconds": round(checked.probe.seconds, 4),
     }

@@ -33,8 +33,9 @@ Kid = Annotated[str, typer.Option(metavar="KID", help="Name of the secret.")]
 def keys() -> None:
     """Make, rotate and hand out this project's keys.
 
-    To rotate, and lose no call: `new`, and restart all services of the project, which then know it; `rotate`, and
-    restart them, which then sign with it; `retire` the old one when its last tokens have ended, and restart them.
+    Services read the file again by themselves, within two seconds of its change. To rotate, and lose no call: `new`,
+    which all services of the project then know; `rotate`, by which they then sign; `retire` the old one when its last
+    tokens have ended. Between two steps all must have read the file; scripts have to be started again.
     Other projects' keys are in the project store: `meshkit projects`.
     """
 
@@ -62,7 +63,7 @@ def retire(
 ) -> None:
     """Take a secret out of the file. Only one that does not sign can be."""
     SecretFile(file).remove(kid)
-    note(f"{kid} is out of {file}: services refuse it when they were restarted")
+    note(f"{kid} is out of {file}: services refuse it when they have read the file again")
 
 
 @app.command("list")

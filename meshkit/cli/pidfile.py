@@ -1,4 +1,4 @@
-"""One mesh a state folder: a file that `meshkit up` keeps locked for as long as it lives.
+"""One mesh a state folder: a file that `meshkit up` keeps locked for as long as it lives; others are alike.
 
 The kernel drops the lock with the process, however that ends, so the file may stay: what counts is who holds it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,13 +28,35 @@ def only_mesh_on(state_dir: Path) -> Iterator[None]:
     Raises:
         Failure: Another one does, or the file cannot be locked.
     """
-    path = state_dir / NAME
+
+    def taken(pid: str) -> str:
+        return (
+            f"a mesh is up on {state_dir} already: process {pid}\n"
+            "  scale it with `meshkit scale NAME=COUNT`, end it with Ctrl-C where it runs, or name another folder in "
+            "CU_STATE_DIR"
+        )
+
+    with only_one(state_dir / NAME, taken):
+        yield
+
+
+@contextmanager
+def only_one(path: Path, taken: Callable[[str], str]) -> Iterator[None]:
+    """Keeps a file locked for as long as the block lasts.
+
+    Args:
+        path: The file.
+        taken: What to say where another process has it, given that one's id.
+
+    Raises:
+        Failure: Another one has it, or the file cannot be locked.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise _unusable(path, error) from None
     try:
-        _lock(descriptor, state_dir)
+        _lock(descriptor, path, taken)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
@@ -47,8 +69,13 @@ def only_mesh_on(state_dir: Path) -> Iterator[None]:
 
 def is_up(state_dir: Path) -> bool:
     """Whether a mesh is up on the folder: from before it starts anything until everything has ended."""
+    return is_locked(state_dir / NAME)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process keeps the file locked."""
     try:
-        descriptor = os.open(state_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -60,19 +87,14 @@ def is_up(state_dir: Path) -> bool:
     return False
 
 
-def _lock(descriptor: int, state_dir: Path) -> None:
+def _lock(descriptor: int, path: Path, taken: Callable[[str], str]) -> None:
     try:
         _take(descriptor)
     except BlockingIOError:
         written = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        pid = written if written.isdecimal() else "of which it is not known yet"
-        raise Failure(
-            f"a mesh is up on {state_dir} already: process {pid}\n"
-            "  scale it with `meshkit scale NAME=COUNT`, end it with Ctrl-C where it runs, or name another folder "
-            "in CU_STATE_DIR"
-        ) from None
+        raise Failure(taken(written if written.isdecimal() else "of which it is not known yet")) from None
     except OSError as error:
-        raise _unusable(state_dir / NAME, error) from None
+        raise _unusable(path, error) from None
 
 
 def _take(descriptor: int) -> None:

@@ -262,6 +262,10 @@ async def _with_table(work: Callable[[ProjectTable], Awaitable[T]]) -> T:
             what = "is false, and the project store holds secrets, which are not written in plain"
             mend = "set it, to the same for all services of the mesh"
             raise ConfigError([Problem("REDIS_SECRET_KEY", what, mend)])
+        if config.shield_grpc_url:
+            note(
+                "this mesh has a Shield: services take no keys of the project store, use `meshkit shield projects`"
+            )
         sealer = Sealer(config.sealing_keys)
         table = ProjectTable(database, namespace=config.namespace, sealer=sealer, author=author())
         try:

@@ -118,8 +118,8 @@ async def _with_table(work: Callable[[RevocationTable, SharedConfig], Awaitable[
     async def with_table(database: Database, config: SharedConfig) -> T:
         if config.shield_grpc_url:
             note(
-                "this mesh has a Shield, which does not know of revocations in Redis and exchanges such tokens for new "
-                "ones: use `meshkit shield revoke`, too"
+                "this mesh has a Shield: it must have this REDIS_URL, too, or it exchanges such tokens for new ones; "
+                "`meshkit shield revoke` needs no Redis"
             )
         sealer = Sealer(config.sealing_keys)
         return await work(RevocationTable(database, namespace=config.namespace, sealer=sealer), config)

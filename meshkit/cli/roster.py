@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 
+from meshkit.child import Child
 from meshkit.discovery import Registry, Snapshot
 from meshkit.instance import Instance, State
-from meshkit.supervisor import Child
 
 
 class Roster:

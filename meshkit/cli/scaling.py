@@ -9,13 +9,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from meshkit.child import EXIT_CONFIG, Child, Program
 from meshkit.cli.control import JsonObject
 from meshkit.cli.counts import MAX_REPLICAS
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.roster import Roster
 from meshkit.cli.tables import age
 from meshkit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
-from meshkit.supervisor import EXIT_CONFIG, Child, Program, Resized, Supervisor
+from meshkit.supervisor import Resized, Supervisor
 
 MAX_TIMEOUT_S = 3600.0
 
@@ -76,13 +77,16 @@ class Scaler:
         supervisor: The processes.
         programs: What a replica runs, by service.
         roster: Says which of the processes serve.
+
+    Attributes:
+        turn: Held by whoever changes the processes.
     """
 
     def __init__(self, supervisor: Supervisor, programs: Mapping[str, Program], roster: Roster) -> None:
         self._supervisor = supervisor
         self._programs = programs
         self._roster = roster
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
 
     async def serve(self, fields: JsonObject) -> JsonObject:
         """Serves a request of the control socket.
@@ -117,7 +121,7 @@ class Scaler:
                 )
         changes: dict[str, Resized] = {}
         try:
-            async with asyncio.timeout(request.timeout_s), self._turn:
+            async with asyncio.timeout(request.timeout_s), self.turn:
                 changes |= self._resize(request.replicas)
                 if request.wait:
                     await self._settled(changes)
@@ -148,7 +152,7 @@ class Scaler:
     def _late(self, changes: Mapping[str, Resized], seconds: float) -> DeadlineExceeded:
         if not changes:
             return DeadlineExceeded(
-                f"another scaling is under way, and has not ended in {seconds:g} s; nothing was changed",
+                f"another scaling or restart is under way, and has not ended in {seconds:g} s; nothing was changed",
                 reason="SCALING_UNDER_WAY",
             )
         missing = self._missing(changes)

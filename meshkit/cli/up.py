@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +13,18 @@ import typer
 from meshkit.cli.counts import counts_of
 from meshkit.cli.output import ExitCode, Failure, note
 from meshkit.cli.pidfile import only_mesh_on
+from meshkit.cli.surroundings import (
+    Plan,
+    Surroundings,
+    with_postgres,
+    with_redis,
+    with_shield,
+    with_tls,
+)
 
 if TYPE_CHECKING:
+    from meshkit.child import Program, Restarts
     from meshkit.cli.board import Board
-    from meshkit.config import SharedConfig
-    from meshkit.supervisor import Program, Restarts
 
 REFERENCE = {
     "brain": "reference_services.brain.service:Brain",
@@ -27,39 +33,6 @@ REFERENCE = {
     "zero": "reference_services.zero.service:Zero",
 }
 """The reference services by name: what runs where nothing else is said."""
-
-KILL_AFTER_S = 5.0
-"""Seconds beyond its drain that a replica has to end by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run.
-
-    Attributes:
-        targets: `module:Class` of each service, by its name.
-        replicas: How many of each.
-    """
-
-    targets: dict[str, str]
-    replicas: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Where the mesh runs.
-
-    Attributes:
-        config: Its settings.
-        environment: What replicas get on top of this process's environment.
-        beside: What runs besides the replicas, for people.
-        ports: Services with a port that others know, of which there is one replica.
-    """
-
-    config: SharedConfig
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    beside: Mapping[str, object] = field(default_factory=dict)
-    ports: Mapping[str, str] = field(default_factory=dict)
 
 
 def up(
@@ -80,6 +53,13 @@ def up(
             "--redis", help="Discovery in Redis: that of REDIS_URL, or a redis-server started for it."
         ),
     ] = False,
+    postgres: Annotated[
+        bool,
+        typer.Option(
+            "--postgres",
+            help="Storage in a PostgreSQL that is started for it, of each service whose database URL is not set.",
+        ),
+    ] = False,
     shield: Annotated[
         bool,
         typer.Option(
@@ -97,13 +77,15 @@ def up(
 
     Without services named, brain, router, worker and zero run. Example: meshkit up --scale brain=3 worker=10
 
-    While it runs, `meshkit scale brain=5` changes the numbers. There is one
-    mesh a state folder: a second one is refused. Exits with 0 after a drain, 1
-    where it could not start, 2 where there is no such service, 78 where the
+    While it runs, `meshkit scale brain=5` changes the numbers, `meshkit
+    restart brain` starts its replicas anew, one by one, and SIGHUP has all
+    replicas read their settings again. There is one mesh a state folder: a
+    second one is refused. Exits with 0 after a drain, 1 where it could not
+    start, 2 where there is no such service, 78 where the
     configuration is wrong.
     """
     plan = make_plan(services or [], scale or [])
-    asyncio.run(_up(plan, restart=restart, redis=redis, shield=shield, tls=tls))
+    asyncio.run(_up(plan, restart=restart, redis=redis, postgres=postgres, shield=shield, tls=tls))
 
 
 def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
@@ -139,9 +121,9 @@ def _named(words: Sequence[str]) -> dict[str, str]:
     return targets
 
 
-async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool, tls: bool) -> None:
+async def _up(plan: Plan, *, restart: bool, redis: bool, postgres: bool, shield: bool, tls: bool) -> None:
+    from meshkit.child import Restarts
     from meshkit.config import SharedConfig
-    from meshkit.supervisor import Restarts
     from meshkit.telemetry.logs import configure
 
     config = SharedConfig.load()
@@ -151,78 +133,23 @@ async def _up(plan: Plan, *, restart: bool, redis: bool, shield: bool, tls: bool
     restarts = Restarts(enabled=restart)
     async with AsyncExitStack() as stack:
         stack.enter_context(only_mesh_on(config.state_dir))
-        surroundings = await _with_redis(config, restarts, stack) if redis else Surroundings(config)
+        surroundings = Surroundings(config)
+        if redis:
+            surroundings = await with_redis(surroundings, restarts, stack)
         if shield:
-            plan, surroundings = _with_shield(plan, surroundings, stack)
+            plan, surroundings = with_shield(plan, surroundings, stack)
+        if postgres:
+            surroundings = await with_postgres(surroundings, plan, restarts, stack)
         if tls:
-            surroundings = await _with_tls(surroundings, plan, stack)
+            surroundings = await with_tls(surroundings, plan, stack)
         await _run(plan, surroundings, restarts)
 
 
-async def _with_redis(config: SharedConfig, restarts: Restarts, stack: AsyncExitStack) -> Surroundings:
-    """Uses the Redis that is configured, or starts one and keeps it until the stack is closed.
-
-    Raises:
-        Failure: The settings want a registry that is not in Redis.
-        MeshError: The Redis cannot be started.
-    """
-    from meshkit.cli.local_redis import local_redis
-    from meshkit.config import RedisUrl, Secret, is_redis_url
-
-    if config.registry_url and not is_redis_url(config.registry_url):
-        scheme = config.registry_url.partition("://")[0]
-        raise Failure(
-            f"--redis: CU_REGISTRY_URL names a registry at {scheme}://, not in Redis: unset it, or leave --redis out",
-            code=ExitCode.CONFIG,
-        )
-    if url := config.registry_url or config.redis_url.get_secret_value():
-        return Surroundings(config, beside={"redis": f"{RedisUrl.parse(url)}, which is not ours"})
-    local = await stack.enter_async_context(local_redis(config.state_dir, restarts))
-    note(f"a redis-server of its own; for programs beside it: REDIS_URL_FILE={local.url_file}")
-    config = config.model_copy(update={"redis_url": Secret(local.url)})
-    return Surroundings(config, {"REDIS_URL": local.url}, {"redis": local})
-
-
-def _with_shield(plan: Plan, surroundings: Surroundings, stack: AsyncExitStack) -> tuple[Plan, Surroundings]:
-    """Uses the Shield that is configured, or has one run with the mesh."""
-    from meshkit.cli.local_shield import SHIELD, TARGET, local_shield
-
-    config = surroundings.config
-    if config.shield_grpc_url:
-        beside = {**surroundings.beside, SHIELD: f"{config.shield_grpc_url}, which is not ours"}
-        return plan, replace(surroundings, beside=beside)
-    address = stack.enter_context(local_shield(config.state_dir, config.grpc_host))
-    note(f"a Shield of its own; for programs beside it: CU_SHIELD_GRPC_URL={address}")
-    plan = Plan({SHIELD: TARGET, **plan.targets}, {SHIELD: 1, **plan.replicas})
-    environment = {**surroundings.environment, "CU_SHIELD_GRPC_URL": address}
-    ports = {SHIELD: address.rpartition(":")[2]}
-    return plan, replace(surroundings, environment=environment, ports=ports)
-
-
-async def _with_tls(surroundings: Surroundings, plan: Plan, stack: AsyncExitStack) -> Surroundings:
-    """Uses the certificates that are configured, or makes them and keeps them until the stack is closed.
-
-    Raises:
-        Failure: The authority in the state folder cannot be used.
-    """
-    from meshkit.cli.local_tls import folder_in, local_tls
-
-    config = surroundings.config
-    if config.grpc_tls_enabled:
-        return replace(surroundings, beside={**surroundings.beside, "tls": "as configured"})
-    made = await stack.enter_async_context(local_tls(config, plan.targets))
-    environment = {config.env_name(field): str(value) for field, value in made.items()}
-    told = f"mutual, with the authority in {folder_in(config.state_dir)}"
-    return replace(
-        surroundings,
-        environment={**surroundings.environment, **environment},
-        beside={**surroundings.beside, "tls": told},
-    )
-
-
 async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> None:
+    from meshkit.child import KILL_AFTER_S
     from meshkit.cli.board import Board
     from meshkit.cli.control import SOCKET, control_socket
+    from meshkit.cli.restarting import Restarter
     from meshkit.cli.roster import Roster
     from meshkit.cli.scaling import Scaler
     from meshkit.discovery import registry_of
@@ -236,7 +163,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
     try:
         async with Supervisor(logs, restarts=restarts, grace=grace) as supervisor, roster.following(programs):
-            verbs = {"scale": Scaler(supervisor, programs, roster).serve}
+            scaler = Scaler(supervisor, programs, roster)
+            verbs = {"scale": scaler.serve, "restart": Restarter(supervisor, programs, scaler.turn).serve}
             async with control_socket(config.state_dir / SOCKET, verbs):
                 for name, program in programs.items():
                     supervisor.resize(program, plan.replicas[name])
@@ -247,8 +175,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
 
 
 def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
+    from meshkit.child import Program
     from meshkit.config import child_environment
-    from meshkit.supervisor import Program
 
     folder = str(surroundings.config.state_dir)
     environment = {
@@ -262,6 +190,8 @@ def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:
 
 
 async def _show_until_stopped(board: Board) -> None:
+    from meshkit.reloading import on_hangup
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -272,6 +202,7 @@ async def _show_until_stopped(board: Board) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
+    on_hangup(board.supervisor.reload, stop.set)
     showing = asyncio.create_task(board.show())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((showing, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -4,13 +4,14 @@ Services extend `SharedConfig`; `BrainConfig.load()` reads the configuration, or
 that is wrong. This is the only place of meshkit that looks at the environment.
 """
 
-from meshkit.config.databases import DatabaseUrl, SqliteUrl, is_postgresql_url, sqlite_path
+from meshkit.config.databases import DatabaseUrl, SqliteUrl, StateUrl, is_postgresql_url, sqlite_path
 from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
+from meshkit.config.live import Change, Changed, Live
 from meshkit.config.loading import load
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.processes import child_environment, quiet_grpc
-from meshkit.config.redaction import redact_url
+from meshkit.config.redaction import known_secrets, redact_url
 from meshkit.config.redis_url import RedisKind, RedisUrl, is_redis_url
 from meshkit.config.rules import check_production
 from meshkit.config.secrets import (
@@ -24,11 +25,14 @@ from meshkit.config.shared import SharedConfig
 from meshkit.config.state import local_secret
 
 __all__ = [
+    "Change",
+    "Changed",
     "ConfigError",
     "DatabaseUrl",
     "Environment",
     "Explained",
     "LbPolicy",
+    "Live",
     "LogLevel",
     "Problem",
     "ProjectSecret",
@@ -39,6 +43,7 @@ __all__ = [
     "Secret",
     "SharedConfig",
     "SqliteUrl",
+    "StateUrl",
     "Wrong",
     "check_production",
     "child_environment",
@@ -46,6 +51,7 @@ __all__ = [
     "is_loopback",
     "is_postgresql_url",
     "is_redis_url",
+    "known_secrets",
     "load",
     "local_secret",
     "parse_project_secrets",

@@ -22,16 +22,16 @@ def allowed(info: FieldInfo) -> str:
             return _listed([str(member.value) for member in kind])
     if bool in kinds:
         return "true or false"
-    if pattern := next((text for item in info.metadata if (text := _pattern(item))), ""):
-        return pattern
+    if grammar := grammar_of(info):
+        return grammar.pattern
     return " and ".join(text for item in info.metadata if (text := _bound(item)))
 
 
-def _pattern(item: object) -> str:
-    if not isinstance(item, AfterValidator):
-        return ""
-    owner = getattr(item.func, "__self__", None)
-    return owner.pattern if isinstance(owner, Grammar) else ""
+def grammar_of(info: FieldInfo) -> Grammar | None:
+    """The grammar that a field's whole value must match; None where it has none."""
+    checks = (item.func for item in info.metadata if isinstance(item, AfterValidator))
+    owners = (getattr(check, "__self__", None) for check in checks)
+    return next((owner for owner in owners if isinstance(owner, Grammar)), None)
 
 
 def _bound(item: object) -> str:

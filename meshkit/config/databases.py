@@ -1,4 +1,4 @@
-"""Database URLs of services: SQLite files, and PostgreSQL for the services that can use it."""
+"""Database URLs of services: SQLite files, PostgreSQL and Redis for the services that can use them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from meshkit.config.problems import Wrong
+from meshkit.config.redis_url import RedisUrl, is_redis_url
 
 _SQLITE = "sqlite:///"
-
-
 _POSTGRESQL = ("postgresql://", "postgres://")
 _FORMS = "write postgresql://user:password@host/database, sqlite:////absolute/path, or leave it empty"
 
@@ -38,6 +37,19 @@ def _check(url: str) -> str:
     return url
 
 
+def _check_or_redis(url: str) -> str:
+    if is_redis_url(url):
+        RedisUrl.parse(url)
+        return url
+    if not url or url.startswith(_SQLITE) or is_postgresql_url(url):
+        return _check(url)
+    raise Wrong(
+        "it is the URL of neither PostgreSQL nor Redis nor SQLite",
+        "write postgresql://user:password@host/database, redis://user:password@host:6379/0, "
+        "sqlite:////absolute/path, or leave it empty",
+    )
+
+
 def is_postgresql_url(url: str) -> bool:
     """Whether a database's URL is one of PostgreSQL."""
     return url.startswith(_POSTGRESQL)
@@ -45,6 +57,9 @@ def is_postgresql_url(url: str) -> bool:
 
 DatabaseUrl = Annotated[str, AfterValidator(_check)]
 """A setting that names a database of PostgreSQL as libpq does, or an SQLite file as `SqliteUrl`; or nothing."""
+
+StateUrl = Annotated[str, AfterValidator(_check_or_redis)]
+"""A setting that names a database of PostgreSQL, a Redis as `RedisUrl`, or an SQLite file; or nothing."""
 
 SqliteUrl = Annotated[str, AfterValidator(_check_sqlite)]
 """A setting that names an SQLite file as SQLAlchemy does, `sqlite:///relative` or `sqlite:////absolute`; or nothing."""

@@ -75,6 +75,11 @@ def show(value: object) -> str:
     return redact_url(str(value))
 
 
+def summary(config_class: type[SharedConfig]) -> str:
+    """What a config class says of itself, in one line."""
+    return (config_class.__doc__ or "").strip().partition("\n")[0]
+
+
 def default_text(info: FieldInfo) -> str:
     """The default of a field, for both environments where it depends on them."""
     extra = info.json_schema_extra

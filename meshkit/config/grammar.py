@@ -133,6 +133,16 @@ def check_address_or_empty(value: str) -> str:
     return check_address(value) if value else value
 
 
+def check_addresses_or_empty(value: str) -> str:
+    """Like `check_address_or_empty`, for one address or several with commas between them."""
+    if not value:
+        return value
+    found = [check_address(each.strip()) for each in value.split(",")]
+    if len(set(found)) < len(found):
+        raise Wrong(f"{quote(value)} names an address twice", "write each once, with commas: a:50055,b:50055")
+    return ",".join(found)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that is bound to the host."""
     try:
@@ -153,3 +163,4 @@ OptionalZone = Annotated[str, AfterValidator(ZONE.check_or_empty)]
 OptionalShardKey = Annotated[str, AfterValidator(SHARD_KEY.check_or_empty)]
 Host = Annotated[str, AfterValidator(check_host)]
 OptionalAddress = Annotated[str, AfterValidator(check_address_or_empty)]
+OptionalAddresses = Annotated[str, AfterValidator(check_addresses_or_empty)]

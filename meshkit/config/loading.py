@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from meshkit.config import sources, state, tls
 from meshkit.config.grammar import NAMESPACE, Environment
 from meshkit.config.problems import ConfigError, Problem, Wrong
-from meshkit.config.rules import check_production
+from meshkit.config.rules import check_databases, check_production
 
 if TYPE_CHECKING:
     from meshkit.config.shared import SharedConfig
@@ -69,11 +69,15 @@ def attempt(
         raws["state_dir"] = default
     config, problems = _build(config_class, raws)
     problems = reading.problems + problems
+    known = config or _shared_part(raws)
+    if known is not None:
+        problems += _unreported(_check_files(known), problems)
+        if known.env is Environment.PRODUCTION:
+            problems += _unreported(check_production(known), problems)
+            problems += _unreported(check_databases(_own_values(config_class, raws)), problems)
     if config is not None:
-        problems += _unreported(_check_files(config), problems)
-        if config.env is Environment.PRODUCTION:
-            problems += _unreported(check_production(config), problems)
         config._sources.update({name: raw.source for name, raw in raws.items()})
+        config._files = reading.files
     return config, problems
 
 
@@ -95,6 +99,29 @@ def _build(config_class: type[C], raws: dict[str, sources.Raw]) -> tuple[C | Non
         if not wrong:
             return None, problems
         raws = {name: raw for name, raw in raws.items() if name not in wrong}
+
+
+def _shared_part(raws: dict[str, sources.Raw]) -> SharedConfig | None:
+    """What a config has of every program, where the service's own part cannot be made: the rules hold for that, too."""
+    from meshkit.config.shared import SharedConfig
+
+    shared = {name: raw for name, raw in raws.items() if name in SharedConfig.model_fields}
+    return _build(SharedConfig, shared)[0]
+
+
+def _own_values(config_class: type[SharedConfig], raws: dict[str, sources.Raw]) -> dict[str, Any]:
+    """The values of a service's own settings, as they were read, or by default."""
+    from meshkit.config.shared import SharedConfig
+
+    own = {
+        name: info
+        for name, info in config_class.model_fields.items()
+        if name not in SharedConfig.model_fields
+    }
+    return {
+        config_class.env_name(name): raws[name].value if name in raws else info.default
+        for name, info in own.items()
+    }
 
 
 def _locate(problem: Problem, fields: dict[str, str], raws: dict[str, sources.Raw]) -> Problem:

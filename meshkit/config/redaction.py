@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pydantic import BaseModel, SecretStr
+
 _HIDDEN = "***"
 _SENSITIVE_QUERY = re.compile(
     r"(?i)([?&][^=&#\s]*(?:pass|pwd|secret|token|key(?!file)|credential)[^=&#\s]*=)([^&#\s]+)"
@@ -41,3 +43,20 @@ def quote(value: object) -> str:
     """A value as a message quotes it."""
     shown = repr(redact_url(value) if isinstance(value, str) else value)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}…"
+
+
+def known_secrets(config: BaseModel) -> Iterator[str]:
+    """What of a configuration nobody may read: secret settings, each key within them, passwords in URLs."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, SecretStr):
+            text = value.get_secret_value()
+            yield text
+            for item in text.split(","):
+                yield item.partition(":")[2] or item
+        elif not isinstance(value, str):
+            continue
+        else:
+            text = value
+        if "://" in text:
+            yield from credentials_of(text)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from meshkit.config.allowed import allowed
-from meshkit.config.explain import default_text
-from meshkit.config.release import RELEASE, UNBUILT
+from meshkit.config.explain import default_text, summary
 from meshkit.config.shared import SharedConfig
 
 if TYPE_CHECKING:
@@ -18,10 +17,10 @@ MADE_BY = "meshkit config reference"
 _INTRODUCTION = """\
 # Configuration
 
-A program of the mesh reads its settings once, at the start, and checks them before it binds a port. It
+A program of the mesh reads its settings at the start, and checks them before it binds a port. It
 reports everything that is wrong at once and exits with 78. `meshkit config check` gives the same report
 without starting anything; `meshkit config explain` prints each setting with its value, where that came
-from, and its meaning.
+from, and its meaning. Some settings [change while it runs](operations.md#changing-settings-while-it-runs).
 
 ## Where settings come from
 
@@ -37,7 +36,9 @@ Later sources hold over earlier ones. An empty value is no value.
    a systemd credential is called `NAME` in upper or lower case.
 
 A service's own settings are the fields of its config class: `brain_database_url` reads
-`BRAIN_DATABASE_URL`. Tuples are written `a,b,c`, mappings `a=1,b=2`.
+`BRAIN_DATABASE_URL`. Tuples are written `a,b,c`, mappings `a=1,b=2`. Numbers are in the unit of the setting's
+name; seconds (`…_S`) may be written with another one, `500ms`, `20s`, `5min`, `2h`, `1d`, and MiB (`…_MB`) as
+`512KiB`, `16MiB` or `1GiB`. Units that can be mistaken (`5m`, `16MB`) are refused.
 
 Names that begin with `CU_` and are no setting are refused, and so are names that begin with `GRPC_` and are
 within two letters of one; gRPC's own `GRPC_VERBOSITY` and the variables of Kubernetes service links pass.
@@ -97,13 +98,9 @@ def reference(sections: Iterable[tuple[str, type[SharedConfig]]]) -> str:
     parts.append("## Settings of every program\n\n" + _table(SharedConfig, list(SharedConfig.model_fields)))
     for _, config_class in listed:
         own = [name for name in config_class.model_fields if name not in SharedConfig.model_fields]
-        parts.append(f"## {config_class.__name__}\n\n{_summary(config_class)}\n\n{_table(config_class, own)}")
-    parts += [_RULES, _later()]
+        parts.append(f"## {config_class.__name__}\n\n{summary(config_class)}\n\n{_table(config_class, own)}")
+    parts.append(_RULES)
     return "\n".join(parts)
-
-
-def _summary(config_class: type[SharedConfig]) -> str:
-    return (config_class.__doc__ or "").strip().partition("\n")[0]
 
 
 def _table(config_class: type[SharedConfig], fields: Sequence[str]) -> str:
@@ -118,9 +115,3 @@ def _row(name: str, info: FieldInfo) -> str:
     grammar = values.startswith("[")
     cells = (f"`{name}`", default_text(info), f"`{values}`" if grammar else values, info.description or "")
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _later() -> str:
-    names = "\n".join(f"- `{name}`: {unbuilt.feature}" for name, unbuilt in UNBUILT.items())
-    introduction = f"Known to {RELEASE}, and refused unless they are empty or off:"
-    return f"## Not in this release\n\n{introduction}\n\n{names}\n"

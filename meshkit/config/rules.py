@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,6 +33,15 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
         problems.append(
             Problem("CU_LB_SUBSET_SIZE", what, "unset it, or use another policy than tenant_shard")
         )
+    if config.shield_grpc_url and config.project_keys_file is not None:
+        what = (
+            "it is for tokens that projects make themselves, and CU_SHIELD_GRPC_URL has only Shield's taken"
+        )
+        mend = "unset it, and have Shield know the projects: `meshkit shield projects`; or unset CU_SHIELD_GRPC_URL"
+        problems.append(Problem("CU_PROJECT_KEYS_FILE", what, mend))
+    if config.health_port and config.health_port == config.grpc_port:
+        what = f"{config.health_port} is GRPC_PORT already"
+        problems.append(Problem("CU_HEALTH_PORT", what, "give it another port, or unset it"))
     problems += tls.check_settings(config)
     if config.env is Environment.LOCAL and (missing := missing_secret(config)):
         problems.append(missing)
@@ -66,10 +76,19 @@ def check_production(config: SharedConfig) -> list[Problem]:
     if config.request_proof is not RequestProof.REQUIRED:
         what = f"production requires proofs, and this is {config.request_proof.value}"
         problems.append(Problem("CU_REQUEST_PROOF", what, "unset it"))
-    for field in type(config).model_fields:
-        if field.endswith("_database_url") and (wrong := _check_database(getattr(config, field))):
-            problems.append(Problem(config.env_name(field), *wrong))
-    return problems
+    return problems + check_databases(
+        {config.env_name(field): getattr(config, field) for field in type(config).model_fields}
+    )
+
+
+def check_databases(values: Mapping[str, object]) -> list[Problem]:
+    """Every rule of production that the databases among the settings break.
+
+    Args:
+        values: Values by name in the environment; those that name no database are passed over.
+    """
+    databases = {name: value for name, value in values.items() if name.endswith("_DATABASE_URL")}
+    return [Problem(name, *wrong) for name, value in databases.items() if (wrong := _check_database(value))]
 
 
 def _check_redis(config: SharedConfig) -> list[Problem]:

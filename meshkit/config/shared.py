@@ -27,13 +27,16 @@ from pydantic import (
 from meshkit.config import grammar, rules, secrets, state
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, OnFailure, RequestProof
 from meshkit.config.names import shared_name
+from meshkit.config.otlp_url import OtlpUrl
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.redaction import redact_url
 from meshkit.config.redis_url import RedisUrl
 from meshkit.config.registry_url import RegistryUrl
 from meshkit.config.secrets import ProjectSecret, SealingKey, Secret
 from meshkit.config.split import split
+from meshkit.config.stamps import Stamp
 from meshkit.config.translation import translate
+from meshkit.config.units import read_unit
 
 
 def _in(local: Any, production: Any) -> Any:
@@ -107,6 +110,13 @@ class SharedConfig(BaseModel):
     )
     log_json: bool = Field(
         default_factory=_in(False, True), description="Log lines as JSON objects, instead of text for people."
+    )
+    log_access_rate: float = Field(
+        default_factory=_in(0.0, 100.0),
+        ge=0,
+        le=1_000_000,
+        description="Lines a second that the log has at most of calls that were served, one a call, and as many of "
+        "calls that failed by the service's fault; 0: none.",
     )
     grpc_host: grammar.Host = Field(
         default_factory=_in("127.0.0.1", "0.0.0.0"),
@@ -190,7 +200,10 @@ class SharedConfig(BaseModel):
         default=Secret("false"),
         description="Keys that seal the records in Redis, `kid:key,kid:key`, each 32 bytes in base64url: the "
         "first seals, all open; `false`: records are plain.",
-        json_schema_extra={"default_text": "false"},
+        json_schema_extra={
+            "default_text": "false",
+            "make": "echo \"k1:$(openssl rand -base64 32 | tr '/+' '_-')\"",
+        },
     )
     registry_url: RegistryUrl = Field(
         default="",
@@ -240,6 +253,7 @@ class SharedConfig(BaseModel):
         description="The project's secrets, `kid:secret,kid:secret` with the newest first, or one bare "
         "secret; each of 32 to 1024 bytes. May be absent in local on loopback: one is made in the state "
         "folder.",
+        json_schema_extra={"make": "openssl rand -hex 32"},
     )
     project_keys_file: Path | None = Field(
         default=None, description="TOML file with key rows of other projects, read again when it changes."
@@ -247,10 +261,10 @@ class SharedConfig(BaseModel):
     tenant: grammar.OptionalTenant = Field(
         default_factory=_in("local", ""), description="Tenant of calls of a script that names none."
     )
-    shield_grpc_url: grammar.OptionalAddress = Field(
+    shield_grpc_url: grammar.OptionalAddresses = Field(
         default="",
-        description="`host:port` of Shield: with it, tokens come from there, and only those are taken; empty: projects "
-        "make their own with their secrets.",
+        description="`host:port` of Shield, or of each of its replicas with commas in between: tokens come from there, "
+        "and only those are taken; empty: projects make their own with their secrets.",
     )
     token_ttl_s: int = Field(
         default=300, ge=1, le=86400, description="Seconds that a token made here is valid."
@@ -289,14 +303,40 @@ class SharedConfig(BaseModel):
         le=3600,
         description="Seconds that calls in flight have to end when the service stops.",
     )
+    drain_streams_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="Seconds of CU_DRAIN_GRACE_S that open streams have to end by themselves; then they are ended, and "
+        "their callers told to call again.",
+    )
     drain_propagation_s: float = Field(
         default=1.0,
         ge=0,
         le=60,
         description="Seconds for callers to notice that the service drains, before it refuses calls.",
     )
+    otel_enabled: bool = Field(
+        default=False,
+        description="Whether traces are recorded, and sent with the metrics by OpenTelemetry; needs the extra `otel`.",
+    )
+    otel_exporter_otlp_endpoint: OtlpUrl = Field(
+        default="",
+        description="Where they are sent: `http://host:4318`, OTLP over HTTP; empty: `http://localhost:4318`.",
+    )
+    metrics_host: grammar.Host = Field(
+        default="127.0.0.1", description="Address or name that the metrics port is bound to."
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="TCP port of a page of metrics for Prometheus, one for all services of the process, in plain text "
+        "and for anybody who reaches it; 0: none.",
+    )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _files: Mapping[Path, Stamp] = PrivateAttr(default_factory=dict)
 
     RESERVED_PREFIX: ClassVar[str] = "cu_"
 
@@ -346,8 +386,9 @@ class SharedConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _split(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[info.field_name].annotation if info.field_name else None
-        return split(value, annotation)
+        field = info.field_name or ""
+        annotation = cls.model_fields[field].annotation if field else None
+        return read_unit(split(value, annotation), field, annotation)
 
     @field_validator("project_secret", mode="after")
     @classmethod
@@ -395,6 +436,11 @@ class SharedConfig(BaseModel):
             (name, redact_url(value) if isinstance(value, str) and "://" in value else value)
             for name, value in super().__repr_args__()
         ]
+
+    @property
+    def files(self) -> Mapping[Path, Stamp]:
+        """The files that `load` read it from, as they were; also those that were not there, and would count."""
+        return self._files
 
     @property
     def project_secrets(self) -> tuple[ProjectSecret, ...]:

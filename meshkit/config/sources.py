@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from meshkit.config.problems import Problem
 from meshkit.config.redaction import redact_url
 from meshkit.config.secrets import is_secret_type
+from meshkit.config.stamps import Stamp, stamp
 from meshkit.config.strangers import check_names
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ class Reading:
         values: By field, in the precedence of the sources.
         problems: What is wrong with the sources themselves.
         environ: The environment that was read.
+        files: The files that were read, or looked for, as they were found.
     """
 
     values: dict[str, Raw]
     problems: list[Problem]
     environ: Mapping[str, str] = field(repr=False)
+    files: Mapping[Path, Stamp] = field(default_factory=dict)
 
 
 def read(
@@ -78,12 +81,28 @@ def read(
         problems.append(Problem(DOTENV, "there is one in the working folder, and CU_ENV is production", mend))
     for layer in layers.values():
         names = {name: raw.source for name, raw in layer.items()}
-        texts = {name: str(raw.value) for name, raw in layer.items()}
-        problems += check_names(config_class, names, texts, file=layer is file, shared_process=shared_process)
+        problems += check_names(config_class, names, file=layer is file, shared_process=shared_process)
     values = _pick(config_class, merged, variables.get("CREDENTIALS_DIRECTORY", ""), problems)
     if shared_process:
         problems += _refuse_single(values)
-    return Reading(values, problems, variables)
+    files = _files(config_class, path, merged, variables.get("CREDENTIALS_DIRECTORY", ""))
+    return Reading(values, problems, variables, files)
+
+
+def _files(
+    config_class: type[SharedConfig], config_file: Raw | None, merged: Layer, credentials: str
+) -> dict[Path, Stamp]:
+    """Where settings stand, or would: `.env` and the configuration file, secret files, credentials."""
+    found = [Path(DOTENV)]
+    if config_file is not None:
+        found.append(Path(config_file.value.strip()).expanduser())
+    for name in filter(lambda name: takes_file(config_class, name), config_class.model_fields):
+        setting = config_class.env_name(name)
+        if pointer := merged.get(f"{setting}_FILE"):
+            found.append(Path(pointer.value))
+        elif credentials:
+            found += (Path(credentials) / setting, Path(credentials) / setting.lower())
+    return {path: stamp(path) for path in map(Path.absolute, found)}
 
 
 def takes_file(config_class: type[SharedConfig], name: str) -> bool:

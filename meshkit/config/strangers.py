@@ -1,4 +1,4 @@
-"""Names that look like settings: misspelt ones, and those of a later release."""
+"""Names that look like settings and are none: misspelt ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from meshkit.config.names import nearest
 from meshkit.config.problems import Problem
-from meshkit.config.release import RELEASE, UNBUILT
 
 if TYPE_CHECKING:
     from meshkit.config.shared import SharedConfig
@@ -19,20 +18,19 @@ _SERVICE_LINK = "_SERVICE_HOST"
 
 
 def known_names(config_class: type[SharedConfig]) -> frozenset[str]:
-    """All names that the sources of a config class may hold, those of later releases among them."""
+    """All names that the sources of a config class may hold."""
     from meshkit.config.sources import takes_file
 
     own = {config_class.env_name(field) for field in config_class.model_fields}
     files = {
         f"{config_class.env_name(f)}_FILE" for f in config_class.model_fields if takes_file(config_class, f)
     }
-    return frozenset(own | files | _NOT_SETTINGS | UNBUILT.keys())
+    return frozenset(own | files | _NOT_SETTINGS)
 
 
 def check_names(
     config_class: type[SharedConfig],
     sources: Mapping[str, str],
-    texts: Mapping[str, str],
     *,
     file: bool,
     shared_process: bool,
@@ -42,26 +40,19 @@ def check_names(
     Args:
         config_class: Whose settings they are.
         sources: Where each name stands.
-        texts: The value of each.
         file: It is a configuration file, where every name must be ours; elsewhere, others have theirs.
         shared_process: Several services read the same file, and each leaves the others' names alone.
     """
     from meshkit.config.shared import SharedConfig
 
     known = known_names(config_class)
-    own = {config_class.env_name(field) for field in config_class.model_fields}
     strict = file and config_class is not SharedConfig and not shared_process
     links = service_links(sources)
     problems = []
     for name, source in sources.items():
-        later = UNBUILT.get(name) or UNBUILT.get(name.removesuffix("_FILE"))
-        if later and name not in own:
-            if texts[name].strip().lower() not in later.off:
-                what = f"{later.feature} is not in this release ({RELEASE})"
-                problems.append(Problem(name, what, "unset it", source))
-        elif name in known or name.startswith(links):
+        if name in known or name.startswith(links):
             continue
-        elif mend := _mend(name, known, strict=strict, file=file):
+        if mend := _mend(name, known, strict=strict, file=file):
             problems.append(Problem(name, "there is no such setting", mend, source))
     return problems
 

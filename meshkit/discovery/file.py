@@ -248,12 +248,18 @@ class FileLease:
         self._released = False
         self._turn = asyncio.Lock()
         self._well = True
+        self._renewed_at = time.monotonic()
         self._renewing = asyncio.create_task(self._renew(), name=f"renew {instance.instance_id}")
 
     @property
     def instance(self) -> Instance:
         """The record as its owner wants it; it stands in the folder unless there is trouble with that."""
         return self._instance
+
+    @property
+    def renewed_at(self) -> float | None:
+        """When the folder was last written, by `time.monotonic`."""
+        return self._renewed_at
 
     async def update(self, *, state: State | None = None, weight: float | None = None) -> None:
         """Replaces the record, whole and at once; a later renewal does where the folder cannot be written.
@@ -299,6 +305,7 @@ class FileLease:
             if not self._well:
                 _log.info("lease of %s stands again", self._instance.instance_id)
             self._well = True
+            self._renewed_at = time.monotonic()
 
 
 class Lookout:

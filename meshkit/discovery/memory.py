@@ -122,6 +122,11 @@ class MemoryLease:
         """The record as it stands in the registry."""
         return self._instance
 
+    @property
+    def renewed_at(self) -> float | None:
+        """It never ends by itself."""
+        return None
+
     async def update(self, *, state: State | None = None, weight: float | None = None) -> None:
         """Changes the record; watches see it.
 

@@ -39,6 +39,11 @@ class NominalLease:
         """The record as its owner knows it."""
         return self._instance
 
+    @property
+    def renewed_at(self) -> float | None:
+        """It never ends by itself."""
+        return None
+
     async def update(self, *, state: State | None = None, weight: float | None = None) -> None:
         """Remembers the change.
 

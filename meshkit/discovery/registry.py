@@ -36,6 +36,11 @@ class Lease(Protocol):
         """The record as it stands in the registry."""
         ...
 
+    @property
+    def renewed_at(self) -> float | None:
+        """When it was last made sure that it stands, by `time.monotonic`; None where it never ends by itself."""
+        ...
+
     async def update(self, *, state: State | None = None, weight: float | None = None) -> None:
         """Changes the record; watchers see it."""
         ...

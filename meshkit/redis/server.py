@@ -208,7 +208,8 @@ class LocalServer:
             str(file),
             *self._arguments,
         )
-        with self.log.open("wb") as log:
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as log:  # so that it can be emptied while the server writes
             self._process = subprocess.Popen(
                 command,
                 env={},

@@ -159,6 +159,7 @@ class _Race:
         waits = exchange.tried and self._first.waits
         if not waits or not plan.elsewhere(exchange) or not plan.budget.withdraw():
             return
+        plan.budget.hedges += 1
         second = self._second = replace(
             exchange,
             headers=dict(exchange.headers),

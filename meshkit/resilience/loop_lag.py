@@ -7,6 +7,9 @@ import asyncio
 INTERVAL_S = 0.1
 """Seconds between two looks."""
 
+LATELY_S = 15.0
+"""Seconds over which `LoopLag.lately` tells the worst, at least; at most twice as many."""
+
 
 class LoopLag:
     """Measures by how much a timer comes late, ten times a second.
@@ -30,6 +33,13 @@ class LoopLag:
         self.worst = 0.0
         self.late = False
         self._timer: asyncio.TimerHandle | None = None
+        self._lately = [0.0, 0.0]
+        self._looks = 0
+
+    @property
+    def lately(self) -> float:
+        """The greatest lag of late: whoever looks every `LATELY_S` seconds misses none."""
+        return max(self._lately)
 
     def start(self) -> None:
         """Begins to measure the loop that runs."""
@@ -48,6 +58,10 @@ class LoopLag:
         self.late = 0 < self.most < min(seconds, self.seconds)
         self.seconds = seconds
         self.worst = max(self.worst, seconds)
+        self._looks += 1
+        if self._looks % int(LATELY_S / INTERVAL_S) == 0:
+            self._lately = [self._lately[1], 0.0]
+        self._lately[1] = max(self._lately[1], seconds)
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(INTERVAL_S, self._look, loop, loop.time() + INTERVAL_S)

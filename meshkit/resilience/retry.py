@@ -29,6 +29,10 @@ class Budget:
         per_second: Retries allowed a second even with few calls.
         window: Seconds over which both are counted.
         clock: A monotonic clock, in seconds.
+
+    Attributes:
+        retries: Attempts that were made once more.
+        hedges: Attempts that were made beside one under way.
     """
 
     SLOTS = 10
@@ -46,6 +50,8 @@ class Budget:
                 "a retry budget needs a share or a rate above 0, and a window above 0 seconds; to have no retries, "
                 "allow one attempt"
             )
+        self.retries = 0
+        self.hedges = 0
         self._share = share
         self._reserve = per_second * window
         self._width = window / self.SLOTS
@@ -161,6 +167,8 @@ def retrying(
                     pause = backoff.pause(retry) if error.pushback is None else error.pushback
                     if exchange.call.deadline.remaining() <= pause or not budget.withdraw():
                         raise
+                    exchange.failed += ((time.time_ns(), error),)
+                budget.retries += 1
                 await sleep(pause)
 
         return retried

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from meshkit.security.guard import Guard
-from meshkit.security.keys import ChainedRing, KeyRing, own_ring
+from meshkit.security.keys import ChainedRing, KeyRing, OwnRing
 from meshkit.security.keysfile import FileRing
 from meshkit.security.minting import HmacTokens, Identity
 from meshkit.security.proof import NonceCache
@@ -29,6 +31,7 @@ def guard_of(
     instance_id: str,
     *,
     shared: Shared | None = None,
+    own: OwnRing | None = None,
     ring: KeyRing | None = None,
     only: KeyRing | None = None,
 ) -> Guard:
@@ -39,6 +42,7 @@ def guard_of(
         service: Name of the service.
         instance_id: Id of the instance.
         shared: What it shares with other verifiers; whoever made it starts and closes it.
+        own: The project's own secrets; by default those of the settings, for good.
         ring: Where the service itself finds keys of other projects, in place of keys file and project store.
         only: Where keys are found instead of all that the settings name: those of Shield.
 
@@ -47,8 +51,11 @@ def guard_of(
     """
     if shared is None:
         shared = Shared(Revocations(max_lifetime=config.token_max_ttl_s, skew=config.clock_skew_s))
+    if config.project_keys_file is not None and ring is not None:
+        _tell_of_unused_keys(service)
     if only is None:
-        only = key_ring(config, shared.projects) if ring is None else ChainedRing((_own_ring(config), ring))
+        own = own or own_ring_of(config)
+        only = key_ring(config, shared.projects, own=own) if ring is None else ChainedRing((own, ring))
     verifier = TokenVerifier(
         service,
         only,
@@ -90,19 +97,38 @@ def tokens_of(config: SharedConfig, name: str = "", *, forwards: bool = True) ->
     Raises:
         ConfigError: There is no project secret, and none may be made.
     """
+    return HmacTokens(identity_of(config, name), lifetime=config.token_ttl_s, forwards=forwards)
+
+
+def identity_of(config: SharedConfig, name: str = "") -> Identity:
+    """As whom calls are made: the project with its newest secret.
+
+    Args:
+        config: Settings.
+        name: Name under which calls are made; `SERVICE_NAME` by default.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made.
+    """
     newest = config.ensure_project_secrets()[0]
     caller = name or config.service_name or ANYBODY
-    identity = Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
-    return HmacTokens(identity, lifetime=config.token_ttl_s, forwards=forwards)
+    return Identity(config.namespace, config.project_id, caller, newest.kid, newest.secret.encode())
 
 
-def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyRing:
+def key_ring(
+    config: SharedConfig, projects: ProjectStore | None = None, *, own: OwnRing | None = None
+) -> KeyRing:
     """Where keys are found: the own secrets, then the keys file, then the project store.
+
+    Args:
+        config: Settings.
+        projects: The project store.
+        own: The own secrets; by default those of the settings, for good.
 
     Raises:
         ConfigError: There is no project secret, and none may be made; or the keys file is wrong.
     """
-    rings: list[KeyRing] = [_own_ring(config)]
+    rings: list[KeyRing] = [own or own_ring_of(config)]
     if config.project_keys_file is not None:
         rings.append(_file_ring(config.project_keys_file))
     if projects is not None:
@@ -112,9 +138,31 @@ def key_ring(config: SharedConfig, projects: ProjectStore | None = None) -> KeyR
     return rings[0] if len(rings) == 1 else ChainedRing(rings)
 
 
-def _own_ring(config: SharedConfig) -> KeyRing:
-    secrets = [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
-    return own_ring(config.project_id, secrets)
+def own_ring_of(config: SharedConfig) -> OwnRing:
+    """The project's own secrets, as the settings have them; `rekey` takes others in.
+
+    Raises:
+        ConfigError: There is no project secret, and none may be made.
+    """
+    return OwnRing(config.project_id, _secrets(config))
+
+
+def rekey(own: OwnRing, config: SharedConfig) -> None:
+    """Has the ring take the secrets of these settings in place of those that it has."""
+    own.replace(_secrets(config))
+
+
+def _secrets(config: SharedConfig) -> list[tuple[str, str]]:
+    return [(secret.kid, secret.secret) for secret in config.ensure_project_secrets()]
+
+
+def _tell_of_unused_keys(service: str) -> None:
+    """Says that a keys file has no effect: whoever set it may think that it lets somebody in."""
+    structlog.get_logger("meshkit.security").warning(
+        "the keys file is not used: who may call is its own to say",
+        setting="CU_PROJECT_KEYS_FILE",
+        service=service,
+    )
 
 
 def _file_ring(path: Path) -> FileRing:

@@ -165,23 +165,49 @@ class StaticRing:
         return self._rows.get((project, kid))
 
 
-def own_ring(project: str, secrets: Sequence[tuple[str, str]]) -> StaticRing:
+class OwnRing:
     """The ring of a project's own secrets, each with full grants to the project itself.
 
     Args:
         project: The project.
         secrets: `(kid, secret)`, the newest first; that one signs.
     """
-    return StaticRing(
-        KeyRow(
-            project,
-            kid,
-            KeyStatus.ACTIVE if place == 0 else KeyStatus.RETIRING,
-            full_grants(project),
-            secret=secret.encode(),
+
+    def __init__(self, project: str, secrets: Sequence[tuple[str, str]]) -> None:
+        self._project = project
+        self._generation = 0
+        self._rows = self._of(secrets)
+
+    @property
+    def generation(self) -> int:
+        """Counts how often the secrets were replaced."""
+        return self._generation
+
+    async def find(self, project: str, kid: str) -> KeyRow | None:
+        """The row of that name, or None."""
+        return await self._rows.find(project, kid)
+
+    def replace(self, secrets: Sequence[tuple[str, str]]) -> None:
+        """Takes these secrets in place of those that were there."""
+        self._rows = self._of(secrets)
+        self._generation += 1
+
+    def _of(self, secrets: Sequence[tuple[str, str]]) -> StaticRing:
+        return StaticRing(
+            KeyRow(
+                self._project,
+                kid,
+                KeyStatus.ACTIVE if place == 0 else KeyStatus.RETIRING,
+                full_grants(self._project),
+                secret=secret.encode(),
+            )
+            for place, (kid, secret) in enumerate(secrets)
         )
-        for place, (kid, secret) in enumerate(secrets)
-    )
+
+
+def own_ring(project: str, secrets: Sequence[tuple[str, str]]) -> OwnRing:
+    """The ring of a project's own secrets: see `OwnRing`."""
+    return OwnRing(project, secrets)
 
 
 class ChainedRing:

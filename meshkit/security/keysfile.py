@@ -24,6 +24,7 @@ from typing import Any
 
 import structlog
 
+from meshkit.config.stamps import stamp
 from meshkit.security.keyrows import parse_row
 from meshkit.security.keys import KeyRow, StaticRing
 
@@ -94,7 +95,7 @@ class FileRing:
         self._path = path
         self._clock = clock
         self._generation = 0
-        self._stamp = self._read_stamp()
+        self._stamp = stamp(path)
         self._rows = self._load()
         self._checked = clock()
 
@@ -109,13 +110,6 @@ class FileRing:
         self._refresh()
         return await self._rows.find(project, kid)
 
-    def _read_stamp(self) -> tuple[int, ...]:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return ()
-        return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-
     def _load(self) -> StaticRing:
         return StaticRing(read_keys(self._path))
 
@@ -124,10 +118,10 @@ class FileRing:
         if now - self._checked < self.RECHECK:
             return
         self._checked = now
-        stamp = self._read_stamp()
-        if stamp == self._stamp:
+        found = stamp(self._path)
+        if found == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = found
         try:
             self._rows = self._load()
         except ValueError as error:

@@ -103,6 +103,13 @@ class HmacTokens:
         self._keys: dict[str, ServiceKeys] = {}
         self._kept: OrderedDict[tuple[str, str, tuple[str, ...]], Minted] = OrderedDict()
 
+    def become(self, identity: Identity) -> None:
+        """Calls as another from now on: with another secret of the project, where that was rotated."""
+        if identity != self._identity:
+            self._identity = identity
+            self._keys.clear()
+            self._kept.clear()
+
     def kept(self, call: Call, permissions: tuple[str, ...]) -> Minted:
         """See `TokenSource.kept`. There always is one: making it takes no time.
 

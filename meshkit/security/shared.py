@@ -21,7 +21,7 @@ class Shared:
 
     Attributes:
         revocations: What is revoked, as far as it is known here.
-        projects: Keys of projects; None where there is no Redis, or nothing to seal with.
+        projects: Keys of projects; None where there is no Redis, nothing to seal with, or no use for them.
         feed: Makes known what is revoked in Redis; None where there is none.
         nonces: Where nonces are taken for all replicas; None where they are not.
     """
@@ -46,8 +46,14 @@ class Shared:
                 await each.close()
 
 
-def shared_of(config: SharedConfig) -> Shared:
-    """What a verifier with these settings shares with others, not started."""
+def shared_of(config: SharedConfig, *, projects: bool = True, strict: bool | None = None) -> Shared:
+    """What a verifier with these settings shares with others, not started.
+
+    Args:
+        config: Settings.
+        projects: Whether keys of projects are of use to it: in a mesh with a Shield they are not.
+        strict: Whether `start` raises what will not heal by itself; by default in production.
+    """
     from meshkit.config import Environment
     from meshkit.config.grammar import OnFailure
 
@@ -66,12 +72,12 @@ def shared_of(config: SharedConfig) -> Shared:
     from meshkit.security.revoking import RevocationFeed
 
     url, namespace, sealer = config.redis, config.namespace, Sealer(config.sealing_keys)
-    strict = config.env is Environment.PRODUCTION
-    projects, nonces = None, None
-    if config.sealing_keys:
-        projects = ProjectStore(url, namespace=namespace, sealer=sealer, strict=strict)
+    strict = config.env is Environment.PRODUCTION if strict is None else strict
+    store, nonces = None, None
+    if config.sealing_keys and projects:
+        store = ProjectStore(url, namespace=namespace, sealer=sealer, strict=strict)
     if config.replay_shared:
         window = 2 * config.clock_skew_s
         nonces = SharedNonces(Database(url), namespace=namespace, window=window, closed=closed)
     feed = RevocationFeed(url, revocations, namespace=namespace, sealer=sealer, strict=strict)
-    return Shared(revocations, projects, feed, nonces)
+    return Shared(revocations, store, feed, nonces)

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
+from meshkit.telemetry.redaction import Redactor
 
-def configure(level: str, *, json: bool) -> None:
+
+def configure(level: str, *, json: bool, secret: Iterable[str] = ()) -> None:
     """Sets up logging for this process. A library never does that; the program that runs the services does.
 
-    Lines of the standard library's `logging` come out in the same form. Tracebacks never show local variables.
+    Lines of the standard library's `logging` come out in the same form. Tracebacks never show local variables, and what
+    is secret is hidden in all that is written (`meshkit.telemetry.redaction`).
 
     Args:
         level: The least severe level written.
         json: A JSON object a line, instead of text for people.
+        secret: Texts that are secret.
     """
     prepare: tuple[Processor, ...] = (
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
-    render = _as_json() if json else _as_text()
+    tell, render = _as_json() if json else _as_text()
+    end = (tell, Redactor(secret), render)
     structlog.configure(
-        processors=[*prepare, *render],
+        processors=[*prepare, *end],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: structlog.PrintLogger(
             sys.stderr
@@ -38,10 +44,16 @@ def configure(level: str, *, json: bool) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*prepare, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end],
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def set_level(level: str) -> None:
+    """Sets the least severe level that this process writes, after `configure`, and leaves all else as it is."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    logging.getLogger().setLevel(level)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -56,11 +68,10 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
-def _as_json() -> tuple[Processor, ...]:
+def _as_json() -> tuple[Processor, Processor]:
     without_locals = ExceptionDictTransformer(show_locals=False)
     return structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()
 
 
-def _as_text() -> tuple[Processor, ...]:
-    colors = sys.stderr.isatty()
-    return (structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),)
+def _as_text() -> tuple[Processor, Processor]:
+    return structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from meshkit.call import Call
 from meshkit.errors import MeshError
-from meshkit.pipeline import Exchange, Handler, Middleware
 
 PAUSE_S = 10.0
 """Seconds after a line of the log in which there is no other for the same reason."""
@@ -18,6 +17,9 @@ MAX_REASONS = 200
 
 OTHER = "OTHER"
 """What further reasons count as."""
+
+SHEDS = frozenset({"OVERLOADED", "SHARE_EXCEEDED", "SHED"})
+"""Reasons of refusals by an instance that has as much to do as it can."""
 
 
 class Refusals:
@@ -34,6 +36,11 @@ class Refusals:
         self.counts: Counter[str] = Counter()
         self._clock = clock
         self._told: dict[str, tuple[float, int]] = {}
+
+    @property
+    def shed(self) -> int:
+        """How many there were since the instance had as much to do as it can."""
+        return sum(self.counts[reason] for reason in SHEDS)
 
     def note(self, error: MeshError, call: Call) -> None:
         """Takes note of a refusal.
@@ -57,20 +64,3 @@ class Refusals:
             peer=call.peer.address,
             others_since=self.counts[reason] - count - 1,
         )
-
-
-def noting(refusals: Refusals) -> Middleware:
-    """The layer that notes what those within it refuse, up to the service's own code."""
-
-    def wrap(next: Handler) -> Handler:
-        async def noted(exchange: Exchange) -> None:
-            try:
-                await next(exchange)
-            except MeshError as error:
-                if not exchange.begun:
-                    refusals.note(error, exchange.call)
-                raise
-
-        return noted
-
-    return wrap

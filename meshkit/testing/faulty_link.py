@@ -46,6 +46,11 @@ class FaultyLink:
         return self._link.ready
 
     @property
+    def degraded(self) -> bool:
+        """As the instance is."""
+        return self._link.degraded
+
+    @property
     def trouble(self) -> str:
         """As with the connection."""
         return self._link.trouble

@@ -15,6 +15,7 @@ from meshkit.call import (
     BLANK,
     CRITICALITIES,
     TENANT,
+    UNTRACED,
     Call,
     Criticality,
     Deadline,
@@ -131,15 +132,16 @@ class Caller:
             or scope.criticality
             or (outer.criticality if outer else "default"),
             deadline=deadline,
-            trace=_trace(headers, outer),
+            trace=_trace(headers, scope),
             subject_token=behalf.subject_token,
             forwarded=behalf.forwarded,
         )
-        headers[metadata.TRACEPARENT] = call.trace.parent
-        if call.trace.state:
-            headers[metadata.TRACESTATE] = call.trace.state
-        if call.trace.baggage:
-            headers[metadata.BAGGAGE] = call.trace.baggage
+        if call.trace.parent:
+            headers[metadata.TRACEPARENT] = call.trace.parent
+            if call.trace.state:
+                headers[metadata.TRACESTATE] = call.trace.state
+            if call.trace.baggage:
+                headers[metadata.BAGGAGE] = call.trace.baggage
         return Exchange(
             method,
             call,
@@ -232,12 +234,15 @@ def _criticality(text: str) -> Criticality | None:
     )
 
 
-def _trace(headers: dict[str, str | bytes], outer: Call | None) -> Trace:
+def _trace(headers: dict[str, str | bytes], scope: Scope) -> Trace:
+    """The trace that is told, else the one that this is made within, as it is: who records nothing adds nothing."""
     parent = headers.pop(metadata.TRACEPARENT, "")
     state, baggage = headers.pop(metadata.TRACESTATE, ""), headers.pop(metadata.BAGGAGE, "")
     if parent:
         return Trace.parse(str(parent), str(state), str(baggage))
-    return outer.trace.child() if outer else Trace.start()
+    if scope.trace is not None:
+        return scope.trace
+    return scope.call.trace if scope.call else UNTRACED
 
 
 async def _nothing() -> Any:

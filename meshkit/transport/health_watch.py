@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import Enum
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2
+
+from meshkit._gen.meshkit.v1 import health_pb2 as pb
+from meshkit.instance import State
 
 log = structlog.get_logger("meshkit.transport")
 
@@ -25,7 +30,7 @@ BACKOFF_S = 1.0
 
 MAX_BACKOFF_S = 30.0
 
-_Answer = health_pb2.HealthCheckResponse
+_Status = health_pb2.HealthCheckResponse
 _ASK = health_pb2.HealthCheckRequest().SerializeToString()
 """Asks for the server as a whole, which is the one name that servers of all kinds answer to."""
 
@@ -39,16 +44,32 @@ _NO_ANSWER = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVA
 """How a call ends that nobody answered."""
 
 
+class _Told(Enum):
+    """What is known of an instance."""
+
+    NO = "it takes no calls, or has not said so"
+    DEGRADED = "it takes calls, and is not ready"
+    SERVES = "it serves"
+
+
+def _told(answer: pb.HealthAnswer) -> _Told:
+    if answer.status == _Status.SERVING:
+        return _Told.SERVES
+    return _Told.DEGRADED if answer.state == State.SERVING else _Told.NO
+
+
 class HealthWatch:
     """What an instance says of itself, over connections that come and go: a long stream on each.
 
     It serves once it says so. Where it does not tell (it has no health service, or not for us), being connected is
-    all there is to know, and it is taken to serve. When a stream breaks on a connection that stands, its last answer
-    holds until the next one. Source for the client's side: gRPC proposal A17, "Client-side health checking".
+    all there is to know, and it is taken to serve. Where as many watch as it allows, it is asked now and then instead.
+    When a stream breaks on a connection that stands, its last answer holds until the next one. An instance of the mesh
+    that is not ready, and takes calls nevertheless, says so; it is degraded. Source for the client's side: gRPC
+    proposal A17, "Client-side health checking".
 
     Args:
         channel: The channel.
-        on_change: Called when `serving` changes.
+        on_change: Called when `serving` or `degraded` changes.
         name: What to call the instance in the log.
         sleep: Waits a number of seconds between streams.
         uniform: Random number between two bounds.
@@ -69,14 +90,18 @@ class HealthWatch:
         self._name = name
         self._sleep = sleep
         self._uniform = uniform
-        self._serving = False
-        self._answer = False
+        self._told = self._answer = _Told.NO
         self._failures = 0
 
     @property
     def serving(self) -> bool:
         """Whether the instance may be given calls; never before it was asked over the present connection."""
-        return self._serving
+        return self._told is _Told.SERVES
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it takes calls, though it is not ready."""
+        return self._told is _Told.DEGRADED
 
     async def follow(self) -> None:
         """Follows the instance over the present connection, until cancelled: the connection is lost."""
@@ -87,16 +112,18 @@ class HealthWatch:
                     why = await self._listen()
                 except AioRpcError as error:
                     if error.code() in _NOT_TOLD:
-                        self._answer = True
-                        self._tell(True)
+                        self._answer = _Told.SERVES
+                        self._tell(_Told.SERVES)
                         await asyncio.Event().wait()  # another connection may know better
                     why = f"{error.code().name}: {error.details()}"
+                    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        await self._look()
                 except (TimeoutError, DecodeError) as error:
                     why = str(error) or f"no answer within {FIRST_ANSWER_S:g} s"
                 self._tell(self._answer)
                 await self._rest(why)
         finally:
-            self._tell(False)
+            self._tell(_Told.NO)
 
     async def ask(self, timeout: float) -> bool:
         """Whether the instance answers a question after its health, in whatever way, within `timeout` seconds."""
@@ -132,16 +159,22 @@ class HealthWatch:
             async with asyncio.timeout(FIRST_ANSWER_S):
                 answer = await stream.read()
             while isinstance(answer, bytes):
-                self._hear(_Answer.FromString(answer).status)
+                self._hear(pb.HealthAnswer.FromString(answer))
                 answer = await stream.read()
         finally:
             stream.cancel()
         return "the instance ended it"
 
-    def _hear(self, status: int) -> None:
+    async def _look(self) -> None:
+        """Asks once, where it lets no more watch; until there is an answer, the last one holds."""
+        with suppress(AioRpcError, DecodeError):
+            answer = await self._check(_ASK, timeout=FIRST_ANSWER_S)
+            self._answer = _told(pb.HealthAnswer.FromString(answer))
+
+    def _hear(self, answer: pb.HealthAnswer) -> None:
         self._failures = 0
-        self._answer = status == _Answer.SERVING
-        if status == _Answer.SERVICE_UNKNOWN:
+        self._answer = _told(answer)
+        if answer.status == _Status.SERVICE_UNKNOWN:
             log.warning(
                 "an instance gets no calls: it has a health service that knows no status of the whole server; "
                 'set the status of the empty name ""',
@@ -149,9 +182,9 @@ class HealthWatch:
             )
         self._tell(self._answer)
 
-    def _tell(self, serving: bool) -> None:
-        if serving is not self._serving:
-            self._serving = serving
+    def _tell(self, told: _Told) -> None:
+        if told is not self._told:
+            self._told = told
             self._on_change()
 
     async def _rest(self, why: str) -> None:
@@ -162,7 +195,7 @@ class HealthWatch:
                 "the health of an instance cannot be followed, and is asked for again",
                 instance=self._name,
                 why=why,
-                taken_as="serving" if self._serving else "not serving",
+                taken_as="serving" if self.serving else "not serving",
             )
         longest = min(BACKOFF_S * 2 ** min(self._failures - 1, 16), MAX_BACKOFF_S)
         await self._sleep(self._uniform(longest / 2, longest))

@@ -196,7 +196,7 @@ class GrpcLink(Attempts):
         self.trouble = ""
         self._name = instance.instance_id
         self._address = instance.address
-        self._secured = secured
+        self.secured = secured
         self._health = HealthWatch(self._channel, on_change, name=self._name)
         self._keeping = asyncio.create_task(self._keep_connected(), name=f"meshkit link {self._name}")
 
@@ -204,6 +204,11 @@ class GrpcLink(Attempts):
     def ready(self) -> bool:
         """Whether a call begun now would be sent at once, to an instance that says that it serves."""
         return self._health.serving and self.connected
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it is connected to an instance that takes calls, though it says that it is not ready."""
+        return self._health.degraded and self.connected
 
     async def attempt(self, exchange: Exchange) -> None:
         """Makes the call over this connection, once, or over another one to the same address where this is full.
@@ -270,7 +275,7 @@ class GrpcLink(Attempts):
         failure = await self._health.failure(ASK_WHY_S)
         if not failure:
             return
-        why, lasting = trouble_of(failure, self._secured)
+        why, lasting = trouble_of(failure, self.secured)
         if lasting and why != self.trouble:
             log.warning("no connection to an instance", instance=self._name, address=self._address, why=why)
         self.trouble = why

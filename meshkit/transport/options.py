@@ -21,17 +21,30 @@ with the speed of the connection, to more than 4 MiB a stream."""
 Options = list[tuple[str, Any]]
 
 
-def server_options(max_message_bytes: int) -> Options:
+def server_options(
+    max_message_bytes: int, *, connection_age: float | None = None, shares_port: bool = False
+) -> Options:
     """Arguments of a server.
 
     Args:
         max_message_bytes: Largest message taken or sent, in bytes.
+        connection_age: Seconds after which a connection takes no more calls, and as many again that calls under way
+            have then; None for as long as it stands. gRPC varies it by a tenth.
+        shares_port: Whether other processes listen on its port as well, on purpose.
     """
+    ending: Options = []
+    if connection_age is not None:
+        milliseconds = int(connection_age * 1000)
+        ending = [
+            ("grpc.max_connection_age_ms", milliseconds),
+            ("grpc.max_connection_age_grace_ms", milliseconds),
+        ]
     return [
+        *ending,
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
         ("grpc.server.max_pending_requests", MAX_PENDING),

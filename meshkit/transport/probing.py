@@ -10,6 +10,7 @@ import grpc
 from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from meshkit._gen.meshkit.v1 import health_pb2 as pb
 from meshkit.transport.options import channel_options
 from meshkit.transport.tls import Secured, open_channel, trouble_of
 
@@ -28,11 +29,15 @@ class Probe:
         status: `SERVING`, `NOT_SERVING`, another status of the health protocol, or `UNREACHABLE`.
         seconds: How long it took.
         problem: Why there is no answer, where there is none.
+        state: What an instance of the mesh says of its state; empty where it is none.
+        lacking: What it lacks to be ready.
     """
 
     status: str
     seconds: float
     problem: str = ""
+    state: str = ""
+    lacking: tuple[str, ...] = ()
 
     @property
     def serves(self) -> bool:
@@ -58,7 +63,8 @@ async def probe(address: str, *, timeout: float, contract: str = "", secured: Se
         except AioRpcError as error:
             return Probe(UNREACHABLE, time.monotonic() - begun, _problem(error, timeout, secured))
     name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    return Probe(name, time.monotonic() - begun)
+    more = pb.HealthAnswer.FromString(answer.SerializeToString())
+    return Probe(name, time.monotonic() - begun, state=more.state, lacking=tuple(more.lacking))
 
 
 def _problem(error: AioRpcError, timeout: float, secured: Secured | None) -> str:

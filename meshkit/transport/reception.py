@@ -16,7 +16,7 @@ from grpc.aio import EOF, ServicerContext
 
 from meshkit import metadata
 from meshkit.call import BLANK, Deadline, Trace
-from meshkit.errors import Internal, InvalidArgument, MeshError
+from meshkit.errors import Internal, InvalidArgument, MeshError, Unavailable
 from meshkit.pipeline import END, Exchange, Handler, Method
 from meshkit.transport.half_close import reading
 from meshkit.transport.peer import ConnectedPeer
@@ -38,14 +38,28 @@ class Reception:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
         own_headers: Whether handlers may send headers of their own.
+        draining: Set when calls under way should come to an end; each call carries it.
+
+    Attributes:
+        tasks: The calls under way: what each is of, by the task that serves it.
+        newest: When the latest of them came, on the clock of the event loop.
     """
 
-    def __init__(self, service: str, instance_id: str, *, own_headers: bool = False) -> None:
+    def __init__(
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        own_headers: bool = False,
+        draining: asyncio.Event | None = None,
+    ) -> None:
         self.service = service
         self.instance_id = instance_id
         self.own_headers = own_headers
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.draining = draining or asyncio.Event()
+        self.tasks: dict[asyncio.Task[Any], Method] = {}
         self.newest = float("-inf")
+        self._ended: set[asyncio.Task[Any]] = set()
 
     def serving(self, method: Method, handler: Handler) -> Serving:
         """What serves a method.
@@ -55,6 +69,28 @@ class Reception:
             handler: Its onion, which takes and gives serialized messages.
         """
         return partial(_Streaming if method.streams_replies else _Single, self, method, handler)
+
+    def end(self, *, streams_only: bool) -> None:
+        """Ends calls under way: their handlers are cancelled, their callers told to call elsewhere.
+
+        Args:
+            streams_only: Leave those that have one request and one reply.
+        """
+        for task, method in self.tasks.items():
+            if task not in self._ended and (
+                not streams_only or method.streams_requests or method.streams_replies
+            ):
+                self._ended.add(task)
+                task.cancel()
+
+    def was_ended(self, task: asyncio.Task[Any]) -> bool:
+        """Whether it is this that a call's task was cancelled by, and nothing else; it is not cancelled then."""
+        return task in self._ended and task.uncancel() == 0
+
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """Takes note that a call is over."""
+        self.tasks.pop(task, None)
+        self._ended.discard(task)
 
 
 class _Served:
@@ -80,9 +116,10 @@ class _Served:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
-        reception.tasks.add(task)
+        reception.tasks[task] = self._method
         reception.newest = loop.time()
         peer = ConnectedPeer(context)
+        exchange: Exchange | None = None
         try:
             exchange = self._exchange(context, send, peer)
             await self._handler(exchange)
@@ -91,9 +128,13 @@ class _Served:
             )
         except MeshError as error:
             await self._abort(context, error)
+        except asyncio.CancelledError:
+            if not reception.was_ended(task):
+                raise
+            await self._abort(context, _leaving(exchange))
         finally:
             peer.release()
-            reception.tasks.discard(task)
+            reception.forget(task)
 
     def _exchange(
         self, context: Context, send: Callable[[Any], Awaitable[None]], peer: ConnectedPeer
@@ -107,6 +148,7 @@ class _Served:
             instance_id=self._reception.instance_id,
             method=method.path,
             deadline=deadline,
+            draining=self._reception.draining,
             peer=peer,
             metadata={key: headers[key] for key in headers if key not in metadata.REQUEST_KEYS},
             trace=Trace.parse(
@@ -151,6 +193,13 @@ class _Streaming(_Served):
     async def stream_stream(self, _requests: Any, context: Context) -> None:
         """Serves it."""
         await self._serve(context, context.write)
+
+
+def _leaving(exchange: Exchange | None) -> MeshError:
+    """What a caller is told whose call did not end in time."""
+    error = Unavailable("the instance stops, and ends what is under way: call again", reason="DRAINING")
+    error.unprocessed = exchange is not None and not exchange.begun
+    return error
 
 
 def _message(context: Context) -> Callable[[], Awaitable[Any]]:

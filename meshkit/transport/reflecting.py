@@ -9,14 +9,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
-from grpc import StatusCode
-from grpc.aio import EOF, AioRpcError
+from grpc.aio import EOF, AioRpcError, Channel
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import Internal
-from meshkit.transport.options import channel_options
 from meshkit.transport.status import error_from
-from meshkit.transport.tls import Secured, open_channel, trouble_of
 
 MAX_FILES = 1000
 """Proto files that are taken from one server at most."""
@@ -38,40 +35,33 @@ class Contracts:
     pool: DescriptorPool = field(repr=False)
 
 
-async def reflect(
-    address: str, *, timeout: float, max_message_bytes: int, secured: Secured | None = None
-) -> Contracts:
-    """Asks the server at an address what it serves.
+async def reflect(channel: Channel, name: str, *, timeout: float) -> Contracts:
+    """Asks at the other end of a channel what is served there.
 
     Args:
-        address: `host:port`.
+        channel: The channel; such as `mesh.channel(…, permissions=["mesh:inspect"])`, which asks one of the instances.
+        name: What to call the other end in errors.
         timeout: Seconds that all of it may take.
-        max_message_bytes: Largest answer taken, in bytes.
-        secured: With TLS, so; in plain text where it is None.
 
     Raises:
-        MeshError: It does not answer, serves no reflection, or answers with what does not fit together.
+        MeshError: It does not answer, or not us, serves no reflection, or answers with what does not fit together.
     """
-    async with open_channel(address, channel_options(max_message_bytes), secured) as channel:
-        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for blocking channels only
-        call = make_stub(channel).ServerReflectionInfo(timeout=timeout)
-        try:
-            return await _Conversation(call, address).contracts()
-        except AioRpcError as error:
-            details = error.details() or ""
-            if error.code() is StatusCode.UNAVAILABLE:
-                details = f"{address}: {trouble_of(details, secured).text}"
-            raise error_from(error.code(), details, error.trailing_metadata()) from error
-        finally:
-            call.cancel()
+    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for blocking channels only
+    call = make_stub(channel).ServerReflectionInfo(timeout=timeout)
+    try:
+        return await _Conversation(call, name).contracts()
+    except AioRpcError as error:
+        raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
+    finally:
+        call.cancel()
 
 
 class _Conversation:
     """Questions and answers of one reflection stream."""
 
-    def __init__(self, call: Any, address: str) -> None:
+    def __init__(self, call: Any, name: str) -> None:
         self._call = call
-        self._address = address
+        self._name = name
         self._files: dict[str, FileDescriptorProto] = {}
 
     async def contracts(self) -> Contracts:
@@ -136,4 +126,4 @@ class _Conversation:
             raise self._fault(f"sent files that do not declare {name}") from None
 
     def _fault(self, what: str) -> Internal:
-        return Internal(f"reflection at {self._address} {what}", reason="REFLECTION_BROKEN")
+        return Internal(f"reflection of {self._name} {what}", reason="REFLECTION_BROKEN")

@@ -10,12 +10,16 @@ from typing import Any
 import grpc
 
 from meshkit.errors import Unimplemented
-from meshkit.pipeline import Exchange, Handler, Method
+from meshkit.pipeline import Exchange, Handler, Method, Middleware
 from meshkit.transport.options import server_options
 from meshkit.transport.reception import Reception, Serving
 
 QUIET_S = 0.1
 """Seconds without a new call after which a stopping server takes it that its callers have heard."""
+
+LAST_S = 1.0
+LAST_SHARE = 0.1
+"""Of the grace of a stop, the seconds that calls have which are ended, to tell their callers so; at most that share."""
 
 
 _MEND = (
@@ -64,11 +68,16 @@ def take_port(
     return bound
 
 
+def _as_it_is(handler: Handler) -> Handler:
+    return handler
+
+
 class _Methods(grpc.GenericRpcHandler):
     """Finds what serves a call; answers calls of methods that no contract here has."""
 
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Reception, around: Middleware) -> None:
         self._reception = reception
+        self._refusing = around(self._refuse)
         self._serving: dict[str, Serving] = {}
 
     def add(self, method: Method, handler: Handler) -> None:
@@ -77,7 +86,7 @@ class _Methods(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of the call."""
         path = handler_call_details.method
-        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refuse)
+        serving = self._serving.get(path) or self._reception.serving(Method(path), self._refusing)
         return serving(handler_call_details.invocation_metadata)
 
     async def _refuse(self, exchange: Exchange) -> None:
@@ -92,12 +101,28 @@ class Server:
         service: Name of the service.
         instance_id: Id of the instance; each answer names it.
         max_message_bytes: Largest message taken or sent, in bytes.
+        connection_age: Seconds after which a connection must be made anew; see `server_options`.
+        draining: Set when calls under way should come to an end; each call carries it.
+        shares_port: Whether other processes listen on its port as well, on purpose.
+        around: What is laid around the refusal of calls of methods that it does not have.
     """
 
-    def __init__(self, service: str, instance_id: str, *, max_message_bytes: int) -> None:
-        self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
-        self.reception = Reception(service, instance_id)
-        self._methods = _Methods(self.reception)
+    def __init__(
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        max_message_bytes: int,
+        connection_age: float | None = None,
+        draining: asyncio.Event | None = None,
+        shares_port: bool = False,
+        around: Middleware = _as_it_is,
+    ) -> None:
+        options = server_options(max_message_bytes, connection_age=connection_age, shares_port=shares_port)
+        self.grpc = grpc.aio.server(options=options)
+        self.reception = Reception(service, instance_id, draining=draining)
+        self._shares_port = shares_port
+        self._methods = _Methods(self.reception, around)
         self._started = False
 
     def add(self, methods: Mapping[Method, Handler]) -> None:
@@ -136,11 +161,17 @@ class Server:
         """How many calls are being served."""
         return len(self.reception.tasks)
 
-    async def stop(self, grace: float) -> None:
+    async def stop(self, grace: float, *, streams: float = float("inf")) -> None:
         """Lets calls under way end, takes no more, and ends what is left after `grace` seconds.
 
         Callers who have not heard of the stop yet are still answered meanwhile, with the refusal of the onion, which
-        proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED.
+        proves that their call may be tried elsewhere. gRPC's own answer, once it stops, is a bare CANCELLED. On a
+        shared port it stops at once: callers that were told that it does not serve wait for their connection to end,
+        to make one that leads to another process.
+
+        Args:
+            grace: Seconds that calls have.
+            streams: Seconds of these that streams have.
         """
         if (
             not self._started
@@ -148,15 +179,27 @@ class Server:
             await self.start()
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
+        stopping = asyncio.create_task(self.grpc.stop(grace)) if self._shares_port else None
         if grace > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await self._quiet()
+            last = end - min(LAST_S, grace * LAST_SHARE)
+            await self._quiet(min(loop.time() + streams, last))
+            self.reception.end(streams_only=True)
+            await self._quiet(last)
+            self.reception.end(streams_only=False)
+            await self._quiet(end)
         await self.grpc.stop(max(end - loop.time(), 0.0))
+        if stopping is not None:
+            await stopping
         if self.reception.tasks:
             await asyncio.wait(self.reception.tasks, timeout=1)
 
-    async def _quiet(self) -> None:
+    async def _quiet(self, until: float) -> None:
+        """Waits until no call is under way and none has come for a moment, but no longer than until a time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._ended()
+
+    async def _ended(self) -> None:
         """Waits until no call is under way, and none has come for a moment: some may be on the wire."""
         loop = asyncio.get_running_loop()
         while self.reception.tasks or self.reception.newest + QUIET_S > loop.time():

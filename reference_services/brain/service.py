@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshkit import Call, CUService, FailedPrecondition, InvalidArgument, resource, rpc
+from meshkit import Call, CUService, InvalidArgument, resource, rpc
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds, remembering, writing
 from reference_services.brain.config import BrainConfig
@@ -18,6 +18,7 @@ from reference_services.brain.products import search_products
 from reference_services.brain.searching import search
 from reference_services.brain.sqlite.opening import open_sqlite
 from reference_services.brain.store import KnowledgeStore
+from reference_services.extras import postgres_for
 
 READ, WRITE, TRACE, STATS = "brain:read", "brain:write", "brain:trace", "brain:stats"
 """Permissions of brain."""
@@ -61,14 +62,8 @@ async def open_store(service: Brain) -> AsyncGenerator[KnowledgeStore]:
 
 
 def _open_postgres(service: Brain) -> AbstractAsyncContextManager[KnowledgeStore]:
-    try:
+    with postgres_for("BRAIN_DATABASE_URL"):
         from reference_services.brain.postgres.opening import open_postgres
-    except ImportError as error:
-        raise FailedPrecondition(
-            "BRAIN_DATABASE_URL names a database of PostgreSQL, which needs psycopg and psycopg-pool: "
-            "pip install 'meshkit[postgres]'",
-            reason="EXTRA_MISSING",
-        ) from error
     return open_postgres(
         service.config.brain_database_url,
         embedder=service.embedder.name,
@@ -82,7 +77,7 @@ class Brain(CUService, contract=pb.DESCRIPTOR.services_by_name["BrainService"], 
 
     config: BrainConfig
     embedder = resource(open_embedder)
-    store = resource(open_store)
+    store = resource(open_store, check=KnowledgeStore.check)
 
     @rpc(permission=WRITE)
     async def upsert(self, request: pb.UpsertRequest, call: Call) -> pb.UpsertResponse:

@@ -7,7 +7,7 @@ since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -257,7 +257,11 @@ class Figures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeStore:
-    """All concerns of one store."""
+    """All concerns of one store.
+
+    Attributes:
+        answers: Raises why it cannot be reached, where it may be away.
+    """
 
     cells: Cells
     retrieval: Retrieval
@@ -265,3 +269,13 @@ class KnowledgeStore:
     memory: Memory
     traces: Traces
     figures: Figures
+    answers: Callable[[], Awaitable[None]] | None = None
+
+    async def check(self) -> None:
+        """Makes sure that it can be used.
+
+        Raises:
+            MeshError: Why it cannot.
+        """
+        if self.answers is not None:
+            await self.answers()

@@ -15,7 +15,7 @@ from meshkit import Mesh, Program, SharedConfig, State, Supervisor
 from meshkit.config import child_environment
 
 if TYPE_CHECKING:
-    from meshkit.supervisor import Child
+    from meshkit.child import Child
 
 TARGETS = {
     "brain": "reference_services.brain.service:Brain",

@@ -1,13 +1,14 @@
 """Transactions for one tenant at a time, on a pool of connections that carry no tenant over to the next.
 
 The tenant is a setting of the transaction alone, and the policies of the tables let through what is its own. A
-connection that is not in such a transaction sees no row at all.
+connection that is not in such a transaction sees no row of any tenant.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
@@ -17,7 +18,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Literal as Quoted
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from meshkit import Unavailable
+from meshkit import MeshError, Unavailable
 from reference_services.postgres.faults import Incidents, is_lost
 from reference_services.postgres.schema import Schema, Target
 
@@ -25,7 +26,10 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # what it warns of is
 
 T = TypeVar("T")
 Connection = AsyncConnection[TupleRow]
-Work = Callable[[Connection], Awaitable[T]]
+Work = Callable[[Connection], Coroutine[Any, Any, T]]
+
+NOBODY = ""
+"""In a tenant's place: the transaction sees no tenant's rows, only tables that have none."""
 
 ATTEMPTS = 5
 """How often a transaction is begun that others get into the way of."""
@@ -36,6 +40,9 @@ RECONNECT_S = 1.0
 AWAY_PATIENCE_S = 0.5
 """Seconds that a call waits for a connection where the last attempt to make one failed."""
 
+_THERE = frozenset({"DATABASE_BUSY", "DATABASE_OVERLOADED"})
+"""Reasons of a database that is there."""
+
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN"
 
@@ -45,7 +52,9 @@ class Overtaken(Exception):
 
 
 class Database:
-    """A database, open. Made by `open_database`.
+    """A database, open; usable from any event loop of the process, for it works on the loop that opened it.
+
+    Made by `open_database`.
 
     Args:
         pool: Connections that use the rows as the schema's role.
@@ -61,6 +70,7 @@ class Database:
         self._reach = reach
         self._schema = schema
         self._incidents = incidents
+        self._loop = asyncio.get_running_loop()
 
     async def read(self, tenant: str, work: Work[T]) -> T:
         """Runs `work` on one snapshot of the tenant's rows.
@@ -71,7 +81,7 @@ class Database:
             FailedPrecondition: `DATABASE_REFUSED`, `DATABASE_MISSING`, `DATABASE_FORBIDDEN`.
             DataLoss: `DATABASE_DAMAGED`.
         """
-        return await self._told(tenant, _READ, work)
+        return await self._at_home(self._told(tenant, _READ, work))
 
     async def write(self, tenant: str, work: Work[T]) -> T:
         """Runs `work` as one transaction on the tenant's rows: all of it or, where it raises, nothing.
@@ -79,7 +89,24 @@ class Database:
         It is run again where other transactions got into its way, or the connection was lost before its end.
         Raises what `read` does.
         """
-        return await self._told(tenant, _WRITE, work)
+        return await self._at_home(self._told(tenant, _WRITE, work))
+
+    async def check(self) -> None:
+        """Makes sure that the database answers. One that is merely busy is there.
+
+        Raises what `read` does.
+        """
+        try:
+            await self.read("", _asked)
+        except MeshError as error:
+            if error.reason not in _THERE:
+                raise
+
+    async def _at_home(self, call: Coroutine[Any, Any, T]) -> T:
+        """Runs it where the connections live."""
+        if asyncio.get_running_loop() is self._loop:
+            return await call
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
     async def _told(self, tenant: str, begin: str, work: Work[T]) -> T:
         try:
@@ -153,6 +180,10 @@ async def open_database(
     )
     async with pool:
         yield Database(pool, reach, target.schema, Incidents(target))
+
+
+async def _asked(connection: Connection) -> None:
+    await connection.execute("SELECT 1")
 
 
 async def rows(connection: Connection, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:

@@ -12,12 +12,10 @@ import structlog
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from meshkit import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from reference_services.incidents import News
 from reference_services.postgres.schema import Schema, Target
 
 log = structlog.get_logger("reference_services.postgres")
-
-QUIET_S = 60.0
-"""Seconds without a fault of one kind after which the next of that kind is another incident."""
 
 
 class _Fault(NamedTuple):
@@ -151,22 +149,15 @@ class Incidents:
 
     def __init__(self, target: Target, clock: Callable[[], float] = time.monotonic) -> None:
         self._target = target
-        self._clock = clock
-        self._seen: dict[str, float] = {}
+        self._news = News(clock)
 
     def met(self, error: psycopg.Error) -> MeshError | None:
         """What a caller is told; None for an error of our own SQL. The log gets the cause where that is news."""
         told = explained(error, self._target.schema)
-        if told is not None and self._is_news(told.reason):
+        if told is not None and self._news.is_news(told.reason):
             whole = unusable(error, self._target)
             log.error("the database fails", reason=whole.message if whole else told.message)
         return told
-
-    def _is_news(self, reason: str) -> bool:
-        now = self._clock()
-        last = self._seen.get(reason)
-        self._seen[reason] = now
-        return last is None or now - last > QUIET_S
 
 
 def _fault(error: psycopg.Error) -> _Fault | None:

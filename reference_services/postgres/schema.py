@@ -14,7 +14,23 @@ from meshkit import FailedPrecondition
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 20
-"""Seconds that one statement may take, and that a transaction may wait for its next."""
+"""Seconds that one statement may take."""
+IDLE_TIMEOUT_S = 5
+"""Seconds that a transaction may wait for its next statement: a process that stops within one holds rows that others
+need, so its connection is ended."""
+
+
+def own_rows(role: str, *tables: str) -> str:
+    """SQL that lets a role use what is the transaction's tenant's in tables with a column `tenant`, and no more."""
+    return "".join(
+        f"""
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON {table} USING (tenant = current_setting('meshkit.tenant', true));
+GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role};
+"""
+        for table in tables
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +94,11 @@ class Target:
 
     def as_user(self) -> str:
         """How to connect to use the rows: as the role from the first moment, which RESET does not undo."""
-        limit = f"{STATEMENT_TIMEOUT_S}s"
         return self._connecting(
             {
                 "role": self.schema.role,
-                "statement_timeout": limit,
-                "idle_in_transaction_session_timeout": limit,
+                "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT_S}s",
                 "jit": "off",
             },
         )

@@ -7,15 +7,20 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from meshkit.config import Secret, SharedConfig, SqliteUrl, Wrong, sqlite_path
+from meshkit.config import Secret, SharedConfig, StateUrl, Wrong, sqlite_path
 
 
 class RouterConfig(SharedConfig):
     """What the router is told beyond the settings that all services share."""
 
-    router_database_url: SqliteUrl = Field(
+    router_database_url: StateUrl = Field(
         default="",
-        description="Where manifests are kept: `sqlite:////absolute/path`; empty: router.sqlite in the state folder.",
+        description="Where manifests are kept: `postgresql://user:password@host/database`, "
+        "`redis://user:password@host:6379/0` or any other URL of a Redis, or `sqlite:////absolute/path`; empty: "
+        "router.sqlite in the state folder.",
+    )
+    router_connections: int = Field(
+        default=8, ge=1, le=256, description="Connections to PostgreSQL at most, of a replica."
     )
     router_llm_base_url: str = Field(
         default="",
@@ -62,5 +67,5 @@ class RouterConfig(SharedConfig):
 
     @property
     def router_database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where manifests are kept in one."""
         return sqlite_path(self.router_database_url, self.state_dir / "router.sqlite")

@@ -27,10 +27,10 @@ from reference_services.router.config import RouterConfig
 from reference_services.router.extractive import ExtractiveAnswerer
 from reference_services.router.llm import Endpoint, Limits, LlmAnswerer, open_endpoint
 from reference_services.router.model import Agent, Completed, Extractive, Llm
+from reference_services.router.opening import open_manifests
 from reference_services.router.over_mesh import peers_over
 from reference_services.router.peers import Peers
 from reference_services.router.run import Run, Task
-from reference_services.router.sqlite import SqliteManifestStore
 from reference_services.router.storage import ManifestStore
 from reference_services.router.wire import (
     agent_summary,
@@ -51,10 +51,7 @@ _SERVICE = re.compile(r"[a-z][a-z0-9-]{0,39}")
 @asynccontextmanager
 async def open_store(service: Router) -> AsyncGenerator[ManifestStore, None]:
     """Opens the storage of manifests that the settings name."""
-    config = service.config
-    if not config.router_database_url:
-        config.ensure_state_dir()
-    async with SqliteManifestStore.open(config.router_database_path) as store:
+    async with open_manifests(service.config) as store:
         yield store
 
 
@@ -75,7 +72,12 @@ async def open_llm(service: Router) -> AsyncGenerator[Endpoint | None, None]:
         yield endpoint
 
 
-class Router(CUService, contract=pb.DESCRIPTOR.services_by_name["RouterService"], port=50052):
+class Router(
+    CUService,
+    contract=pb.DESCRIPTOR.services_by_name["RouterService"],
+    port=50052,
+    depends_on=("brain",),
+):
     """Registers agents and runs them."""
 
     config: RouterConfig

@@ -8,8 +8,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from meshkit import Aborted, ResourceExhausted
-from reference_services.router.storage import KEPT_VERSIONS, MAX_PROJECTS, Head
+from reference_services.router.storage import (
+    KEPT_VERSIONS,
+    MAX_PROJECTS,
+    Head,
+    changed_since,
+    too_many_projects,
+)
 from reference_services.sqlite import Database, Schema, open_database
 
 _FIRST = """
@@ -87,11 +92,7 @@ class SqliteManifestStore:
         if held is not None and held.digest == digest:
             return held, False
         if replaces and replaces != (held.digest if held else None):
-            raise Aborted(
-                "Another manifest holds by now; read it, and register on top of it.",
-                reason="MANIFEST_CHANGED",
-                digest=held.digest if held else "",
-            )
+            raise changed_since(held)
         if held is None:
             _check_room(db, tenant)
         head = Head(project, held.version + 1 if held else 1, digest, self._clock())
@@ -113,10 +114,7 @@ class SqliteManifestStore:
 def _check_room(db: sqlite3.Connection, tenant: str) -> None:
     query = "SELECT count(*) FROM manifests WHERE tenant = ? AND current = 1"
     if db.execute(query, (tenant,)).fetchone()[0] >= MAX_PROJECTS:
-        raise ResourceExhausted(
-            f"This tenant has manifests of {MAX_PROJECTS} projects, which is the most there may be.",
-            reason="TOO_MANY_PROJECTS",
-        )
+        raise too_many_projects()
 
 
 def _head(row: tuple[str, int, str, float, int]) -> Head:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from meshkit import Aborted, MeshError, ResourceExhausted
+
 KEPT_VERSIONS = 10
 """Versions of a project's manifest that are kept, the one that holds included."""
 MAX_PROJECTS = 200
@@ -52,3 +54,20 @@ class ManifestStore(Protocol):
     async def read(self, tenant: str, project: str, digest: str = "") -> tuple[Head, str] | None:
         """A manifest and its content: the one that holds, or the newest with that digest, if there is one."""
         ...
+
+
+def changed_since(held: Head | None) -> MeshError:
+    """The error that another manifest holds than the one that was to be replaced."""
+    return Aborted(
+        "Another manifest holds by now; read it, and register on top of it.",
+        reason="MANIFEST_CHANGED",
+        digest=held.digest if held else "",
+    )
+
+
+def too_many_projects() -> MeshError:
+    """The error that a tenant has as many projects as it may."""
+    return ResourceExhausted(
+        f"This tenant has manifests of {MAX_PROJECTS} projects, which is the most there may be.",
+        reason="TOO_MANY_PROJECTS",
+    )

@@ -75,6 +75,21 @@ class Mark:
         return f"{self.number}:{self.mac.hex()}"
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """An audit log as it stands somewhere.
+
+    Attributes:
+        base: Mark of the last entry that was forgotten.
+        head: Mark of the last entry.
+        entries: All entries in between, in order, as they are read.
+    """
+
+    base: Mark
+    head: Mark
+    entries: Iterable[Entry]
+
+
 class Chain:
     """Links entries, and tells whether they are linked.
 

@@ -16,6 +16,7 @@ from meshkit.authority import (
     Grants,
     KeyRow,
     KeyStatus,
+    Revocations,
     ServiceKeys,
     TokenVerifier,
     Verified,
@@ -73,6 +74,7 @@ class Authority:
         storage: Where it keeps what it knows.
         master: What keys are sealed under.
         terms: How it works.
+        revocations: What is revoked elsewhere than in its storage.
         clock: Unix time in seconds.
 
     Attributes:
@@ -80,7 +82,13 @@ class Authority:
     """
 
     def __init__(
-        self, storage: Storage, master: Master, terms: Terms, *, clock: Callable[[], float] = time.time
+        self,
+        storage: Storage,
+        master: Master,
+        terms: Terms,
+        *,
+        revocations: Revocations | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
         self._terms = terms
@@ -93,6 +101,7 @@ class Authority:
             overlap=terms.lifetime + 2 * terms.skew,
             clock=clock,
         )
+        self._revocations = Revocations() if revocations is None else revocations
         self._subjects = TokenVerifier(
             "shield",
             self.keys,
@@ -100,6 +109,7 @@ class Authority:
             max_lifetime=MAX_LIFETIME_S,
             skew=terms.skew,
             clock=clock,
+            revocations=self._revocations,
         )
         self._bulletin: Bulletin | None = None
         self._known: dict[tuple[str, str], KeyRow] = {}
@@ -163,9 +173,9 @@ class Authority:
         Raises:
             MeshError: It may not have one.
         """
-        self._rates.take(caller.project)
         project = await self._project(caller.project)
         subject = await self._verified(subject_token, caller)
+        self._rates.take(caller.project, (subject.subject or subject.principal).project)
         allowed = policy.exchange(
             project, caller, subject, asked, longest=self._terms.lifetime, now=self._clock()
         )
@@ -257,7 +267,8 @@ class Authority:
 
     async def _check_unrevoked(self, verified: Verified) -> None:
         principal, subject = verified.principal, verified.subject or verified.principal
-        if await self._storage.is_revoked(
+        elsewhere = any(map(self._revocations.is_revoked, verified.bearers))
+        if elsewhere or await self._storage.is_revoked(
             [principal.token_id, *(actor.token_id for actor in verified.actors)],
             [subject.project, *(actor.project for actor in verified.actors)],
             principal.issued_at,
@@ -268,7 +279,11 @@ class Authority:
         """Whom a token made now is for. Where a project was revoked within this second, it is of the next one."""
         now = self._clock()
         issued_at = int(now)
-        issued_at += await self._storage.is_revoked([], [project, *others], issued_at)
+        projects = [project, *others]
+        elsewhere = any(
+            self._revocations.is_revoked(Principal(each, name, issued_at=issued_at)) for each in projects
+        )
+        issued_at += elsewhere or await self._storage.is_revoked([], projects, issued_at)
         ends = int(now + allowed.lifetime + _ROUNDING_S)
         token_id = secrets.token_urlsafe(16)
         return Principal(project, name, allowed.permissions, allowed.tenants, token_id, ends, issued_at)

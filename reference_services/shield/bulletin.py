@@ -47,16 +47,16 @@ class Bulletin:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
-    async def wait(self, known: Revisions, timeout: float) -> None:
-        """Waits until the revisions are others than those known, or for `timeout` seconds."""
+    async def wait(self, known: Revisions, timeout: float, over: asyncio.Event) -> None:
+        """Waits until the revisions are others than those known, until `over` is set, or for `timeout` seconds."""
         if self.revisions != known:
             return
-        changed = self._changed
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, over)]
         try:
-            async with asyncio.timeout(timeout):
-                await changed.wait()
-        except TimeoutError:
-            return
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def follow(self) -> None:
         """Looks again and again. A look that fails is logged, once in a row, and does not end it."""

@@ -6,8 +6,13 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
-from reference_services.master_key import check_master_key, local_master_key, parse_master_key
+from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_path
+from reference_services.master_key import (
+    MAKE_MASTER_KEY,
+    check_master_key,
+    local_master_key,
+    parse_master_key,
+)
 
 KEY_FILE = "shield-master-key"
 """Name of the file in the state folder that holds the master key where none is configured."""
@@ -16,15 +21,20 @@ KEY_FILE = "shield-master-key"
 class ShieldConfig(SharedConfig):
     """What Shield is told beyond the settings that all services share."""
 
-    shield_database_url: SqliteUrl = Field(
+    shield_database_url: DatabaseUrl = Field(
         default="",
-        description="Where projects, keys, revocations and the audit log are kept: `sqlite:////absolute/path`; empty: "
-        "shield.sqlite in the state folder.",
+        description="Where projects, keys, revocations and the audit log are kept: "
+        "`postgresql://user:password@host/database`, or `sqlite:////absolute/path`; empty: shield.sqlite in the state "
+        "folder.",
+    )
+    shield_connections: int = Field(
+        default=8, ge=1, le=256, description="Connections to PostgreSQL at most, of a replica."
     )
     shield_master_key: SecretStr = Field(
         default=SecretStr(""),
         description="Key that signing keys and projects' keys are sealed under, and the audit log is chained with: "
         "base64url of 32 bytes, the same on each replica. May be absent in local: one is made in the state folder.",
+        json_schema_extra={"make": MAKE_MASTER_KEY},
     )
     shield_token_ttl_s: int = Field(
         default=300, ge=10, le=3600, description="Longest life in seconds of a token that Shield issues."
@@ -57,8 +67,13 @@ class ShieldConfig(SharedConfig):
         return ""
 
     @property
+    def postgresql(self) -> bool:
+        """Whether it is kept in PostgreSQL."""
+        return is_postgresql_url(self.shield_database_url)
+
+    @property
     def shield_database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where it is not kept in PostgreSQL."""
         return sqlite_path(self.shield_database_url, self.state_dir / "shield.sqlite")
 
     def master_key(self) -> bytes:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
 
 from meshkit import Call, CUService, InvalidArgument, Principal, every, resource, rpc
-from meshkit.authority import KeyRow
+from meshkit.authority import KeyRow, Revocations
 from meshkit.protocol import shield as pb
 from reference_services.shield import messages
 from reference_services.shield.authority import Authority, Terms
 from reference_services.shield.config import ShieldConfig
 from reference_services.shield.model import Revisions, Revocation
+from reference_services.shield.opening import open_storage
 from reference_services.shield.sealing import Master
-from reference_services.shield.sqlite import open_sqlite_storage
+from reference_services.shield.watchers import Place, Watchers
 
 KEYS_MAX_AGE_S = 300
 """Seconds after which verifiers ask for the keys again; they are told of a change at once."""
@@ -48,18 +49,24 @@ async def open_shield(service: Shield) -> AsyncGenerator[Authority, None]:
     )
     master = Master(await asyncio.to_thread(config.master_key))
     async with (
-        open_sqlite_storage(config.shield_database_path, master) as storage,
-        Authority(storage, master, terms).open() as authority,
+        open_storage(config, master) as storage,
+        Authority(storage, master, terms, revocations=service.projects.revocations).open() as authority,
     ):
         service.projects.authority = authority
         yield authority
 
 
 class KnownProjects:
-    """The keys of the projects in Shield's database; a `KeyRing`, of use once that is open."""
+    """The keys of the projects in Shield's database; a `KeyRing`, of use once that is open.
+
+    Attributes:
+        authority: Shield, once its database is open.
+        revocations: What is revoked elsewhere than there: in Redis, where the settings name one.
+    """
 
     def __init__(self) -> None:
         self.authority: Authority | None = None
+        self.revocations = Revocations()
 
     @property
     def generation(self) -> int:
@@ -82,8 +89,14 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
         """The projects that may call."""
         return KnownProjects()
 
-    def key_ring(self) -> KnownProjects:
-        """The projects' keys in Shield's database."""
+    @cached_property
+    def watchers(self) -> Watchers:
+        """Who follows what is revoked. Some streams are left for newcomers, who may have a right to a place."""
+        return Watchers(max(self.config.max_calls * 9 // 10, 1))
+
+    def key_ring(self, revocations: Revocations) -> KnownProjects:
+        """The projects' keys in Shield's database. What is revoked in Redis may not be exchanged either."""
+        self.projects.revocations = revocations
         return self.projects
 
     @rpc(permission="shield:issue", tenant="none", timeout=5.0)
@@ -112,21 +125,29 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
     async def watch_revocations(
         self, request: pb.WatchRevocationsRequest, call: Call
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
-        """Gives what is revoked, and each revocation as it comes."""
+        """Gives what is revoked, and each revocation as it comes, until this replica stops."""
+        with self.watchers.joined(_caller(call).project) as place:
+            async with aclosing(self._news_after(request, place, call)) as told:
+                async for news in told:
+                    yield news
+
+    async def _news_after(
+        self, request: pb.WatchRevocationsRequest, place: Place, call: Call
+    ) -> AsyncGenerator[pb.WatchRevocationsResponse, None]:
         bulletin = self.authority.bulletin
         if request.after_revision > bulletin.revisions.revocations:
             await bulletin.look()
         there = bulletin.revisions
         same = request.log_id == there.log_id and request.after_revision <= there.revocations
         known, reset = (request.after_revision, False) if same else (0, True)
-        while True:
+        while not call.draining.is_set():
             seen = bulletin.revisions
             page = await self.authority.revoked_after(known, PAGE)
             known = page[-1].revision if page else max(known, seen.revocations)
             yield _news(seen, known, reset, len(page) < PAGE, page)
             reset = False
             if len(page) < PAGE:
-                await bulletin.wait(seen, HEARTBEAT_S)
+                await place.keep(bulletin.wait(seen, HEARTBEAT_S, call.draining))
 
     @rpc(permission="shield:revoke", tenant="none", timeout=5.0)
     async def revoke(self, request: pb.RevokeRequest, call: Call) -> pb.RevokeResponse:

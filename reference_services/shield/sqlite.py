@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import structlog
-
-from reference_services.shield.audit import Chain, Entry, Event, Mark
+from reference_services.shield.audit import Chain, Entry, Event, Log, Mark
 from reference_services.shield.model import Project, ProjectKey, Revisions, Revocation, SigningKey
-from reference_services.shield.sealing import Master, Unreadable
+from reference_services.shield.sealing import Master
+from reference_services.shield.stored import facts_of, opened, opened_or_told, project_of, sealed_key
 from reference_services.sqlite import Database, Schema, open_database
-
-log = structlog.get_logger("reference_services.shield")
 
 _FIRST = """
 CREATE TABLE project (project_id TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
@@ -49,10 +44,6 @@ SHIELD = Schema(
 )
 """What Shield's file holds. A revocation outlives a power cut."""
 
-_SETS = ("tenants", "permissions", "subjects", "audiences", "delegate")
-_SINGLE = ("max_lifetime", "disabled", "updated_at", "updated_by")
-_KEY_BYTES = 32
-
 
 class SQLiteStorage:
     """The storage of `reference_services.shield.storage` in one file; see `open_sqlite_storage`."""
@@ -64,14 +55,20 @@ class SQLiteStorage:
 
     async def find_project(self, project_id: str) -> Project | None:
         """See `ProjectStore.find_project`."""
-        return await self._database.read(lambda db: self._find(db, project_id))
+
+        def work(db: sqlite3.Connection) -> Project | None:
+            row = db.execute("SELECT facts FROM project WHERE project_id = ?", (project_id,)).fetchone()
+            return None if row is None else opened(self._master, project_id, row[0], _sealed(db, project_id))
+
+        return await self._database.read(work)
 
     async def known_projects(self) -> Sequence[Project]:
         """See `ProjectStore.known_projects`."""
 
         def work(db: sqlite3.Connection) -> list[Project]:
-            names = [row[0] for row in db.execute("SELECT project_id FROM project").fetchall()]
-            return [project for name in names if (project := self._opened(db, name)) is not None]
+            found = db.execute("SELECT project_id, facts FROM project").fetchall()
+            projects = [opened_or_told(self._master, name, facts, _sealed(db, name)) for name, facts in found]
+            return [project for project in projects if project is not None]
 
         return await self._database.read(work)
 
@@ -83,7 +80,7 @@ class SQLiteStorage:
                 "SELECT project_id, facts FROM project WHERE project_id > ? ORDER BY project_id LIMIT ?",
                 (after, limit),
             ).fetchall()
-            return [replace(_project(*row), keys=_names_of_keys(db, row[0])) for row in rows]
+            return [project_of(name, facts, _names_of_keys(db, name)) for name, facts in rows]
 
         return await self._database.read(work)
 
@@ -96,11 +93,18 @@ class SQLiteStorage:
             db.executemany(
                 "INSERT OR REPLACE INTO project_key VALUES (?, ?, ?, ?)",
                 [
-                    (project.project_id, key.kid, self._sealed(project.project_id, key), key.retired)
+                    (
+                        project.project_id,
+                        key.kid,
+                        sealed_key(self._master, project.project_id, key),
+                        key.retired,
+                    )
                     for key in project.keys
                 ],
             )
-            db.execute("INSERT OR REPLACE INTO project VALUES (?, ?)", (project.project_id, _facts(project)))
+            db.execute(
+                "INSERT OR REPLACE INTO project VALUES (?, ?)", (project.project_id, facts_of(project))
+            )
             db.execute("UPDATE revision SET projects = projects + 1")
             self._append(db, event)
             return replace(project, keys=_names_of_keys(db, project.project_id))
@@ -241,32 +245,6 @@ class SQLiteStorage:
         _set_mark(db, "base", self._chain.base(last, mac))
         return gone
 
-    def _sealed(self, project_id: str, key: ProjectKey) -> bytes:
-        return self._master.seal(key.token + key.proof, _place(project_id, key.kid))
-
-    def _opened(self, db: sqlite3.Connection, project_id: str) -> Project | None:
-        """A project; one that was damaged is told of, and keeps nobody from the others."""
-        try:
-            return self._find(db, project_id)
-        except Unreadable:
-            log.error(
-                "keys of a project do not open, and it gets nothing: write them anew", project=project_id
-            )
-            return None
-
-    def _find(self, db: sqlite3.Connection, project_id: str) -> Project | None:
-        row = db.execute("SELECT facts FROM project WHERE project_id = ?", (project_id,)).fetchone()
-        if row is None:
-            return None
-        rows = db.execute(
-            "SELECT kid, sealed, retired FROM project_key WHERE project_id = ? ORDER BY kid", (project_id,)
-        )
-        keys = []
-        for kid, sealed, retired in rows:
-            both = self._master.open(sealed, _place(project_id, kid))
-            keys.append(ProjectKey(kid, both[:_KEY_BYTES], both[_KEY_BYTES:], bool(retired)))
-        return replace(_project(project_id, row["facts"]), keys=tuple(keys))
-
 
 @asynccontextmanager
 async def open_sqlite_storage(path: Path, master: Master) -> AsyncIterator[SQLiteStorage]:
@@ -277,29 +255,17 @@ async def open_sqlite_storage(path: Path, master: Master) -> AsyncIterator[SQLit
         yield storage
 
 
-def audit_of(path: Path) -> tuple[Mark, Mark, Iterator[Entry]]:
-    """Base, head and entries of the audit log in a file that need not be in use, as they stand there. Blocking.
+@contextmanager
+def audit_of(path: Path) -> Iterator[Log]:
+    """The audit log in a file that need not be in use, as it stands there. Blocking.
 
     Raises:
         sqlite3.Error: It is no such file, or cannot be read.
     """
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    try:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         connection.execute("BEGIN")
-        base, head = _mark(connection, "base"), _mark(connection, "head")
-    except BaseException:
-        connection.close()
-        raise
-    return base, head, _entries(connection)
-
-
-def _entries(connection: sqlite3.Connection) -> Iterator[Entry]:
-    with closing(connection):
-        for row in connection.execute(
-            "SELECT number, at, actor, action, details, mac FROM audit ORDER BY number"
-        ):
-            yield Entry(*row)
+        rows = connection.execute("SELECT number, at, actor, action, details, mac FROM audit ORDER BY number")
+        yield Log(_mark(connection, "base"), _mark(connection, "head"), (Entry(*row) for row in rows))
 
 
 def _mark(db: sqlite3.Connection, place: str) -> Mark:
@@ -320,23 +286,15 @@ def _signing_keys(db: sqlite3.Connection) -> list[SigningKey]:
     return [SigningKey(*row) for row in rows]
 
 
+def _sealed(db: sqlite3.Connection, project_id: str) -> list[tuple[str, bytes, bool]]:
+    return db.execute(
+        "SELECT kid, sealed, retired FROM project_key WHERE project_id = ? ORDER BY kid", (project_id,)
+    ).fetchall()
+
+
 def _names_of_keys(db: sqlite3.Connection, project_id: str) -> tuple[ProjectKey, ...]:
     rows = db.execute("SELECT kid, retired FROM project_key WHERE project_id = ? ORDER BY kid", (project_id,))
     return tuple(ProjectKey(kid, retired=bool(retired)) for kid, retired in rows)
-
-
-def _facts(project: Project) -> str:
-    sets = {name: sorted(getattr(project, name)) for name in _SETS}
-    return json.dumps({**sets, **{name: getattr(project, name) for name in _SINGLE}})
-
-
-def _project(project_id: str, facts: str) -> Project:
-    found: dict[str, Any] = json.loads(facts)
-    return Project(project_id, **{**found, **{name: frozenset(found[name]) for name in _SETS}})
-
-
-def _place(project_id: str, kid: str) -> str:
-    return f"project key|{project_id}|{kid}"
 
 
 def _marks(values: Sequence[object]) -> str:

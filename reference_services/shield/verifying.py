@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hmac
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from meshkit import FailedPrecondition, InvalidArgument
+from meshkit import InvalidArgument
 from meshkit.config import ConfigError, Problem
 from reference_services.shield.audit import Chain, Entry, Mark
 from reference_services.shield.config import ShieldConfig
+from reference_services.shield.opening import open_audit
 from reference_services.shield.sealing import Master
-from reference_services.shield.sqlite import audit_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +55,22 @@ def verify_audit(seen: str = "") -> Finding:
     Raises:
         ConfigError: The settings are wrong, or name no master key.
         InvalidArgument: `seen` is no head.
-        FailedPrecondition: There is no such database.
+        MeshError: There is no such database, or it cannot be read.
     """
     config = ShieldConfig.load()
     before = _parsed(seen) if seen else None
-    path = config.shield_database_path
     try:
         master = Master(config.master_key())
     except (ValueError, OSError) as error:
         raise ConfigError([Problem("SHIELD_MASTER_KEY", str(error), "set it as Shield has it")]) from None
-    try:
-        base, head, entries = audit_of(path)
-        counted = _Counted(entries, before)
-        fault = Chain(master).fault(base, head, counted)
-    except sqlite3.Error as error:
-        raise FailedPrecondition(
-            f"{path} cannot be read as Shield's database ({error}): set SHIELD_DATABASE_URL as Shield has it",
-            reason="DATABASE_UNREADABLE",
-        ) from None
-    if fault is None and before is not None and not counted.met and before.number > base.number:
+    with open_audit(config) as log:
+        counted = _Counted(log.entries, before)
+        fault = Chain(master).fault(log.base, log.head, counted)
+    if fault is None and before is not None and not counted.met and before.number > log.base.number:
         fault = (
             f"entry {before.number} is not the one that was seen before: the log was put back, or made anew"
         )
-    return Finding(fault, counted.count, str(head))
+    return Finding(fault, counted.count, str(log.head))
 
 
 def _parsed(text: str) -> Mark:

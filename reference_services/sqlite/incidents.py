@@ -6,17 +6,14 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 
 import structlog
 
 from meshkit import MeshError
+from reference_services.incidents import News
 from reference_services.sqlite.file import Schema, explained, unusable
 
 log = structlog.get_logger("reference_services.sqlite")
-
-QUIET_S = 60.0
-"""Seconds without a fault of one kind after which the next of that kind is another incident."""
 
 
 class Incidents:
@@ -31,9 +28,7 @@ class Incidents:
     def __init__(self, path: Path, schema: Schema, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._schema = schema
-        self._clock = clock
-        self._seen: dict[str, float] = {}
-        self._guard = Lock()
+        self._news = News(clock)
 
     def met(self, error: sqlite3.Error) -> MeshError | None:
         """What a caller is told, with neither path nor cause; None for an error of our own SQL.
@@ -41,13 +36,6 @@ class Incidents:
         The log gets path, cause and what to do about it where that is news.
         """
         told = explained(error, self._schema)
-        if told is not None and self._is_news(told.reason):
+        if told is not None and self._news.is_news(told.reason):
             log.error("the database fails", reason=unusable(error, self._path, self._schema))
         return told
-
-    def _is_news(self, reason: str) -> bool:
-        with self._guard:
-            now = self._clock()
-            last = self._seen.get(reason)
-            self._seen[reason] = now
-        return last is None or now - last > QUIET_S

@@ -6,16 +6,23 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
+from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_path
 
 
 class WorkerConfig(SharedConfig):
     """Settings of the worker, beside those that every service has."""
 
-    worker_database_url: SqliteUrl = Field(
+    worker_database_url: DatabaseUrl = Field(
         default="",
-        description="Where workflows are kept: `sqlite:////absolute/path` of a file that all replicas share; empty: "
-        "worker.sqlite in the state folder. The worker's other tables are in files beside it.",
+        description="Where workflows and harvests are kept: `postgresql://user:password@host/database`, or "
+        "`sqlite:////absolute/path` of a file that all replicas share, with others beside it; empty: worker.sqlite in "
+        "the state folder.",
+    )
+    worker_connections: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Connections to PostgreSQL at most, of a replica; the workflow engine takes up to 4 more.",
     )
     worker_concurrency: int = Field(
         default=4, ge=1, le=256, description="Workflows that one replica runs at a time."
@@ -53,16 +60,11 @@ class WorkerConfig(SharedConfig):
         return roots
 
     @property
-    def database(self) -> Path:
-        """File of the workflow engine."""
+    def postgresql(self) -> bool:
+        """Whether rows are kept in PostgreSQL."""
+        return is_postgresql_url(self.worker_database_url)
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file of the workflow engine, where rows are not kept in PostgreSQL; the others are beside it."""
         return sqlite_path(self.worker_database_url, self.state_dir / "worker.sqlite")
-
-    @property
-    def ledger(self) -> Path:
-        """File of tenants, states, progress and heartbeats."""
-        return self.database.with_name(f"{self.database.stem}-ledger.sqlite")
-
-    @property
-    def commerce(self) -> Path:
-        """File of the commerce tables."""
-        return self.database.with_name("commerce.sqlite")

@@ -77,6 +77,10 @@ class MeshPort(Protocol):
         """Sets what outgoing calls carry."""
         ...
 
+    def traced(self, name: str, /, *, parent: str) -> AbstractContextManager[None]:
+        """Makes outgoing calls part of a trace."""
+        ...
+
 
 class Execution(Protocol):
     """One execution of a workflow, as the engine below runs it."""
@@ -85,7 +89,7 @@ class Execution(Protocol):
         """Runs something and records what it returned; where that is recorded already, returns it and runs nothing."""
         ...
 
-    async def enqueue(self, workflow_id: str) -> None:
+    async def enqueue(self, tenant: str, workflow_id: str) -> None:
         """Has a child that is in the ledger run by some replica; once, however often it is asked."""
         ...
 
@@ -182,6 +186,8 @@ class WorkflowContext:
     async def step(self, name: str, run: Callable[[], Awaitable[T]], retry: Retry | None = None) -> T:
         """Runs a step, unless an earlier execution has: then its recorded outcome is returned, or raised, again.
 
+        While the worker's own database is away, however long, it waits.
+
         A step runs at least once: a replica may die between its effect and its record. So its effect must
         carry its own mark of being done, in the effect's own transaction.
 
@@ -207,13 +213,32 @@ class WorkflowContext:
         Raises:
             Superseded: It is not.
         """
-        now = (await self._ledger.standing([self.id])).get(self.id)
+        now = await self._patiently(lambda: self._ledger.get(self.tenant, self.id))
         if now is None or now.attempts != self.attempt or now.state is not State.RUNNING:
             raise Superseded(now is None or now.state.final)
 
     async def progress(self, done: int, total: int, message: str = "") -> None:
         """Tells those who watch how far the workflow has come; costs a write, so not for each row."""
-        await self._ledger.progress(self.id, self.attempt, done, total, message)
+        await self._patiently(
+            lambda: self._ledger.progress(self.tenant, self.id, self.attempt, done, total, message)
+        )
+
+    async def read(self, run: Callable[[], Awaitable[T]]) -> T:
+        """Reads something anew in each execution, which no step records; waits for it where it is away.
+
+        Args:
+            run: What reads. It is run again after `Unavailable`, `DeadlineExceeded` and `ResourceExhausted`, as long
+                as this execution is the one that counts.
+        """
+        retry, tried = Retry(), 0
+        while True:
+            try:
+                return await run()
+            except _PASSING as error:
+                tried += 1
+                self.log.warning("cannot be read; trying again", tried=tried, reason=error.reason)
+                await asyncio.sleep(retry.wait(tried))
+                await self.check()
 
     async def on_mesh(self, use: Callable[[MeshPort], Awaitable[T]], timeout: float = 30.0) -> T:
         """Calls other services as the worker itself, for the workflow's tenant.
@@ -248,7 +273,7 @@ class WorkflowContext:
                     parent_id=self.id,
                 )
                 await self._ledger.add(child)
-                await self._execution.enqueue(child_id)
+                await self._execution.enqueue(self.tenant, child_id)
             return ids
 
         return await self.step("start-children", start)
@@ -268,7 +293,7 @@ class WorkflowContext:
         async with self._execution.waiting():
             while True:
                 await self.check()
-                children = await self._ledger.standing(ids)
+                children = await self._patiently(lambda: self._ledger.standing(self.tenant, ids))
                 if seen is not None:
                     await seen()
                 failed = next((child for child in children.values() if child.state is State.FAILED), None)
@@ -279,6 +304,15 @@ class WorkflowContext:
                 if all(child.state.final for child in children.values()):
                     return [children[child_id] for child_id in ids]
                 await asyncio.sleep(0.5)
+
+    async def _patiently(self, use: Callable[[], Awaitable[T]]) -> T:
+        """Uses the ledger as soon as it can be used: without it nobody can tell how the workflow stands."""
+        while True:
+            try:
+                return await use()
+            except _PASSING as error:
+                self.log.warning("the ledger cannot be used; trying again", reason=error.reason)
+                await asyncio.sleep(1.0)
 
     async def _outcome(self, name: str, run: Callable[[], Awaitable[T]], retry: Retry) -> Json:
         tried = 0

@@ -1,13 +1,10 @@
 """`WorkflowEngine` on DBOS: it records steps and queues work; tenants, states, progress and takeover are the ledger's.
 
-DBOS is a process-wide singleton, so there is one engine in a process, and replicas of the worker are
-processes. It is launched from a thread without an event loop, and so runs workflows on a loop of its own: a
-workflow's code cannot hold up the serving of calls. What needs the mesh is handed over to the service's loop.
+There is one engine in a process, for DBOS is a process-wide singleton: replicas of the worker are processes. What
+needs the mesh is handed over from DBOS's loop to the service's.
 
-One DBOS workflow, `meshkit-worker`, runs them all: it looks up the code by the name that is in the ledger.
-Two queues, one for workflows that a call started and one for their children, so that parents who wait cannot
-keep their children from running. The limit of workflows at a time is a semaphore here, because a DBOS queue's
-limit is a row that all replicas share; that row merely keeps a replica from claiming what it could not begin.
+One DBOS workflow runs them all: it looks up the code by the name that is in the ledger. The limit of workflows at a
+time is a semaphore here, since a parent who waits for its children gives up its place.
 """
 
 from __future__ import annotations
@@ -15,17 +12,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from meshkit import DeadlineExceeded, FailedPrecondition, MeshError, NotFound, Unavailable
-from reference_services.sqlite import Schema, prepare
 from reference_services.worker.context import (
     MeshPort,
     Resources,
@@ -33,29 +28,21 @@ from reference_services.worker.context import (
     WorkflowContext,
     failure_of,
 )
+from reference_services.worker.dbos_process import DbosProcess, parked
 from reference_services.worker.engine import Order, Page
 from reference_services.worker.ledger import Ledger
 from reference_services.worker.liveness import Liveness
+from reference_services.worker.storage import Records
 from reference_services.worker.watch import Watchers
 from reference_services.worker.workflow import Catalogue, Failure, Json, State, Workflow
 
 if TYPE_CHECKING:
-    from dbos import Queue
     from structlog.typing import FilteringBoundLogger
 
 T = TypeVar("T")
 
-RUNNER = "meshkit-worker"
-"""Name of the one DBOS workflow, and of its queues' beginning."""
-
-VERSION = "meshkit-worker-1"
-"""The `application_version`: DBOS gives work back within one version only, and its default changes with the source."""
-
 MAX_ATTEMPTS = 20
 """A workflow that took so many replicas with it is given up (`TOO_MANY_ATTEMPTS`)."""
-
-DBOS_FILE = Schema(name="worker", setting="WORKER_DATABASE_URL")
-"""DBOS makes its tables itself."""
 
 _FORGOTTEN_S = 10.0
 _one_engine = threading.Lock()
@@ -66,18 +53,22 @@ class EngineOptions:
     """How the engine runs.
 
     Attributes:
-        database: SQLite file of DBOS; all replicas share it.
+        records: Where DBOS keeps its records; all replicas share it.
         executor: This process, by its instance id.
         concurrency: Workflows that run here at a time.
         takeover_s: Seconds after which a silent replica's work is taken over.
         polling_s: Seconds between two looks at the queues.
     """
 
-    database: Path
+    records: Records
     executor: str
     concurrency: int = 4
     takeover_s: float = 5.0
     polling_s: float = 0.2
+
+
+_trace: ContextVar[str] = ContextVar("worker_trace", default="")
+"""The `traceparent` of what is being done: a workflow takes it along, and gives it to its children."""
 
 
 class DbosEngine:
@@ -110,8 +101,9 @@ class DbosEngine:
         self._watchers = Watchers(ledger)
         self._liveness = Liveness(ledger, options.executor, options.takeover_s, self._give_back, log)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="worker-engine")
-        self._queues: tuple[Queue, ...] = ()
-        self._runner: Callable[[str], Any] | None = None
+        self._dbos = DbosProcess(
+            options.records, options.executor, options.concurrency, options.polling_s, self.run
+        )
         self._task: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(options.concurrency)
 
@@ -130,7 +122,7 @@ class DbosEngine:
         self._loop = asyncio.get_running_loop()
         try:
             await self._ledger.beat(self._options.executor)
-            await self._in_thread(self._launch)
+            await self._in_thread(self._dbos.launch)
         except BaseException:
             _one_engine.release()
             raise
@@ -144,7 +136,7 @@ class DbosEngine:
                 await self._task
         await self._watchers.close()
         try:
-            await self._in_thread(_destroy)
+            await self._in_thread(self._dbos.destroy)
             await self._ledger.leave(self._options.executor)
         finally:
             _one_engine.release()
@@ -166,7 +158,8 @@ class DbosEngine:
         )
         added = await self._ledger.add(new)
         if added or (await self.get(order.tenant, workflow_id)).attempts == 0:
-            await self.enqueue(workflow_id)
+            _trace.set(order.trace)
+            await self.enqueue(order.tenant, workflow_id)
         return workflow_id, not added
 
     async def get(self, tenant: str, workflow_id: str) -> Workflow:
@@ -205,10 +198,11 @@ class DbosEngine:
         async for standing in self._watchers.follow(await self.get(tenant, workflow_id)):
             yield standing
 
-    async def enqueue(self, workflow_id: str) -> None:
+    async def enqueue(self, tenant: str, workflow_id: str) -> None:
         """Puts a workflow that is in the ledger into its queue; without effect where it is there, or was."""
+        trace = _trace.get()
         try:
-            await self._in_thread(lambda: self._enqueue(workflow_id))
+            await self._in_thread(lambda: self._dbos.enqueue(tenant, workflow_id, trace))
         except MeshError:
             raise
         except Exception as error:
@@ -231,13 +225,7 @@ class DbosEngine:
 
     async def record(self, name: str, run: Callable[[], Awaitable[Json]]) -> Json:
         """See `Execution.record`."""
-        from dbos import DBOS
-
-        async def step() -> Json:
-            return await run()
-
-        recorded: Json = await DBOS.run_step_async({"name": name}, step)
-        return recorded
+        return await self._dbos.record(name, run)
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -248,18 +236,21 @@ class DbosEngine:
         finally:
             await self._slots.acquire()
 
-    async def run(self, workflow_id: str) -> None:
+    async def run(self, tenant: str, workflow_id: str, trace: str = "") -> None:
         """Executes a workflow to its end, or until it is no longer this replica's to execute. DBOS calls this.
 
         No error gets out, for DBOS would take the workflow for ended while the ledger knows nothing of it.
         """
+        _trace.set(trace)
         async with self._slots:
-            taken = await self._insist(lambda: self._ledger.take_up(workflow_id, self._options.executor))
+            taken = await self._insist(
+                lambda: self._ledger.take_up(tenant, workflow_id, self._options.executor)
+            )
             if taken is None:
                 return
             result, failure = await self._outcome(taken)
             ended = await self._insist(
-                lambda: self._ledger.finish(taken.id, taken.attempts, result=result, failure=failure)
+                lambda: self._ledger.finish(tenant, taken.id, taken.attempts, result=result, failure=failure)
             )
             if not ended:
                 await self._yield_to_owner(taken)
@@ -274,7 +265,8 @@ class DbosEngine:
             return None, Failure("TOO_MANY_ATTEMPTS", f"given up after {MAX_ATTEMPTS} executions", "ABORTED")
         context = WorkflowContext(taken, self, self._ledger, self._resources, self._log)
         try:
-            result = await definition.body(context, taken.arguments)
+            with self._mesh.traced(f"workflow {taken.name}", parent=_trace.get()):
+                result = await definition.body(context, taken.arguments)
             json.dumps(result)
         except Superseded:
             return None, None
@@ -293,11 +285,9 @@ class DbosEngine:
 
     async def _yield_to_owner(self, taken: Workflow) -> None:
         """Ends a superseded execution: as done where the workflow has ended, else so that DBOS parks it."""
-        from dbos import error as dbos_error
-
-        now = (await self._insist(lambda: self._ledger.standing([taken.id]))).get(taken.id)
+        now = await self._insist(lambda: self._ledger.get(taken.tenant, taken.id))
         if now is not None and not now.state.final:
-            raise dbos_error.DBOSWorkflowConflictIDError(taken.id)
+            raise parked(taken.id)
 
     async def _live(self) -> None:
         """Heartbeats, takeovers, and work that was accepted but never queued because its replica died in between."""
@@ -306,98 +296,22 @@ class DbosEngine:
             try:
                 await self._liveness.round()
                 if rounds % 5 == 0:
-                    for lost in await self._ledger.forgotten(_FORGOTTEN_S):
-                        await self.enqueue(lost.id)
+                    for tenant, lost in await self._ledger.forgotten(_FORGOTTEN_S):
+                        await self.enqueue(tenant, lost)
             except Exception as error:  # the next round tries again
                 self._log.warning("a heartbeat round failed", error=str(error))
             rounds += 1
             await asyncio.sleep(self._liveness.interval)
 
     async def _give_back(self, executor: str) -> None:
-        from dbos import DBOS
-
-        await self._in_thread(lambda: DBOS._recover_pending_workflows([executor]))
+        await self._in_thread(lambda: self._dbos.give_back(executor))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs blocking work of DBOS in a thread that has neither an event loop nor a workflow's context."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _launch(self) -> None:
-        from dbos import DBOS
-
-        quiet = logging.getLogger("dbos")
-        if not quiet.handlers:
-            quiet.addHandler(
-                logging.NullHandler()
-            )  # else DBOS adds a console handler of its own and stops propagation
-        prepare(self._options.database, DBOS_FILE)  # DBOS itself would make it without a write-ahead log
-        DBOS(
-            config={
-                "name": RUNNER,
-                "system_database_url": f"sqlite:///{self._options.database}",
-                "application_version": VERSION,
-                "executor_id": self._options.executor,
-                "serializer": _serializer(),
-                "enable_otlp": False,
-                "log_level": "WARNING",
-                "max_executor_threads": 16,
-                "scheduler_polling_interval_sec": 3600.0,
-            }
-        )
-
-        async def run(workflow_id: str) -> None:
-            await self.run(workflow_id)
-
-        self._runner = DBOS.workflow(name=RUNNER, max_recovery_attempts=10_000)(run)
-        DBOS.launch()
-        self._queues = tuple(
-            DBOS.register_queue(
-                f"{RUNNER}-{level}",
-                worker_concurrency=self._options.concurrency,
-                polling_interval_sec=self._options.polling_s,
-                on_conflict="always_update",
-            )
-            for level in ("calls", "children")
-        )
-
-    def _enqueue(self, workflow_id: str) -> None:
-        from dbos import SetWorkflowID
-
-        if self._runner is None:
-            raise Unavailable("the workflow engine is not running", reason="ENGINE_UNAVAILABLE")
-        with SetWorkflowID(workflow_id):
-            self._queues["-" in workflow_id].enqueue(self._runner, workflow_id)
-
-
-def _destroy() -> None:
-    from dbos import DBOS
-
-    DBOS.destroy(destroy_registry=True)
 
 
 def _there(found: Workflow | None) -> Workflow:
     if found is None:
         raise NotFound("there is no such workflow", reason="WORKFLOW_NOT_FOUND")
     return found
-
-
-def _serializer() -> Any:
-    """JSON in place of DBOS's pickle: a shared database must not be a way to run code."""
-    from dbos import Serializer
-
-    class JsonSerializer(Serializer):  # type: ignore[misc,unused-ignore]
-        def name(self) -> str:
-            return "meshkit-json"
-
-        def serialize(self, data: Any) -> str:
-            if isinstance(data, BaseException):
-                data = {"__exception__": f"{type(data).__name__}: {data}"}
-            return json.dumps(data, default=str)
-
-        def deserialize(self, serialized_data: str) -> Any:
-            data = json.loads(serialized_data)
-            if isinstance(data, dict) and "__exception__" in data:
-                return RuntimeError(data["__exception__"])
-            return data
-
-    return JsonSerializer()

@@ -19,6 +19,7 @@ class Order:
         name: Name of its code.
         arguments: What it is given.
         idempotency_key: Names this piece of work within the tenant.
+        trace: The `traceparent` of the call that it comes by.
     """
 
     tenant: str
@@ -26,6 +27,7 @@ class Order:
     name: str
     arguments: Json
     idempotency_key: str
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

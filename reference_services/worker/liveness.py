@@ -12,13 +12,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from reference_services.worker.ledger import Executor, Ledger
+from reference_services.worker.ledger import Executor, Executors
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 BEATS = 5
-"""Heartbeats in `takeover_s`."""
+"""Heartbeats in `takeover_s`, at least."""
+
+LONGEST_S = 1.0
+"""Seconds between two rounds at most, so that one who says goodbye is heard soon."""
 
 
 class Liveness:
@@ -35,7 +38,7 @@ class Liveness:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Executors,
         executor: str,
         takeover_s: float,
         give_back: Callable[[str], Awaitable[None]],
@@ -54,7 +57,7 @@ class Liveness:
     @property
     def interval(self) -> float:
         """Seconds between two rounds."""
-        return self._takeover_s / BEATS
+        return min(self._takeover_s / BEATS, LONGEST_S)
 
     async def round(self) -> list[str]:
         """Beats once, and takes over from those who have not.

@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshkit import Call, CUService, resource, rpc
+from meshkit import Call, CUService, FailedPrecondition, resource, rpc
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.paging import PageTokens, page_size
-from reference_services.sqlite import open_database
 from reference_services.worker import messages
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.engine import Order, WorkflowEngine
-from reference_services.worker.harvester.commerce import COMMERCE, Commerce
 from reference_services.worker.harvester.workflows import HarvestOptions
-from reference_services.worker.ledger import LEDGER, Ledger
+from reference_services.worker.sqlite.opening import open_sqlite
+from reference_services.worker.storage import Storage
 from reference_services.worker.workflow import Catalogue
 
 HARVESTER = "reference_services.worker.harvester.workflows"
 """The module of the workflows that every worker runs."""
+
+
+def open_storage(config: WorkerConfig) -> AbstractAsyncContextManager[Storage]:
+    """The tables that the settings ask for."""
+    if config.postgresql:
+        return _open_postgres(config)
+    if not config.worker_database_url:
+        config.ensure_state_dir()
+    return open_sqlite(config.database_path)
+
+
+def _open_postgres(config: WorkerConfig) -> AbstractAsyncContextManager[Storage]:
+    try:
+        from reference_services.worker.postgres.opening import open_postgres
+    except ImportError as error:
+        raise FailedPrecondition(
+            "WORKER_DATABASE_URL names a database of PostgreSQL, which needs psycopg and psycopg-pool: "
+            "pip install 'meshkit[postgres]'",
+            reason="EXTRA_MISSING",
+        ) from error
+    return open_postgres(config.worker_database_url, connections=config.worker_connections)
 
 
 @asynccontextmanager
@@ -29,27 +49,28 @@ async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
     """The engine with all that its workflows use, from the worker's settings."""
     config = worker.config
     catalogue = Catalogue.of((HARVESTER, *config.worker_modules))
-    options = EngineOptions(
-        database=config.database,
-        executor=worker.instance.instance_id,
-        concurrency=config.worker_concurrency,
-        takeover_s=config.worker_takeover_s,
-        polling_s=config.worker_polling_s,
-    )
+    executor = worker.instance.instance_id
     harvests = HarvestOptions(
         roots=config.harvest_roots,
         batch_rows=config.harvest_batch_rows,
         segment_batches=config.harvest_segment_batches,
-        executor=options.executor,
+        executor=executor,
     )
-    async with AsyncExitStack() as stack:
-        book = await stack.enter_async_context(open_database(config.ledger, LEDGER))
-        shop = await stack.enter_async_context(open_database(config.commerce, COMMERCE))
-        resources = Resources(config, harvests, Commerce(shop))
-        engine = DbosEngine(options, catalogue, Ledger(book), resources, worker.mesh, worker.log)
+    async with open_storage(config) as storage:
+        options = EngineOptions(
+            records=storage.records,
+            executor=executor,
+            concurrency=config.worker_concurrency,
+            takeover_s=config.worker_takeover_s,
+            polling_s=config.worker_polling_s,
+        )
+        resources = Resources(config, harvests, storage.commerce)
+        engine = DbosEngine(options, catalogue, storage.ledger, resources, worker.mesh, worker.log)
         await engine.open()
-        stack.push_async_callback(engine.close)
-        yield engine
+        try:
+            yield engine
+        finally:
+            await engine.close()
 
 
 class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"], port=50053):
@@ -68,6 +89,7 @@ class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"]
             name=request.workflow,
             arguments=messages.checked_arguments(request.arguments),
             idempotency_key=messages.checked_key(request.idempotency_key),
+            trace=call.trace.parent,
         )
         workflow_id, existing = await self.engine.start(order)
         return pb.StartWorkflowResponse(id=workflow_id, existing=existing)

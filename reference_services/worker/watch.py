@@ -1,13 +1,13 @@
-"""Following workflows: one look at the database for all who watch in this process, at most four a second."""
+"""Following workflows: four times a second, one look at the database for all who watch here for a tenant."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
 from meshkit import MeshError
-from reference_services.worker.ledger import Ledger
+from reference_services.worker.ledger import Executions
 from reference_services.worker.workflow import Workflow
 
 
@@ -19,16 +19,17 @@ class Watchers:
         interval: Seconds between two looks.
     """
 
-    def __init__(self, ledger: Ledger, interval: float = 0.25) -> None:
+    def __init__(self, ledger: Executions, interval: float = 0.25) -> None:
         self._ledger = ledger
         self._interval = interval
-        self._queues: dict[str, set[asyncio.Queue[Workflow]]] = {}
+        self._queues: dict[tuple[str, str], set[asyncio.Queue[Workflow]]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def follow(self, first: Workflow) -> AsyncIterator[Workflow]:
         """The workflow as it stands, then each change of its standing, up to its end."""
         queue: asyncio.Queue[Workflow] = asyncio.Queue(maxsize=1)
-        self._queues.setdefault(first.id, set()).add(queue)
+        key = (first.tenant, first.id)
+        self._queues.setdefault(key, set()).add(queue)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look(), name="worker-watch")
         try:
@@ -40,10 +41,10 @@ class Watchers:
                     seen = now
                     yield seen
         finally:
-            queues = self._queues[first.id]
+            queues = self._queues[key]
             queues.discard(queue)
             if not queues:
-                del self._queues[first.id]
+                del self._queues[key]
 
     async def close(self) -> None:
         """Stops looking."""
@@ -55,10 +56,17 @@ class Watchers:
     async def _look(self) -> None:
         while self._queues:
             await asyncio.sleep(self._interval)
-            with suppress(MeshError):  # a busy database: look again
-                for found in (await self._ledger.standing(list(self._queues)[:500])).values():
-                    for queue in self._queues.get(found.id, ()):
-                        _replace(queue, found)
+            by_tenant: dict[str, list[str]] = {}
+            for tenant, workflow_id in self._queues:
+                by_tenant.setdefault(tenant, []).append(workflow_id)
+            for tenant, ids in by_tenant.items():
+                with suppress(MeshError):  # a busy database: look again
+                    self._tell(await self._ledger.standing(tenant, ids[:500]))
+
+    def _tell(self, standing: Mapping[str, Workflow]) -> None:
+        for found in standing.values():
+            for queue in self._queues.get((found.tenant, found.id), ()):
+                _replace(queue, found)
 
 
 def _replace(queue: asyncio.Queue[Workflow], newest: Workflow) -> None:

@@ -6,17 +6,22 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from meshkit.config import SharedConfig, SqliteUrl, sqlite_path
-from reference_services.master_key import check_master_key
+from meshkit.config import SharedConfig, StateUrl, sqlite_path
+from reference_services.master_key import MAKE_MASTER_KEY, check_master_key
 from reference_services.zero.detectors import REGIONS
 
 
 class ZeroConfig(SharedConfig):
     """What zero is told beyond the settings that all services share."""
 
-    zero_database_url: SqliteUrl = Field(
+    zero_database_url: StateUrl = Field(
         default="",
-        description="Where sessions are kept: `sqlite:////absolute/path`; empty: zero.sqlite in the state folder.",
+        description="Where sessions are kept: `postgresql://user:password@host/database`, "
+        "`redis://user:password@host:6379/0` or any other URL of a Redis, or `sqlite:////absolute/path`; empty: "
+        "zero.sqlite in the state folder.",
+    )
+    zero_connections: int = Field(
+        default=8, ge=1, le=256, description="Connections to PostgreSQL at most, of a replica."
     )
     zero_session_ttl_s: float = Field(
         default=3600.0, ge=1, le=604800, description="Seconds that a session lives after its last masking."
@@ -25,6 +30,7 @@ class ZeroConfig(SharedConfig):
         default=SecretStr(""),
         description="Key that all sessions' keys are wrapped under: base64url of 32 bytes, the same on each "
         "replica. May be absent in local: one is made in the state folder.",
+        json_schema_extra={"make": MAKE_MASTER_KEY},
     )
     zero_default_region: str = Field(
         default="",
@@ -55,5 +61,5 @@ class ZeroConfig(SharedConfig):
 
     @property
     def zero_database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where sessions are kept in one."""
         return sqlite_path(self.zero_database_url, self.state_dir / "zero.sqlite")

@@ -14,8 +14,8 @@ from reference_services.zero.config import ZeroConfig
 from reference_services.zero.detectors import DEFAULT_CONFIDENCE, REGIONS
 from reference_services.zero.findings import DETECTABLE, Finding, Kind
 from reference_services.zero.masking import Privacy, Search
+from reference_services.zero.opening import open_vault
 from reference_services.zero.sealing import Master
-from reference_services.zero.sqlite import open_sqlite_vault
 
 MAX_TEXT_BYTES = 256 * 1024
 """Longest text to mask or scan, in bytes of UTF-8."""
@@ -46,7 +46,7 @@ async def open_privacy(service: Zero) -> AsyncGenerator[Privacy, None]:
     """Opens the vault and the master key that the settings name."""
     config = service.config
     master = Master(await asyncio.to_thread(_master_key, config))
-    async with open_sqlite_vault(config.zero_database_path) as vault:
+    async with open_vault(config) as vault:
         privacy = Privacy(
             vault,
             master,

@@ -12,7 +12,9 @@ import pytest
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1.greeter_client import GreeterClient
 
-from meshkit import Mesh, SharedConfig, Unavailable
+from meshkit import Mesh, SharedConfig, Unauthenticated, Unavailable
+from meshkit.transport.reflecting import reflect
+from meshkit.transport.tls import open_channel
 from tests.certificates import Certificates, Signer, write_private
 from tests.redis.servers import PASSWORD, tls_server
 
@@ -52,6 +54,15 @@ async def run(environment: dict[str, str]) -> asyncio.subprocess.Process:
     )
 
 
+async def printed(environment: dict[str, str], *words: str) -> tuple[int | None, str]:
+    """What a command prints, and how it ends."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshkit", *words), env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), SECONDS)
+    return process.returncode, output.decode()
+
+
 async def logged(process: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
     """The line of its log that tells of an event, once it is there; lines of production are JSON."""
     assert process.stdout is not None
@@ -77,6 +88,17 @@ async def test_a_service_and_its_caller_in_production(tmp_path: Path) -> None:
                 assert reply.text == "Hello Ada (acme)"
                 (instance,) = await mesh.instances("greeter")
                 assert instance.instance_id == serving["instance"]
+                secured = mesh.secured("greeter")
+            request = '{"name": "Ada"}'
+            words = ("call", "greeter/Greet", request, "--tenant", "acme", "--timeout", "30", "--compact")
+            assert await printed(settings(tmp_path, signer, redis.url, "client"), *words) == (
+                0,
+                '{"text": "Hello Ada (acme)"}\n',
+            )
+            async with open_channel(instance.address, [], secured) as channel:
+                with pytest.raises(Unauthenticated) as caught:  # a certificate alone shows nobody a contract
+                    await reflect(channel, "greeter", timeout=30)
+            assert caught.value.reason == "TOKEN_MISSING"
             process.terminate()
             await logged(process, "stopped")
             assert await asyncio.wait_for(process.wait(), SECONDS) == 0

@@ -35,6 +35,7 @@ class FakeLink:
     instance: Instance
     on_change: Callable[[], None] = lambda: None
     ready: bool = True
+    degraded: bool = False
     alive: bool = True
     trouble: str = ""
     pings: int = 0

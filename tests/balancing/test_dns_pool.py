@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from meshkit import Instance
+from meshkit import Instance, State
 from meshkit.balancing.pool import EndpointPool
 from meshkit.balancing.round_robin import RoundRobin
 from meshkit.discovery.dns import DnsRegistry, Name
@@ -20,7 +20,7 @@ PATIENCE_S = 20.0
 
 def healthy() -> Health:
     health = Health(())
-    health.set(True)
+    health.set(State.SERVING)
     return health
 
 
@@ -97,10 +97,10 @@ async def test_health_decides_which_addresses_get_calls(
 ) -> None:
     first, second, _ = peers
     await until_usable(pool, first, second)
-    first.health.set(False)
+    first.health.set(State.DRAINING)
     await until_usable(pool, second)
     assert first.address in pool.endpoints
-    first.health.set(True)
+    first.health.set(State.SERVING)
     await until_usable(pool, first, second)
 
 
@@ -111,7 +111,7 @@ async def test_an_address_where_nobody_answers_gets_no_calls(
     await third.server.stop(0)
     names.hosts.add("127.0.0.3")
     await until_usable(pool, first, second)
-    first.health.set(False)
+    first.health.set(State.DRAINING)
     async with asyncio.timeout(PATIENCE_S):
         while len(pool.endpoints) < 3:
             await pool.changed()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
@@ -14,7 +13,8 @@ from meshkit import Call
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain.postgres.schema import BRAIN, OF_TENANTS, ROLE
 from reference_services.brain.service import Brain
-from reference_services.postgres import Connection, Database, Target, open_database, rows
+from reference_services.postgres import Connection, Target, open_database, rows
+from tests.row_policies import ESCAPES, Pooled, check_each_table_has_a_policy
 
 ACME = Call.for_test(tenant="acme")
 OTHER = Call.for_test(tenant="other")
@@ -95,29 +95,13 @@ async def test_no_rpc_reaches_another_tenant(brain: Brain) -> None:
     assert all(answers for answers in before.values())
 
 
-class Pooled:
-    """A database with a single connection, which tenant `acme` used last."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        async def use(db: Connection) -> None:
-            assert await rows(db, "SELECT count(*) FROM brain.cells") == [(4,)]
-
-        await self.database.read("acme", use)
-        async with self.database._pool.connection() as connection:
-            yield connection
-
-
 @pytest_asyncio.fixture
 async def pooled(database_url: str) -> AsyncIterator[Pooled]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         for tenant in ("acme", "other"):
             _fill(connection, tenant)
     async with open_database(Target(database_url, BRAIN), connections=1) as database:
-        yield Pooled(database)
+        yield Pooled(database, [f"brain.{table}" for table in OF_TENANTS])
 
 
 def _fill(connection: psycopg.Connection, tenant: str) -> None:
@@ -161,64 +145,25 @@ def _names(connection: psycopg.Connection, table: str) -> str:
 
 
 async def test_a_connection_carries_no_tenant_over(pooled: Pooled) -> None:
-    async with pooled.connection() as connection:
-        for table in OF_TENANTS:
-            assert await rows(connection, f"SELECT * FROM brain.{table}") == [], table
-            assert (await connection.execute(f"DELETE FROM brain.{table}".encode())).rowcount == 0, table
+    await pooled.check_connection_carries_no_tenant_over()
 
 
 async def test_a_statement_that_names_another_tenant_finds_nothing(pooled: Pooled) -> None:
-    async def reach_over(db: Connection) -> None:
-        for table in OF_TENANTS:
-            where = "WHERE tenant = 'acme'"
-            assert await rows(db, f"SELECT * FROM brain.{table} {where}") == [], table
-            changed = await db.execute(f"UPDATE brain.{table} SET tenant = 'other' {where}".encode())
-            assert changed.rowcount == 0, table
-            own = await rows(db, f"SELECT DISTINCT tenant FROM brain.{table}")
-            assert own == [("other",)], table
-
-    await pooled.database.write("other", reach_over)
+    await pooled.check_statement_that_names_another_finds_nothing()
 
 
 @pytest.mark.parametrize("table", OF_TENANTS)
 async def test_no_row_can_be_given_to_another_tenant(pooled: Pooled, table: str) -> None:
-    async def give(db: Connection) -> None:
-        await db.execute(f"UPDATE brain.{table} SET tenant = 'acme'".encode())
-
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
-        await pooled.database._tried("other", "BEGIN", give)
+    await pooled.check_row_cannot_be_given_away(f"brain.{table}")
 
 
-@pytest.mark.parametrize("escape", ["RESET ROLE", "RESET ALL", "DISCARD ALL"])
+@pytest.mark.parametrize("escape", ESCAPES)
 async def test_the_policies_cannot_be_left(pooled: Pooled, escape: str) -> None:
-    async with pooled.connection() as connection:
-        await connection.execute(escape.encode())
-        assert await rows(connection, "SELECT current_user") == [(ROLE,)]
-        assert await rows(connection, "SELECT * FROM brain.cells") == []
-        for statement in (
-            "SET row_security = off; SELECT * FROM brain.cells",
-            "ALTER TABLE brain.cells DISABLE ROW LEVEL SECURITY",
-            "DROP POLICY own ON brain.cells",
-            "TRUNCATE brain.cells CASCADE",
-            "CREATE TABLE brain.copied AS SELECT * FROM brain.cells",
-            "UPDATE brain.embedder SET name = ''",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                await connection.execute(statement.encode())
+    await pooled.check_policies_cannot_be_left(ROLE, escape, "UPDATE brain.embedder SET name = ''")
 
 
 async def test_each_table_that_has_tenants_is_kept_by_a_policy(database_url: str) -> None:
-    with psycopg.connect(database_url) as connection:
-        found = connection.execute(
-            "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity FROM pg_class AS c JOIN pg_attribute AS a "
-            "ON a.attrelid = c.oid AND a.attname = 'tenant' WHERE c.relnamespace = 'brain'::regnamespace "
-            "AND c.relkind = 'r'"
-        ).fetchall()
-        role = connection.execute(
-            "SELECT rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname = %s", (ROLE,)
-        ).fetchone()
-    assert dict(found) == dict.fromkeys(OF_TENANTS, True)
-    assert role == (False, False, False)
+    check_each_table_has_a_policy(database_url, "brain", OF_TENANTS, ROLE)
 
 
 @pytest.mark.parametrize("storage", [("postgresql", 1)], ids=["postgresql"])

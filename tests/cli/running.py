@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 GREETER = Path(__file__).parents[2] / "examples" / "greeter"
@@ -39,6 +39,8 @@ def meshkit(state: Path, *words: str, **settings: str) -> subprocess.CompletedPr
 class Up:
     """`meshkit up` under way, and what it has printed so far."""
 
+    verb = "up"
+
     def __init__(self, state: Path, *words: str, **settings: str) -> None:
         state.mkdir(mode=0o700, exist_ok=True)
         self.state = state
@@ -46,7 +48,7 @@ class Up:
         self.seen = 0
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "meshkit", "up", *words],
+                [sys.executable, "-m", "meshkit", self.verb, *words],
                 cwd=GREETER,
                 env=environment_of(state) | settings,
                 stdout=output,
@@ -89,6 +91,22 @@ def processes_with(descriptor: int, folder: Path) -> dict[int, str]:
         except OSError:
             continue
     return found
+
+
+def command_lines(process: int) -> list[str]:
+    """What the process list shows of a process and of all that descend from it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    family = {process}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    lines = []
+    for each in family:
+        with suppress(OSError):  # it has ended meanwhile
+            lines.append(Path(f"/proc/{each}/cmdline").read_text().replace("\0", " "))
+    return lines
 
 
 @contextmanager

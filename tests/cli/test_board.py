@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from meshkit.child import Program, Restarts
 from meshkit.cli.board import Board
 from meshkit.cli.roster import Roster
 from meshkit.cli.tables import age
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.instance import Instance
-from meshkit.supervisor import Program, Restarts, Supervisor
+from meshkit.supervisor import Supervisor
 from tests.cli.running import GREETER, environment_of
 
 STAYS = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); sys.stdin.read()"

@@ -305,3 +305,8 @@ async def test_a_redis_that_refuses_us_is_told_in_one_line(projects: Projects, s
     done = await projects("list", REDIS_URL=wrong)
     assert (done.code, done.err.count("\n")) == (ExitCode.FAILED, 1)
     assert "refuses the user or the password" in done.err
+
+
+async def test_where_there_is_a_shield_it_says_that_the_store_counts_for_nothing(projects: Projects) -> None:
+    done = await projects("list", CU_SHIELD_GRPC_URL="127.0.0.1:1")
+    assert (done.code, "services take no keys of the project store" in done.err) == (0, True)

@@ -104,6 +104,17 @@ def test_what_cannot_be_is_refused_and_changes_nothing(mesh: Up) -> None:
     assert len(mesh.replicas()) == 1
 
 
+def test_a_mesh_that_is_up_restarts_its_replicas(mesh: Up) -> None:
+    before = mesh.replicas()
+    done = meshkit(mesh.state, "restart")
+    assert (done.returncode, done.stdout) == (0, "greeter: 1 replaced\n"), done.stderr
+    after = mesh.replicas()
+    assert (len(after), set(before) & set(after)) == (1, set())
+    assert mesh.shard_keys() == ["greeter-1"]
+    wrong = meshkit(mesh.state, "restart", "greter")
+    assert (wrong.returncode, "did you mean greeter?" in wrong.stderr) == (2, True)
+
+
 def test_replicas_that_take_longer_are_named_with_the_time_that_was_waited(tmp_path: Path) -> None:
     with up(tmp_path / "state", "main:Greeter", CU_DRAIN_PROPAGATION_S="60") as mesh:
         mesh.until("serving: greeter 1/1")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from meshkit.child import Child, Program, Restarts
 from meshkit.cli.roster import Roster
 from meshkit.cli.scaling import Scaler, ScaleRequest
 from meshkit.discovery import Lease
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from meshkit.instance import Instance, State, new_instance_id
-from meshkit.supervisor import Child, Program, Restarts, Supervisor
+from meshkit.supervisor import Supervisor
 
 STAYS = "import sys; sys.stdin.read()"
 STUBBORN = (
@@ -158,7 +159,8 @@ async def test_two_at_once_take_turns_and_the_second_one_waits_no_longer_than_it
     first = asyncio.create_task(scaler.scale(request(echo=1)))
     await eventually(lambda: "echo" in mesh.supervisor.children)
     with pytest.raises(
-        DeadlineExceeded, match=r"another scaling is under way, and has not ended in 0.1 s; nothing"
+        DeadlineExceeded,
+        match=r"another scaling or restart is under way, and has not ended in 0.1 s; nothing",
     ):
         await scaler.scale(request(0.1, wait=False, echo=5))
     assert len(mesh.supervisor.children["echo"]) == 1

@@ -28,6 +28,9 @@ def test_it_runs_replicas_starts_dead_ones_again_and_drains(state: Path) -> None
         os.kill(victim, signal.SIGKILL)
         running.until("serving: greeter 1/2")
         running.until("serving: greeter 2/2")
+        running.process.send_signal(signal.SIGHUP)
+        logs = [state / "logs" / f"greeter-{number}.log" for number in (1, 2)]
+        until(lambda: all("settings read again, nothing changed" in log.read_text() for log in logs))
         assert victim not in running.replicas()
     finally:
         code = running.end()

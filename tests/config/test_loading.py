@@ -220,33 +220,9 @@ def test_unknown_keys_of_a_services_file_are_refused(folder: Path) -> None:
     assert set(problems(environ, SharedConfig)) == {"CU_TENNANT"}
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "feature"),
-    [
-        ("OTEL_ENABLED", "true", "export of traces and metrics"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h", "export of traces and metrics"),
-        ("METRICS_PORT", "9090", "the Prometheus page"),
-    ],
-)
-def test_settings_of_later_releases_are_refused(name: str, value: str, feature: str) -> None:
-    assert problems({name: value}) == {
-        name: f"{name}: {feature} is not in this release (0.1); unset it (environment)"
-    }
-
-
-def test_settings_of_later_releases_may_be_off() -> None:
-    off = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
-        "CU_REPLAY_SHARED": "off",
-        "OTEL_ENABLED": "0",
-        "METRICS_PORT": "0",
-    }
-    assert BrainConfig.load(off).zone == ""
-
-
 def test_a_setting_that_a_service_defines_is_its_own() -> None:
-    kind: Any = type("Own", (SharedConfig,), {"__annotations__": {"metrics_port": str}, "metrics_port": ""})
-    assert kind.load({"METRICS_PORT": "9090"}).metrics_port == "9090"
+    kind: Any = type("Own", (SharedConfig,), {"__annotations__": {"metrics_path": str}, "metrics_path": ""})
+    assert kind.load({"METRICS_PATH": "/m"}).metrics_path == "/m"
 
 
 def test_services_that_share_a_process_have_no_single_port_or_name(folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from meshkit.config import ConfigError, Environment, RequestProof, check_production
+from reference_services.zero.config import ZeroConfig
 from tests.certificates import Signer, write_private
 from tests.config.samples import SECRET, BrainConfig
 
@@ -71,6 +72,19 @@ def test_all_broken_rules_are_one_report_together_with_wrong_values() -> None:
         "CU_PROJECT_SECRET",
         "CU_REQUEST_PROOF",
         "BRAIN_DATABASE_URL",
+    }
+
+
+def test_the_report_is_whole_where_a_service_lacks_a_setting_of_its_own() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ZeroConfig.load({"CU_ENV": "production", "GRPC_PORT": "x"})
+    assert {problem.setting for problem in caught.value.problems} == {
+        "GRPC_PORT",
+        "ZERO_MASTER_KEY",
+        "ZERO_DATABASE_URL",
+        "GRPC_TLS_ENABLED",
+        "CU_REGISTRY_URL",
+        "CU_PROJECT_SECRET",
     }
 
 

@@ -9,7 +9,6 @@ import yaml
 
 from meshkit.cli import VERBS
 from meshkit.config import SharedConfig
-from meshkit.config.release import UNBUILT
 from reference_services.brain.config import BrainConfig
 from reference_services.router.config import RouterConfig
 from reference_services.worker.config import WorkerConfig
@@ -22,7 +21,7 @@ SETTINGS = {
     config.env_name(field)
     for config in (SharedConfig, BrainConfig, RouterConfig, WorkerConfig, ZeroConfig)
     for field in config.model_fields
-} | {*UNBUILT, "CU_CONFIG_FILE"}
+} | {"CU_CONFIG_FILE"}
 
 _FOLDERS = (
     "meshkit/",
@@ -34,7 +33,7 @@ _FOLDERS = (
     "scripts/",
     "docs/",
 )
-_SETTING = re.compile(r"(?:CU|GRPC|BRAIN|ROUTER|WORKER|ZERO|HARVEST)_[A-Z0-9_]*[A-Z0-9]")
+_SETTING = re.compile(r"(?:CU|GRPC|OTEL|METRICS|LOG|BRAIN|ROUTER|WORKER|ZERO|HARVEST)_[A-Z0-9_]*[A-Z0-9]")
 _VERB = re.compile(r"meshkit ([a-z]+)\b")
 
 

@@ -158,6 +158,22 @@ async def test_a_method_of_which_nothing_is_said_is_refused(tmp_path: Path) -> N
             await greeter_pb2_grpc.GreeterServiceStub(channel).Greet(pb.GreetRequest(name="Bo"))
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert "nothing says who may call /greeter.v1.GreeterService/Greet" in (refused.value.details() or "")
+        assert (
+            b"METHOD_UNDECLARED" in dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
+        )
+
+
+async def test_a_servicer_that_would_block_is_refused_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Servicer, "Greet", lambda self, request, context: pb.GreetResponse())
+    async with adopted(tmp_path) as channel:
+        stub = greeter_pb2_grpc.GreeterServiceStub(sign(channel, "greeter", config=config(tmp_path)))
+        with pytest.raises(grpc.aio.AioRpcError, match="Greet is not `async def`") as refused:
+            await stub.Greet(pb.GreetRequest(name="Bo"))
+        assert (
+            b"HANDLER_NOT_ASYNC" in dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
+        )
 
 
 async def test_a_servicer_may_abort_and_its_exceptions_stay_inside(tmp_path: Path) -> None:

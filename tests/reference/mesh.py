@@ -70,11 +70,15 @@ class Probe:
         return layer
 
 
-def local_mesh(probe: Probe, feeds: Path, *, router: Mapping[str, Any] = {}, **options: Any) -> LocalMesh:
-    """All four, with settings of the router; one worker, for there is one to a process."""
+def local_mesh(
+    probe: Probe, feeds: Path, *, router: Mapping[str, Any] = {}, database: str = "", **options: Any
+) -> LocalMesh:
+    """All four, with settings of the router, and a database; one worker, for there is one to a process."""
     worker = {"harvest_roots": (str(feeds),), "harvest_batch_rows": 20, "worker_polling_s": 0.05}
-    configs = {Worker: worker, Router: router}
     kinds = (probe.brain, Router, probe.zero, Worker)
+    configs = {kind: {f"{kind.definition.name}_database_url": database} for kind in kinds}
+    configs[Worker] |= worker
+    configs[Router] |= router
     return LocalMesh(*kinds, configs=configs, tenant="acme", **options)
 
 

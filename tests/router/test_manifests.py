@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import psycopg
 import pytest
 from google.protobuf import json_format, struct_pb2
 
 from meshkit import Aborted, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from reference_services._gen.contextunity.router.v1 import router_pb2 as pb
 from reference_services.router import manifest as manifests
+from reference_services.router import postgres as on_postgres
+from reference_services.router import redis as on_redis
 from reference_services.router import sqlite
 from reference_services.router.catalog import Catalog
 from reference_services.router.model import BUILT_IN, Extractive, Llm, RetrievalMode
+from reference_services.router.postgres import ROUTER, open_postgres_manifests
+from reference_services.router.redis import open_redis_manifests
 from reference_services.router.sqlite import SqliteManifestStore
-from reference_services.router.storage import KEPT_VERSIONS, Head
+from reference_services.router.storage import KEPT_VERSIONS, Head, ManifestStore
+from tests import one_redis, postgres
+from tests.redis.servers import ask
+
+Opening = Callable[[], AbstractAsyncContextManager[ManifestStore]]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -30,14 +40,35 @@ def manifest(*ids: str, description: str = "") -> pb.Manifest:
     return pb.Manifest(description=description, agents=[pb.Agent(agent_id=name) for name in ids])
 
 
+@pytest.fixture(scope="module")
+def postgres_url() -> str:
+    """A database with the router's schema; each test empties it."""
+    return postgres.server().url(postgres.new_database(postgres.migrated_database(ROUTER)))
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "redis"])
+def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opening]:
+    """Opens an empty storage of each kind, as often as there are replicas."""
+    if request.param == "sqlite":
+        yield lambda: SqliteManifestStore.open(tmp_path / "router.sqlite")
+    elif request.param == "redis":
+        url, namespace = one_redis.server().url, one_redis.new_namespace()
+        yield lambda: open_redis_manifests(url, namespace)
+    else:
+        url = request.getfixturevalue("postgres_url")
+        yield lambda: open_postgres_manifests(url)
+        with postgres.server().superuser(url.partition("@/")[2].partition("?")[0]) as connection:
+            connection.execute("TRUNCATE router.manifests")
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncGenerator[SqliteManifestStore, None]:
-    async with SqliteManifestStore.open(tmp_path / "router.sqlite") as opened:
+async def store(opening: Opening) -> AsyncGenerator[ManifestStore]:
+    async with opening() as opened:
         yield opened
 
 
 async def register(
-    store: SqliteManifestStore, tenant: str, project: str, content: pb.Manifest, replaces: str = ""
+    store: ManifestStore, tenant: str, project: str, content: pb.Manifest, replaces: str = ""
 ) -> tuple[Head, bool]:
     manifests.validate(content)
     body = manifests.canonical(content)
@@ -147,7 +178,7 @@ def test_a_manifest_is_read_as_agents() -> None:
     assert (plain.answerer, plain.masks, plain.retrieval) == (None, True, BUILT_IN.retrieval)
 
 
-async def test_the_same_manifest_again_changes_nothing(store: SqliteManifestStore) -> None:
+async def test_the_same_manifest_again_changes_nothing(store: ManifestStore) -> None:
     first, changed = await register(store, "acme", "p", manifest("a"))
     again, changed_again = await register(store, "acme", "p", manifest("a"))
     assert (changed, changed_again) == (True, False)
@@ -155,7 +186,7 @@ async def test_the_same_manifest_again_changes_nothing(store: SqliteManifestStor
     assert first.version == 1
 
 
-async def test_versions_count_and_the_last_ten_are_kept(store: SqliteManifestStore) -> None:
+async def test_versions_count_and_the_last_ten_are_kept(store: ManifestStore) -> None:
     heads = [(await register(store, "acme", "p", manifest(f"a{n}")))[0] for n in range(KEPT_VERSIONS + 2)]
     assert [head.version for head in heads] == list(range(1, KEPT_VERSIONS + 3))
     assert await store.read("acme", "p", heads[1].digest) is None
@@ -167,7 +198,7 @@ async def test_versions_count_and_the_last_ten_are_kept(store: SqliteManifestSto
     assert now[0] == heads[-1]
 
 
-async def test_a_change_on_top_of_an_outdated_manifest_is_refused(store: SqliteManifestStore) -> None:
+async def test_a_change_on_top_of_an_outdated_manifest_is_refused(store: ManifestStore) -> None:
     first, _ = await register(store, "acme", "p", manifest("a"))
     second, _ = await register(store, "acme", "p", manifest("b"), first.digest)
     with pytest.raises(Aborted) as raised:
@@ -177,9 +208,10 @@ async def test_a_change_on_top_of_an_outdated_manifest_is_refused(store: SqliteM
 
 
 async def test_a_tenant_has_no_more_projects_than_it_may(
-    store: SqliteManifestStore, monkeypatch: pytest.MonkeyPatch
+    store: ManifestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "MAX_PROJECTS", 2)
+    for place in (sqlite, on_postgres, on_redis):
+        monkeypatch.setattr(place, "MAX_PROJECTS", 2)
     for project in ("p1", "p2"):
         await register(store, "acme", project, manifest("a"))
     with pytest.raises(ResourceExhausted) as raised:
@@ -189,7 +221,7 @@ async def test_a_tenant_has_no_more_projects_than_it_may(
     await register(store, "other", "p3", manifest("a"))
 
 
-async def test_another_tenant_sees_nothing(store: SqliteManifestStore) -> None:
+async def test_another_tenant_sees_nothing(store: ManifestStore) -> None:
     head, _ = await register(store, "acme", "p", manifest("secret-agent"))
     catalog = Catalog(store)
     assert (await catalog.find("acme", "p", "secret-agent")).manifest_digest == head.digest
@@ -202,7 +234,7 @@ async def test_another_tenant_sees_nothing(store: SqliteManifestStore) -> None:
     assert raised.value.details["agents"] == "default"
 
 
-async def test_an_unknown_agent_is_told_which_there_are(store: SqliteManifestStore) -> None:
+async def test_an_unknown_agent_is_told_which_there_are(store: ManifestStore) -> None:
     await register(store, "acme", "p", manifest("docs", "help"))
     with pytest.raises(NotFound, match="docs, help"):
         await Catalog(store).find("acme", "p", "dosc")
@@ -211,7 +243,7 @@ async def test_an_unknown_agent_is_told_which_there_are(store: SqliteManifestSto
 
 
 async def test_the_callers_own_agent_comes_first_then_the_built_in_then_the_only_other(
-    store: SqliteManifestStore,
+    store: ManifestStore,
 ) -> None:
     catalog = Catalog(store)
     assert await catalog.find("acme", "p1") == BUILT_IN
@@ -227,7 +259,7 @@ async def test_the_callers_own_agent_comes_first_then_the_built_in_then_the_only
     assert (raised.value.reason, raised.value.details["projects"]) == ("AGENT_AMBIGUOUS", "p1, p2")
 
 
-async def test_an_empty_manifest_takes_the_agents_away(store: SqliteManifestStore) -> None:
+async def test_an_empty_manifest_takes_the_agents_away(store: ManifestStore) -> None:
     catalog = Catalog(store, remembered=1)
     await register(store, "acme", "p", manifest("a"))
     assert (await catalog.find("acme", "p", "a")).agent_id == "a"
@@ -236,13 +268,26 @@ async def test_an_empty_manifest_takes_the_agents_away(store: SqliteManifestStor
         await catalog.find("acme", "p", "a")
 
 
-async def test_a_replica_sees_at_once_what_another_registered(tmp_path: Path) -> None:
-    path = tmp_path / "router.sqlite"
-    async with SqliteManifestStore.open(path) as one, SqliteManifestStore.open(path) as two:
+async def test_a_replica_sees_at_once_what_another_registered(opening: Opening) -> None:
+    async with opening() as one, opening() as two:
         catalog = Catalog(two)
         for name in ("a", "b"):
             await register(one, "acme", "p", manifest(name))
             assert (await catalog.find("acme", "p", name)).agent_id == name
+
+
+async def test_replicas_that_register_at_once_make_one_row_of_versions(opening: Opening) -> None:
+    async with opening() as one, opening() as two:
+        made = await asyncio.gather(
+            *(register((one, two)[n % 2], "acme", f"p{n % 3}", manifest(f"a{n}")) for n in range(18))
+        )
+        for project in range(3):
+            versions = sorted(head.version for head, _ in made if head.project == f"p{project}")
+            assert versions == list(range(1, 7))
+        heads = await one.heads("acme")
+        assert [(head.project, head.version, head.current) for head in heads] == [
+            (f"p{project}", 6, True) for project in range(3)
+        ]
 
 
 async def test_processes_that_start_at_once_on_a_new_file_all_register(tmp_path: Path) -> None:
@@ -281,8 +326,27 @@ async def test_a_database_that_cannot_be_used_is_unavailable(tmp_path: Path) -> 
     assert "ROUTER_DATABASE_URL" in raised.value.message
 
 
-async def test_manifests_outlive_the_process(tmp_path: Path) -> None:
-    async with SqliteManifestStore.open(tmp_path / "router.sqlite") as store:
+async def test_manifests_outlive_the_process(opening: Opening) -> None:
+    async with opening() as store:
         head, _ = await register(store, "acme", "p", manifest("a"))
-    async with SqliteManifestStore.open(tmp_path / "router.sqlite") as store:
+    async with opening() as store:
         assert list(await store.heads("acme")) == [head]
+
+
+async def test_no_tenant_reaches_anothers_manifests_in_postgresql(postgres_url: str) -> None:
+    async with open_postgres_manifests(postgres_url) as store:
+        await register(store, "acme", "p", manifest("a"))
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("SET ROLE meshkit_router")
+        for tenant, seen in (("beta", 0), ("", 0), ("acme", 1)):
+            connection.execute("SELECT set_config('meshkit.tenant', %s, false)", (tenant,))
+            assert connection.execute("SELECT FROM router.manifests").rowcount == seen
+            assert connection.execute("DELETE FROM router.manifests").rowcount == seen
+
+
+async def test_manifests_are_in_redis_under_the_namespace() -> None:
+    server, namespace = one_redis.server(), one_redis.new_namespace()
+    async with open_redis_manifests(server.url, namespace) as store:
+        await register(store, "acme", "p", manifest("a"))
+        keys = await ask(server, "KEYS", f"{namespace}:*")
+    assert sorted(keys) == [f"{namespace}:router:{{acme}}:{rest}" for rest in ("heads", "manifests:p")]

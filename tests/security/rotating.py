@@ -33,8 +33,9 @@ SEALING = "a:" + "A" * 43
 class Callers:
     """Makes calls at a rate, with whichever mesh is the present one."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, *, service: str = "echo") -> None:
         self.mesh = mesh
+        self._service = service
         self.made = 0
         self.failed: Counter[str] = Counter()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -66,7 +67,7 @@ class Callers:
             await asyncio.sleep(1 / RATE)
 
     async def _call(self) -> None:
-        client = self.mesh.client(GreeterClient, service="echo")
+        client = self.mesh.client(GreeterClient, service=self._service)
         try:
             await client.greet(pb.GreetRequest(name="Ada"), tenant="acme", timeout=20)
         except MeshError as error:

@@ -119,7 +119,7 @@ async def test_a_service_without_one_pays_nothing() -> None:
                     replica.service.definition.rpcs[0],
                     replica._guard,
                     replica.admission,
-                    replica.refusals,
+                    replica.observer,
                     stream_max_age=60,
                     namespace="contextunity",
                 )

@@ -44,25 +44,25 @@ def everything_logged(monkeypatch: pytest.MonkeyPatch, style: str) -> Iterator[i
         root.setLevel(level)
 
 
-def wrong_calls() -> list[Headers]:
+def wrong_calls(me: Handmade = ME, other: Handmade = OTHER) -> list[Headers]:
     """Metadata with something wrong in each, all with secrets of their own in them."""
-    token = ME.token()
+    token = me.token()
     return [
-        ME.headers(GREET, BODY, sent={"authorization": f"Basic {token}"}),
-        ME.headers(GREET, BODY, sent={"x-cu-proof": token}),
-        ME.headers(GREET, BODY, sent={"x-cu-tenant": f"{token[:70]}"}),
-        ME.headers(GREET, BODY, sent={"x-cu-to": token}),
-        ME.headers(GREET, BODY, sent={"x-cu-criticality": token}),
-        ME.headers(GREET, BODY, sent={"x-cu-subject": ME.token()}),
-        ME.headers(GREET, BODY, sent={"x-cu-subject": token + "x"}),
-        ME.headers(GREET, BODY, sent={"x-cu-proof": ABSENT}),
-        ME.headers(GREET, BODY + b"x"),
-        ME.headers(GREET, BODY, token=ME.token(aud="else")),
-        ME.headers(GREET, BODY, token=ME.token(tenants=[])),
-        ME.headers(GREET, BODY, token=ME.token(exp=1, iat=0, nbf=0)),
-        ME.headers(GREET, BODY, token=OTHER.token()),
-        OTHER.headers(GREET, BODY),
-        [*ME.headers(GREET, BODY), ("authorization", f"Bearer {token}")],
+        me.headers(GREET, BODY, sent={"authorization": f"Basic {token}"}),
+        me.headers(GREET, BODY, sent={"x-cu-proof": token}),
+        me.headers(GREET, BODY, sent={"x-cu-tenant": f"{token[:70]}"}),
+        me.headers(GREET, BODY, sent={"x-cu-to": token}),
+        me.headers(GREET, BODY, sent={"x-cu-criticality": token}),
+        me.headers(GREET, BODY, sent={"x-cu-subject": me.token()}),
+        me.headers(GREET, BODY, sent={"x-cu-subject": token + "x"}),
+        me.headers(GREET, BODY, sent={"x-cu-proof": ABSENT}),
+        me.headers(GREET, BODY + b"x"),
+        me.headers(GREET, BODY, token=me.token(aud="else")),
+        me.headers(GREET, BODY, token=me.token(tenants=[])),
+        me.headers(GREET, BODY, token=me.token(exp=1, iat=0, nbf=0)),
+        me.headers(GREET, BODY, token=other.token()),
+        other.headers(GREET, BODY),
+        [*me.headers(GREET, BODY), ("authorization", f"Bearer {token}")],
     ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshkit.redis.server import LocalServer
+from tests.cli.running import command_lines
 from tests.security.handmade import Handmade, b64, call
 from tests.security.services import BODY, GREET
 from tests.security.test_secrecy import secrets_of, wrong_calls
@@ -25,6 +26,8 @@ LLM_KEY = "canary-key-of-a-language-model"
 PAYLOAD = "Hopper"
 ME = Handmade("echo", SECRET)
 SHOP = Handmade("echo", OTHER, "shop", "s1")
+
+DESCRIBE = ("call", "meshkit.v1.MeshService/Describe", "{}", "--service", "echo")
 
 MAIN = """
 from meshkit.config import Secret
@@ -68,8 +71,8 @@ def canaries() -> set[str]:
 
 
 @contextmanager
-def running(folder: Path, environ: dict[str, str]) -> Iterator[tuple[int, Path]]:
-    """The service as a process; its id, and the file of all that it writes."""
+def running(folder: Path, environ: dict[str, str]) -> Iterator[Path]:
+    """The service as a process; the file of all that it writes."""
     written = folder / "log.txt"
     with written.open("wb") as log:
         process = subprocess.Popen(
@@ -80,13 +83,15 @@ def running(folder: Path, environ: dict[str, str]) -> Iterator[tuple[int, Path]]
             stderr=log,
         )
     try:
-        yield process.pid, written
+        yield written
     finally:
         process.terminate()
         process.wait(30)
 
 
-async def meshkit(folder: Path, environ: dict[str, str], *words: str, given: str = "") -> tuple[str, str]:
+async def meshkit(
+    folder: Path, environ: dict[str, str], *words: str, given: str = "", code: int = 0
+) -> tuple[str, str]:
     """What a command prints, and its line in the process list while it ran."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "meshkit", *words,
@@ -98,6 +103,7 @@ async def meshkit(folder: Path, environ: dict[str, str], *words: str, given: str
     ][-1:]:
         await asyncio.sleep(0.001)  # it is about to become that program
     out, _ = await process.communicate(given.encode())
+    assert process.returncode == code, out.decode()
     return out.decode(), line
 
 
@@ -110,11 +116,11 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
     secret_file.write_text(f"s1:{OTHER}")
     async with LocalServer(tmp_path / "redis", password=PASSWORD) as server:
         environ = environment(tmp_path, server) | {"LOG_JSON": json}
-        with running(tmp_path, environ) as (pid, log):
+        with running(tmp_path, environ) as log:
             while (marker := "address=" if json == "false" else '"address": "') not in log.read_text():
                 await asyncio.sleep(0.02)
             address = log.read_text().partition(marker)[2].split()[0].strip('",}')
-            said.append(Path(f"/proc/{pid}/cmdline").read_text())
+            said += command_lines(os.getpid())  # the service, and its Redis
             add = ("projects", "add", "shop", "--secret-file", str(secret_file), "--tenant", "*")
             grants = ("--permission", "*", "--subject", "*")
             for words in (
@@ -124,7 +130,9 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
                 ("config", "explain"),
                 ("explain", "echo", "--json"),
                 ("registry", "list", "--json"),
-                ("call", "echo/meshkit.v1.MeshService/Describe", "{}"),
+                ("call", "echo"),
+                DESCRIBE,
+                ("call", "meshkit.v1.MeshService/ListPools", "{}", "--service", "echo"),
                 ("revoke", "list", "--json"),
             ):
                 if json == "false" or "add" in words:
@@ -138,14 +146,18 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
                 headers = by.headers(GREET, body)
                 forbidden |= secrets_of(headers)
                 said.append(str(vars(await call(address, GREET, body, headers))))
-            for headers in (*wrong_calls(), ME.headers(GREET, BODY, token=ME.token(sub="x" * 300))):
+            for headers in (*wrong_calls(ME, SHOP), ME.headers(GREET, BODY, token=ME.token(sub="x" * 300))):
                 forbidden |= secrets_of(headers)
                 said.append(str(vars(await call(address, GREET, BODY, headers))))
+            if json == "false":
+                told = await meshkit(tmp_path, environ, *DESCRIBE)
+                assert "PROOF_MISMATCH" in told[0], "it counts what was refused"
+                said += told
             bad = environ | {
                 "CU_PROJECT_SECRET": f"k1:{SECRET},k1:{SECRET}",
                 "REDIS_URL": server.url + "/x/y",
             }
-            said += await meshkit(tmp_path, bad, "config", "check")
+            said += await meshkit(tmp_path, bad, "config", "check", code=78)
         said.append(log.read_text())
     assert "a cause that stays inside" in said[-1]
     assert "Traceback" in said[-1]

@@ -12,7 +12,7 @@ from meshkit.transport import reception
 from tests.security.handmade import ABSENT, Handmade, call
 from tests.security.services import GREET
 
-LARGE = pb.GreetRequest(name="x" * 10_000_000).SerializeToString()
+LARGE = pb.GreetRequest(name="x" * 16_000_000).SerializeToString()
 
 
 class Relay:
@@ -103,7 +103,9 @@ async def test_the_message_of_a_refused_caller_is_not_read(
         outcome = await call(relay.address, GREET, LARGE, headers)
     assert outcome.reason == reason
     assert reads == []
-    assert relay.bytes_in < 5_000_000  # what the connection takes unasked; the rest was never sent
+    assert (
+        relay.bytes_in < 12_000_000
+    )  # what the connection takes unasked, 8 MiB at times; the rest was never sent
 
 
 async def test_the_message_of_one_who_is_let_in_is_read_whole(

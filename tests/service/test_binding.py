@@ -309,9 +309,8 @@ def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:
     text = fault(make)
     assert "Greeter" in text
     assert f"{HERE}:{line_of('misspelt')}" in text
-    assert (
-        "takes no prt (did you mean port?). It takes contract, name, port, middleware, allow_peers." in text
-    )
+    known = "contract, name, port, middleware, allow_peers, depends_on"
+    assert f"takes no prt (did you mean port?). It takes {known}." in text
 
 
 def test_class_keywords_of_mix_ins_are_theirs_on_either_side() -> None:
@@ -434,3 +433,35 @@ def test_a_methods_peers_replace_those_of_its_class_and_a_subclass_keeps_them() 
         peers = {each.attribute: each.allow_peers for each in kind.definition.rpcs}
         assert peers.pop("greet") == {"brain", "zero"}
         assert set(peers.values()) == {frozenset({"router"})}
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "mend"),
+    [
+        ("brain", "depends_on='brain'", 'Give a set of names: {"brain"}.'),
+        (("Brain",), "'Brain' is no service", "A service's name is [a-z]"),
+        (("brain", "greeter"), "greeter depends on itself", "Leave"),
+    ],
+)
+def test_dependencies_that_make_no_sense_are_refused(names: Any, what: str, mend: str) -> None:
+    def make() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT, depends_on=names):
+            """Names what it depends on wrongly."""
+
+    text = fault(make)
+    assert what in text
+    assert mend.lower() in text.lower()
+
+
+def test_dependencies_are_each_told_once_and_a_subclass_keeps_them() -> None:
+    class Greeter(Good, CUService, contract=CONTRACT, depends_on=["brain", "zero", "brain"]):
+        """Depends on two."""
+
+    class Later(Greeter, name="later"):
+        """The same."""
+
+    class Alone(Greeter, name="alone", depends_on=()):
+        """On none any more."""
+
+    assert Greeter.definition.depends_on == Later.definition.depends_on == ("brain", "zero")
+    assert Alone.definition.depends_on == ()

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit import END, CUService, Exchange, Handler, Unavailable, every, resource
 from meshkit.declaration import Job
-from meshkit.replica import repeat
+from meshkit.jobs import repeat
 from meshkit.testing import LocalMesh
 from tests.serving.conftest import Running
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text

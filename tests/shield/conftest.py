@@ -1,6 +1,6 @@
 """A Shield, and a mesh whose tokens come from it; the network between them is real."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,14 @@ from meshkit.protocol import ShieldClient
 from meshkit.replica import Replica
 from meshkit.testing import LocalMesh
 from reference_services.shield.authority import Authority
+from reference_services.shield.postgres.schema import SHIELD
 from reference_services.shield.service import Shield
+from tests import postgres
 from tests.security.services import Echo, Front
 
 SECRET = "a-secret-of-tests-that-is-long-enough-01"
 SETTINGS = {"project_secret": f"k1:{SECRET}"}
+MASTER_KEY = "A" * 42 + "E"
 
 
 @dataclass
@@ -56,6 +59,16 @@ async def running(**settings: Any) -> AsyncIterator[Place]:
         yield Place(local, mesh.client(ShieldClient), found.address)
 
 
+@asynccontextmanager
+async def replicated(**settings: Any) -> AsyncIterator[Place]:
+    """Two Shields on one database; the address is that of both."""
+    local = LocalMesh(Shield, replicas=2, settings=SETTINGS, configs={Shield: settings})
+    async with local as mesh:
+        found = [local.service(each).instance for each in local.instances]
+        addresses = ",".join(each.address for each in found if each is not None)
+        yield Place(local, mesh.client(ShieldClient), addresses)
+
+
 @pytest.fixture
 async def shield() -> AsyncIterator[Place]:
     async with running(shield_key_activation_s=0.0) as place:
@@ -92,3 +105,11 @@ async def served(address: str, *services: Any, **settings: Any) -> AsyncIterator
 async def mode(shield: Place) -> AsyncIterator[Served]:
     async with served(shield.address) as running_mesh:
         yield running_mesh
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """A database of the test's own, with Shield's schema and no rows."""
+    name = postgres.new_database(postgres.migrated_database(SHIELD))
+    yield postgres.server().url(name)
+    postgres.drop_database(name)

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
-from meshkit import MeshError, PermissionDenied, Unauthenticated, Unavailable
+from meshkit import MeshError, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from meshkit.call import BLANK, Call, Deadline, Principal
 from meshkit.protocol import ShieldClient, shield
 from meshkit.security.bound import bound_token
@@ -245,6 +245,20 @@ async def test_shield_that_failed_is_not_asked_by_each_call(tokens: ShieldTokens
     for _ in range(20):
         with pytest.raises(Unavailable):
             await obtained(tokens)
+    assert len(fake.asked) == 1
+
+
+async def test_a_limit_of_shields_is_told_as_one_with_the_time_to_wait(
+    tokens: ShieldTokens, fake: FakeShield
+) -> None:
+    limit = ResourceExhausted("project local asks for too many", reason="RATE_LIMITED")
+    limit.pushback = 20.0
+    fake.failure = limit
+    for _ in range(3):
+        with pytest.raises(ResourceExhausted, match="Shield gives no token now: project local") as caught:
+            await obtained(tokens)
+        error = caught.value
+        assert (error.reason, error.unprocessed, error.pushback) == ("RATE_LIMITED", True, 20.0)
     assert len(fake.asked) == 1
 
 

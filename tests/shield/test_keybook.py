@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ async def test_rotations_in_quick_succession_leave_one_that_signs(tmp_path: Path
         assert states(book).count(KeyState.ACTIVE) == 1
         clock.now += 5
         assert states(book) == [KeyState.RETIRING] * 3 + [KeyState.ACTIVE]
+
+
+async def test_where_no_key_signs_an_operator_is_told_the_mend(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path, clock) as book:
+        book._keys = tuple(replace(key, verifies_until=clock.now) for key in book._keys)
+        with pytest.raises(FailedPrecondition, match="meshkit shield rotate") as caught:
+            book.signing()
+        assert caught.value.reason == "NO_KEY"
 
 
 async def test_another_replica_knows_what_one_has_changed(tmp_path: Path) -> None:

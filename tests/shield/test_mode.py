@@ -5,19 +5,29 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from greeter.v1 import greeter_pb2 as pb
 from greeter.v1.greeter_client import GreeterClient
+from structlog.testing import capture_logs
 
-from meshkit import Call, MeshError, Unauthenticated, Unavailable, rpc
+from meshkit import Call, MeshError, SharedConfig, Unauthenticated, Unavailable, reflection, rpc
 from meshkit.call import BLANK, Principal
+from meshkit.config import ConfigError
+from meshkit.discovery.memory import MemoryRegistry
 from meshkit.protocol import shield as shield_pb
+from meshkit.replica import Replica
 from meshkit.security.bound import Actor, bound_token
+from meshkit.security.shared import shared_of
 from meshkit.security.tokens import peek
 from meshkit.testing import LocalMesh
+from meshkit.transport.reflecting import reflect
+from reference_services.shield.config import ShieldConfig
+from reference_services.shield.service import Shield
 from tests.security.handmade import Handmade, call
 from tests.security.services import BODY, CONTRACT, GREET, GREET_MANY, Echo, Front
 from tests.shield.bound import Bound, public
@@ -289,7 +299,22 @@ async def test_a_key_that_leaked_is_out_at_once_and_no_honest_call_fails(shield:
             await client(mode).greet(greeting())
 
 
-async def test_a_revoked_token_is_refused_within_a_second(mode: Served, shield: Place) -> None:
+async def test_a_revocation_is_pushed_to_every_verifier_within_a_second(mode: Served, shield: Place) -> None:
+    verifiers = [mode.replica(name)._guard.verifier.revocations for name in ("echo", "front")]
+    took = []
+    for number in range(5):
+
+        async def known(token_id: str = f"t{number}") -> bool:
+            return all(token_id in revocations._tokens for revocations in verifiers)
+
+        await shield.client.revoke(shield_pb.RevokeRequest(token_id=f"t{number}"))
+        took.append(await until(known))
+    assert (
+        min(took) < 1
+    )  # one may be held up by a busy machine; were they not pushed, all of them would take longer
+
+
+async def test_a_revoked_token_is_refused(mode: Served, shield: Place) -> None:
     token, holder = await issued(shield, "echo")
     target, token_id = address(mode), peek(token)[1]["jti"]
     assert (await call(target, GREET, BODY, headers(token, holder))).code == "OK"
@@ -376,3 +401,43 @@ async def test_the_mesh_around_shield_is_not_the_callers(mode: Served) -> None:
     """A token for Shield itself is the project's own: Shield's tokens are for others."""
     tokens: Any = mode.mesh.tokens
     assert tokens.kept(BLANK.having(service="shield", tenant=""), ("*",)).alg == "HS256"
+
+
+async def test_a_keys_file_that_would_have_no_effect_is_refused_and_told_of_by_shield_itself(
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.touch(0o600)
+    with pytest.raises(ConfigError, match="CU_SHIELD_GRPC_URL has only Shield's taken"):
+        SharedConfig(shield_grpc_url="127.0.0.1:1", project_keys_file=keys, **SETTINGS)
+    with capture_logs() as logs:
+        config = ShieldConfig(project_keys_file=keys, state_dir=tmp_path, **SETTINGS)
+        Replica(Shield, config, MemoryRegistry())
+    told = [log for log in logs if log.get("setting") == "CU_PROJECT_KEYS_FILE"]
+    assert [(log["log_level"], log["service"]) for log in told] == [("warning", "shield")]
+    assert "who may call is its own to say" in told[0]["event"]
+
+
+async def test_the_project_store_is_not_followed_where_it_counts_for_nothing(tmp_path: Path) -> None:
+    sealing = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+    config = SharedConfig(redis_url="redis://127.0.0.1:1", redis_secret_key=sealing, **SETTINGS)
+    assert shared_of(config).projects is not None
+    beside = config.model_copy(update={"shield_grpc_url": "127.0.0.1:1"})
+    for kind, settings in ((Echo, beside), (Shield, ShieldConfig(**config.model_dump(exclude_unset=True)))):
+        replica = Replica(kind, settings, MemoryRegistry())
+        assert replica._shared.projects is None
+        assert replica._shared.feed is not None
+        await replica.kill()
+
+
+async def test_who_may_inspect_learns_a_contract_with_a_token_of_shield(
+    shield: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflection, "OpenReflection", reflection.Reflection)
+    async with served(shield.address, Echo) as mode:
+        channel = mode.mesh.channel("echo", permissions=("mesh:inspect",))
+        assert CONTRACT.full_name in (await reflect(channel, "echo", timeout=10)).services
+        with pytest.raises(Unauthenticated) as caught:
+            async with grpc.aio.insecure_channel(address(mode)) as plain:
+                await reflect(plain, "echo", timeout=10)
+        assert caught.value.reason == "TOKEN_MISSING"

@@ -14,10 +14,14 @@ import pytest
 from meshkit import MeshError
 from meshkit.security.tokens import peek
 from reference_services.shield.verifying import verify_audit
-from tests.cli.running import Up, meshkit
-from tests.shield.conftest import served
+from tests.cli.running import Up, command_lines, meshkit
+from tests.security.handmade import Handmade, b64
+from tests.shield.conftest import SECRET, served
 from tests.shield.process import Process
 from tests.shield.test_mode import client, greeting, until
+
+MASTER_KEY = b64(b"canary-master-key-of-32-bytes-!!")
+USES = ("token", "proof")
 
 
 @pytest.fixture
@@ -186,26 +190,62 @@ def test_without_a_database_there_is_nothing_to_verify(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [(), ("--tls", "--redis")])
 def test_a_mesh_comes_up_with_a_shield_and_everything_uses_it(tmp_path: Path, more: tuple[str, ...]) -> None:
-    state = tmp_path / "state"
-    running = Up(state, "--shield", *more, "main:Greeter")
+    state, said = tmp_path / "state", []
+    own = {"CU_PROJECT_SECRET": f"k1:{SECRET}", "SHIELD_MASTER_KEY": MASTER_KEY, "LOG_LEVEL": "DEBUG"}
+    running = Up(state, "--shield", *more, "main:Greeter", **own)
     try:
         running.until("a Shield of its own; for programs beside it: CU_SHIELD_GRPC_URL=127.0.0.1:")
         running.until("greeter 1/1")
-        greeted = meshkit(state, "call", "greeter/Greet", '{"name": "Ada"}')
+        greeted = meshkit(state, "call", "greeter/Greet", '{"name": "Ada"}', **own)
         assert "Hello Ada" in greeted.stdout, greeted.stderr
-        explained = meshkit(state, "explain", "greeter").stdout
+        for service in ("greeter", "shield"):
+            words = ("call", "meshkit.v1.MeshService/Describe", "{}", "--service", service)
+            described = meshkit(state, *words, **own)
+            assert json.loads(described.stdout)["service"] == service, described.stderr
+            said.append(described.stdout)
+        lines = command_lines(running.process.pid)
+        assert len(lines) >= 3
+        assert len([line for line in lines if "redis-server" in line]) == ("--redis" in more)
+        said += lines
+        explained = meshkit(state, "explain", "greeter", **own).stdout
         assert "token     from Shield at 127.0.0.1:" in explained
-        by_hand = meshkit(state, "call", "greeter/Greet", '{"name": "Ada"}', CU_SHIELD_GRPC_URL="127.0.0.1:1")
+        nowhere = own | {"CU_SHIELD_GRPC_URL": "127.0.0.1:1"}
+        by_hand = meshkit(state, "call", "greeter/Greet", '{"name": "Ada"}', **nowhere)
         assert "SHIELD_UNREACHABLE" in by_hand.stderr
-        scaled = meshkit(state, "scale", "shield=2")
+        scaled = meshkit(state, "scale", "shield=2", **own)
         assert "shield has a port that others know" in scaled.stderr
-        assert meshkit(state, "shield", "keys").returncode == 0
-        audited = meshkit(state, "shield", "audit", "verify")
+        keys = meshkit(state, "shield", "keys", **own)
+        assert keys.returncode == 0
+        audited = meshkit(state, "shield", "audit", "verify", **own)
         assert audited.returncode == 0, audited.stderr
+        said += [explained, by_hand.stderr, keys.stdout, audited.stdout]
+        secrets = {
+            SECRET,
+            MASTER_KEY,
+            *(derived(service, use) for service in ("shield", "greeter") for use in USES),
+        }
+        secrets |= {
+            line for file in state.rglob("*") if file.suffix in (".pem", ".key") for line in private(file)
+        }
+        assert ("--tls" in more) == any(len(secret) > 60 for secret in secrets)
     finally:
         code = running.end()
     assert code == 0, running.output.read_text()
     assert not (state / "shield-address").exists()
+    said += [file.read_text() for file in (running.output, *(state / "logs").iterdir())]
+    for text in said:
+        assert sorted(secret for secret in secrets if secret in text) == []
+
+
+def derived(service: str, use: str) -> str:
+    """A key of the project for calls to a service, as a text."""
+    return b64(Handmade(service, SECRET).key(use))
+
+
+def private(file: Path) -> list[str]:
+    """The lines of the private key in a PEM file."""
+    key = file.read_text().partition("PRIVATE KEY-----")[2].partition("-----END")[0]
+    return [line for line in key.splitlines() if len(line) > 20]
 
 
 def test_the_demos_job_runs_with_a_shield(tmp_path: Path) -> None:

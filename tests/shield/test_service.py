@@ -1,5 +1,6 @@
 """Shield over the wire: who may ask it for what, and what it says."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 
 from meshkit import Mesh, MeshError, Principal
@@ -17,6 +19,7 @@ from meshkit.security.keys import service_keys
 from meshkit.security.tokens import peek
 from reference_services.shield import bulletin
 from reference_services.shield.config import ShieldConfig
+from reference_services.shield.policy import Asked
 from tests.shield.bound import public
 from tests.shield.conftest import SECRET, Place, running
 
@@ -24,8 +27,10 @@ KEY = public(Ed25519PrivateKey.generate())
 SHOP_SECRET = "the-secret-of-the-shop-project-000000001"
 
 
-def scope(audience: str = "brain", tenants: Any = ("acme",), permissions: Any = ("*",)) -> pb.Scope:
-    return pb.Scope(audience=audience, tenants=tenants, permissions=permissions)
+def scope(
+    audience: str = "brain", tenants: Any = ("acme",), permissions: Any = ("*",), **others: Any
+) -> pb.Scope:
+    return pb.Scope(audience=audience, tenants=tenants, permissions=permissions, **others)
 
 
 def shop(**changed: Any) -> pb.Project:
@@ -45,11 +50,11 @@ def shop(**changed: Any) -> pb.Project:
 
 @asynccontextmanager
 async def calling(
-    place: Place, name: str = "till", secret: str = f"s1:{SHOP_SECRET}"
+    place: Place, name: str = "till", secret: str = f"s1:{SHOP_SECRET}", project_id: str = "shop"
 ) -> AsyncIterator[ShieldClient]:
     """A service of the project shop, on another machine."""
     config = ShieldConfig(
-        project_id="shop",
+        project_id=project_id,
         project_secret=secret,
         registry_url=f"static://shield={place.address}",
         tenant="acme",
@@ -90,6 +95,7 @@ async def test_a_project_that_shield_knows_gets_tokens_for_what_it_is_granted(sh
         (scope(permissions=["brain:write"]), "GRANT_EXCEEDED"),
         (scope(permissions=["anything"]), "NAMES_MALFORMED"),
         (scope(tenants=["a b"]), "NAMES_MALFORMED"),
+        (scope(lifetime=Duration(nanos=999_999_999)), "LIFETIME_INVALID"),
     ],
 )
 async def test_each_refusal_has_its_reason(shield: Place, wanted: pb.Scope, reason: str) -> None:
@@ -97,6 +103,20 @@ async def test_each_refusal_has_its_reason(shield: Place, wanted: pb.Scope, reas
     async with calling(shield) as client:
         request = pb.IssueTokenRequest(scope=wanted, public_key=KEY)
         assert await refused(client.issue_token(request)) == reason
+
+
+async def test_a_token_that_would_be_too_large_is_not_made(shield: Place) -> None:
+    wanted = scope(tenants=[f"{number:060}" for number in range(100)])
+    request = pb.IssueTokenRequest(scope=wanted, public_key=KEY)
+    assert await refused(shield.client.issue_token(request)) == "TOKEN_TOO_LARGE"
+
+
+async def test_a_project_that_is_gone_by_the_time_that_it_asks_is_unknown(shield: Place) -> None:
+    stranger = Principal("nobody", "me")
+    assert (
+        await refused(shield.authority.issue(stranger, Asked("brain", frozenset(), frozenset()), KEY))
+        == "PROJECT_UNKNOWN"
+    )
 
 
 async def test_a_public_key_is_one(shield: Place) -> None:
@@ -233,6 +253,43 @@ async def test_what_is_issued_to_one_project_is_limited() -> None:
         assert outcomes[:4] == ["OK"] * 4
         assert "RATE_LIMITED" in outcomes
         await place.client.issue_token(request)
+
+
+async def test_callers_of_one_project_use_up_nobody_elses_tokens() -> None:
+    async with running(shield_issue_rate=2.0) as place:
+        for project in ("shop", "mall"):
+            rights = ["front:greet", "brain:read"]
+            await put(place, shop(project_id=project, permissions=rights, keys=[derived_for(project)]))
+        await put(place, shop(project_id="door", keys=[derived_for("door")], delegate=["shop", "mall"]))
+        async with (
+            calling(place, "front", project_id="door") as front,
+            calling(place) as of_shop,
+            calling(place, project_id="mall") as of_mall,
+        ):
+            wanted = scope("front", permissions=["front:greet", "brain:read"])
+            issue = pb.IssueTokenRequest(scope=wanted, public_key=KEY)
+            shops, malls = [(await each.issue_token(issue)).issued.token for each in (of_shop, of_mall)]
+
+            async def outcome(token: str) -> str:
+                narrow = scope("brain", permissions=["brain:read"])
+                request = pb.ExchangeTokenRequest(subject_token=token, scope=narrow, public_key=KEY)
+                try:
+                    await front.exchange_token(request, timeout=0.3)
+                except MeshError as error:
+                    return error.reason
+                return "OK"
+
+            outcomes = [await outcome(shops) for _ in range(12)]
+            assert outcomes[:4] == ["OK"] * 4
+            assert "RATE_LIMITED" in outcomes
+            assert await outcome(malls) == "OK"
+            assert await front.issue_token(pb.IssueTokenRequest(scope=scope(), public_key=KEY))
+            assert await of_shop.issue_token(issue)
+
+
+def derived_for(project: str) -> pb.ProjectKey:
+    derived = service_keys(SHOP_SECRET.encode(), namespace="contextunity", project=project, service="shield")
+    return pb.ProjectKey(kid="s1", token_key=derived.token, proof_key=derived.proof)
 
 
 async def _outcome(client: ShieldClient, request: pb.IssueTokenRequest) -> str:
@@ -382,3 +439,16 @@ async def test_what_is_over_is_deleted_and_the_log_holds(shield: Place) -> None:
 def test_secrets_are_not_shown() -> None:
     config = ShieldConfig(project_secret=f"k1:{SECRET}", shield_master_key="A" * 42 + "E")
     assert "A" * 42 not in f"{config!r} {config} {config.model_dump()}"
+
+
+async def test_a_watcher_is_let_go_at_once_when_shield_stops() -> None:
+    watched = pb.WatchRevocationsRequest()
+    async with (
+        asyncio.timeout(20),
+        running(drain_grace_s=60.0, drain_streams_s=60.0) as place,
+        place.client.watch_revocations(watched) as news,
+    ):
+        await anext(aiter(news))
+        await place.local.drain(place.local.instances[0])
+        with pytest.raises(StopAsyncIteration):
+            await anext(aiter(news))

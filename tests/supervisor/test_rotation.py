@@ -101,7 +101,7 @@ async def test_a_log_that_cannot_be_kept_within_its_size_is_told_of_once(
         return outgrown(log, most)
 
     monkeypatch.setattr("meshkit.supervisor.LOOK_AT_LOGS_S", 0.01)
-    monkeypatch.setattr("meshkit.supervisor.outgrown", counted)
+    monkeypatch.setattr("meshkit.rotation.outgrown", counted)
     (tmp_path / "echo-1.log").write_bytes(b"x" * 2000)
     (tmp_path / "echo-1.log.1").mkdir()
     waiting = Program("echo", (sys.executable, "-c", "input()"), {"PATH": os.defpath})

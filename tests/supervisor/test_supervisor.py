@@ -26,6 +26,16 @@ while True:
 """
 CRASHING = "print('up', flush=True); raise SystemExit(3)"
 
+LISTENING = """
+import signal
+signal.signal(signal.SIGHUP, lambda *_: print("again", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: exit(0))
+print("up", flush=True)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+while True:
+    signal.pause()
+"""
+
 QUICK = Restarts(first=0.01, most=0.04, settled=60)
 
 
@@ -61,6 +71,21 @@ async def test_it_runs_as_many_replicas_as_wanted_and_drains_what_is_too_much(tm
         await supervisor.scale(program(WELL_BEHAVED), 2)
         assert [child.name for child in supervisor.children["echo"]] == ["echo-1", "echo-2"]
     assert all(child.pid is None for child in children)
+
+
+async def test_replicas_are_asked_to_read_their_settings_again_also_before_they_know_how(
+    tmp_path: Path,
+) -> None:
+    async with Supervisor(tmp_path, restarts=QUICK) as supervisor:
+        await supervisor.scale(program(LISTENING), 2)
+        children = supervisor.children["echo"]
+        await until(lambda: all(child.pid is not None for child in children))
+        supervisor.reload()
+        await until(lambda: all(child.log.read_text() == "up\nagain\n" for child in children))
+        supervisor.reload()
+        await until(lambda: all(child.log.read_text() == "up\nagain\nagain\n" for child in children))
+        assert [child.starts for child in children] == [1, 1]
+        assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 async def test_the_newest_leave_and_the_lowest_numbers_stay(tmp_path: Path) -> None:

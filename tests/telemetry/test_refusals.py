@@ -1,14 +1,10 @@
 """Refusals are counted by reason, and told in the log often enough to be seen and seldom enough to be read."""
 
-from typing import Any
-
-import pytest
 import structlog
 
-from meshkit import Call, PermissionDenied, Unauthenticated
+from meshkit import Call, PermissionDenied, ResourceExhausted, Unauthenticated
 from meshkit.call import Peer
-from meshkit.pipeline import Exchange, Method
-from meshkit.telemetry.refusals import MAX_REASONS, OTHER, PAUSE_S, Refusals, noting
+from meshkit.telemetry.refusals import MAX_REASONS, OTHER, PAUSE_S, Refusals
 
 
 def a_call() -> Call:
@@ -58,16 +54,8 @@ def test_reasons_that_a_policy_makes_up_are_bounded() -> None:
     assert refusals.counts[OTHER] == 50
 
 
-@pytest.mark.parametrize(("begun", "count"), [(False, 1), (True, 0)])
-async def test_what_the_services_own_code_raises_is_no_refusal(begun: bool, count: int) -> None:
+def test_those_for_want_of_room_are_counted_as_shed() -> None:
     refusals = Refusals(clock=Clock())
-
-    async def fail(exchange: Exchange) -> None:
-        exchange.begun = begun
-        raise expired()
-
-    async def nothing(*_: Any) -> Any: ...
-
-    with pytest.raises(Unauthenticated):
-        await noting(refusals)(fail)(Exchange(Method("/a.B/C"), a_call(), nothing, nothing))
-    assert refusals.counts.total() == count
+    refusals.note(expired(), a_call())
+    refusals.note(ResourceExhausted("busy", reason="OVERLOADED"), a_call())
+    assert refusals.shed == 1

@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 
 from meshkit import Call, Exchange, Mesh, Peer, PermissionDenied, SharedConfig, Unavailable, rpc
+from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
+from meshkit._gen.meshkit.v1.mesh_client import MeshClient
 from meshkit.config import ConfigError
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.pipeline import Method
@@ -18,7 +20,7 @@ from meshkit.replica import Replica
 from meshkit.resilience.admission import Admission
 from meshkit.security.revocations import Revocations
 from meshkit.serving import handlers
-from meshkit.telemetry.refusals import Refusals
+from meshkit.telemetry.observing import Observer
 from meshkit.testing import LocalMesh
 from tests.certificates import Signed, Signer
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text
@@ -258,7 +260,7 @@ async def test_a_peer_is_refused_before_its_messages_are_read(method: str) -> No
         def layer(self, demand: object) -> Any:
             return lambda next: unread
 
-    onions = handlers(ForRouter(), NoGuard(), Admission(), Refusals(), namespace="contextunity")  # type: ignore[arg-type]
+    onions = handlers(ForRouter(), NoGuard(), Admission(), Observer(), namespace="contextunity")  # type: ignore[arg-type]
     (handler,) = [onion for one, onion in onions.items() if one.name == method]
     call = Call(service="probe", peer=Peer("ipv4:1", "spiffe://contextunity/zero"))
     with pytest.raises(PermissionDenied) as caught:
@@ -303,3 +305,15 @@ async def test_a_local_mesh_may_be_one_with_mutual_tls() -> None:
 
     async with LocalMesh(ForClient, tls=True) as mesh:
         assert (await read(mesh)).value == "x"
+
+
+async def test_an_instance_tells_which_peers_a_method_is_open_to_and_that_it_has_a_policy() -> None:
+    class Choosy(ForRouter):
+        async def authorize(self, call: Call) -> None:
+            """Lets all in."""
+
+    async with LocalMesh(Choosy, tls=True) as mesh:
+        told = await mesh.client(MeshClient, service="probe").describe(pb.DescribeRequest(), timeout=20)
+    methods = {method.path.rpartition("/")[2]: method for method in told.methods}
+    assert (methods["Read"].allowed_peers, methods["Write"].allowed_peers) == (["router"], ["brain"])
+    assert methods["Read"].own_policy

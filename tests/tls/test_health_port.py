@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from meshkit import SharedConfig
+from meshkit import SharedConfig, State
 from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
 from meshkit._gen.meshkit.v1.mesh_client import MeshClient
 from meshkit.discovery.memory import MemoryRegistry
@@ -40,7 +40,7 @@ async def test_a_probe_without_a_certificate_asks_the_health_port(config: Shared
         address = f"{LOOPBACK}:{replica.probed_at}"
         assert (await probe(address, timeout=20)).serves
         assert (await probe(address, timeout=20, contract="probe.v1.ProbeService")).serves
-        replica.health.set(False)
+        replica.health.set(State.DRAINING)
         assert (await probe(address, timeout=20)).status == "NOT_SERVING"
         assert replica.instance is not None
         secured = await probe(replica.instance.address, timeout=20)

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from structlog.testing import capture_logs
 
-from meshkit import Call, Mesh, SharedConfig
+from meshkit import Call, Mesh, SharedConfig, Unavailable
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.replica import Replica
 from meshkit.transport.rotation import RotatingLink
@@ -38,10 +38,12 @@ class Stage:
         self.client = Files(folder / "client").write(self.authority, self.authority.service("router"))
         self.registry = MemoryRegistry()
 
-    async def enter(self, stack: AsyncExitStack) -> tuple[Replica, Mesh]:
+    async def enter(
+        self, stack: AsyncExitStack, *, calling_with: Any = None, **serving_with: Any
+    ) -> tuple[Replica, Mesh]:
         both = {"grpc_tls_require_client_auth": True}
-        theirs = SharedConfig(**settings(self.server, **both))
-        ours = SharedConfig(**settings(self.client, service_name="router", **both))
+        theirs = SharedConfig(**settings(self.server, **both, **serving_with))
+        ours = SharedConfig(**settings(self.client, service_name="router", **both, **(calling_with or {})))
         replica = await stack.enter_async_context(serving(self.registry, theirs))
         return replica, await stack.enter_async_context(calling(self.registry, ours))
 
@@ -239,3 +241,56 @@ async def test_a_link_may_be_closed_again_with_less_grace(stage: Stage, eventual
             await asyncio.wait_for(link.close(0), 20)
             await asyncio.wait_for(patient, 20)
             assert not link._leaving
+
+
+async def test_connections_are_made_anew_under_load_and_fail_no_call(stage: Stage, eventually: Any) -> None:
+    """So no connection outlives for long what it was made under; the age is that of streams."""
+    async with AsyncExitStack() as stack:
+        replica, mesh = await stage.enter(stack, stream_max_age_s=0.3)
+        peers, stub, done = noting(replica.service), mesh.client(ProbeClient), 0
+        async with asyncio.timeout(60):
+            while len({peer.address for peer in peers}) < 5:
+                await stub.read(Text(value="x"), timeout=30)
+                await stub.write(Text(value="x"), timeout=30)
+                done += 1
+        assert len(peers) == replica.service.begun["Write"] == done  # type: ignore[attr-defined]
+
+
+async def test_a_caller_of_an_authority_that_is_trusted_no_longer_is_shut_out_within_the_age_of_a_connection(
+    stage: Stage, eventually: Any
+) -> None:
+    other = Signer()
+    stage.server.ca.write_bytes(stage.authority.pem + other.pem)
+    stage.client.replace(other.service("router"))
+    stage.client.ca.write_bytes(stage.authority.pem + other.pem)
+    async with AsyncExitStack() as stack:
+        _, mesh = await stage.enter(stack, stream_max_age_s=0.5)
+        stub = mesh.client(ProbeClient)
+        await stub.read(Text(value="x"), timeout=30)
+        stage.server.ca.write_bytes(stage.authority.pem)
+        link = link_of(mesh)
+        await eventually(lambda: "may not trust the certificate in GRPC_TLS_CLIENT_CERT" in link.trouble)
+        with pytest.raises(Unavailable) as caught:
+            await stub.read(Text(value="x"), timeout=1)
+        assert caught.value.reason == "NO_INSTANCE"
+
+
+async def test_a_caller_leaves_a_service_of_an_authority_that_it_trusts_no_longer(
+    stage: Stage, eventually: Any
+) -> None:
+    other = Signer()
+    stage.server.replace(other.service("probe"))
+    stage.server.ca.write_bytes(stage.authority.pem + other.pem)
+    stage.client.ca.write_bytes(stage.authority.pem + other.pem)
+    async with AsyncExitStack() as stack:
+        _, mesh = await stage.enter(stack, calling_with={"stream_max_age_s": 0.3})
+        stub = mesh.client(ProbeClient)
+        await stub.read(Text(value="x"), timeout=30)
+        link = link_of(mesh)
+        first = link._current
+        stage.client.ca.write_bytes(stage.authority.pem)
+        await eventually(lambda: link._current is not first)
+        assert not link.ready
+        with pytest.raises(Unavailable) as caught:
+            await stub.read(Text(value="x"), timeout=1)
+        assert caught.value.reason == "NO_INSTANCE"

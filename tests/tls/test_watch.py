@@ -222,3 +222,30 @@ async def test_it_looks_once_a_second(files: Files) -> None:
     await asyncio.wait_for(looked.wait(), 10)
     await watch.close()
     assert waits == [1.0, 1.0, 1.0]
+
+
+async def test_a_fault_does_not_end_the_watching_and_is_said_once(
+    files: Files, authority: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def slept(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+
+    watch = watching(files, sleep=slept)
+    monkeypatch.setattr(watch, "_stamps", lambda: 1 / 0)
+    with capture_logs() as logs:
+        watch.start()
+        async with asyncio.timeout(20):
+            while looks < 3:
+                await asyncio.sleep(0)
+            monkeypatch.undo()
+            files.replace(second := authority.service("brain"))
+            while watch.material.key != second.key:
+                await asyncio.sleep(0)
+        await watch.close()
+    faults = [log for log in logs if log["log_level"] == "error"]
+    assert len(faults) == 1
+    assert "ZeroDivisionError" in faults[0]["exception"]

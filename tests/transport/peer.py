@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from meshkit import Call, Exchange, Instance
 from meshkit.balancing.pool import Endpoint
 from meshkit.pipeline import Method
+from meshkit.transport.health import Health
 from meshkit.transport.link import GrpcLink
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -63,7 +64,9 @@ class Peer:
     async def start(self) -> None:
         limit = [] if self.streams is None else [("grpc.max_concurrent_streams", self.streams)]
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *limit])
-        if self.health is not None:
+        if isinstance(self.health, Health):
+            self.health.add_to(self.server)
+        elif self.health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
 
         async def slow(request: bytes, context: Any) -> bytes:

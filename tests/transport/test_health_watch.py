@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer as StockHealth
 from structlog.testing import capture_logs
 
+from meshkit import State
 from meshkit.testing import LocalMesh
 from meshkit.transport import health_watch
 from meshkit.transport.health import Health
@@ -31,12 +32,12 @@ async def test_a_link_is_ready_while_the_instance_says_that_it_serves(
     link = dial(await serve(health), lambda: changes.append(link.ready))
     await eventually(lambda: link._channel.get_state() is grpc.ChannelConnectivity.READY)
     assert not link.ready
-    health.set(True)
+    health.set(State.SERVING)
     await eventually(lambda: link.ready)
-    health.set(False)
+    health.set(State.DRAINING)
     await eventually(lambda: not link.ready)
     assert link._channel.get_state() is grpc.ChannelConnectivity.READY
-    health.set(True)
+    health.set(State.SERVING)
     await eventually(lambda: link.ready)
     assert changes[-3:] == [True, False, True]
 
@@ -74,13 +75,13 @@ async def test_calls_under_way_are_not_cut_when_the_instance_stops_serving(
     serve: Any, dial: Any, eventually: Eventually
 ) -> None:
     health = Health(())
-    health.set(True)
+    health.set(State.SERVING)
     peer = await serve(health)
     link = dial(peer)
     await eventually(lambda: link.ready)
     calling, replies = call_over(link)
     await peer.begun.wait()
-    health.set(False)
+    health.set(State.DRAINING)
     await eventually(lambda: not link.ready)
     peer.release.set()
     await asyncio.wait_for(calling, 10)
@@ -93,12 +94,12 @@ async def test_in_a_mesh_an_instance_that_reports_trouble_gets_no_calls_whatever
         pool, client = mesh.pool("probe"), mesh.client(ProbeClient)
         await until(pool, 2)
         sick: Any = local._running[local.instances[0]]
-        sick.health.set(False)
+        sick.health.set(State.DRAINING)
         await until(pool, 1)
         for _ in range(10):
             await client.read(Text(value="a"))
         assert sick.service.begun["Read"] == 0
-        sick.health.set(True)
+        sick.health.set(State.SERVING)
         await until(pool, 2)
 
 
@@ -287,7 +288,7 @@ async def test_the_watch_takes_no_place_of_a_call_and_is_told_of_health_when_cal
         (replica,) = local._running.values()
         assert replica.server.calls == 0
         replica.admission.refusing = "DRAINING"
-        replica.health.set(False)
+        replica.health.set(State.DRAINING)
         await until(pool, 0)
-        replica.health.set(True)
+        replica.health.set(State.SERVING)
         await until(pool, 1)

@@ -56,14 +56,15 @@ async def serving(
 
 
 async def look(address: str):
-    return await reflect(address, timeout=5, max_message_bytes=1 << 20)
+    async with grpc.aio.insecure_channel(address) as channel:
+        return await reflect(channel, address, timeout=5)
 
 
 async def test_a_service_of_the_mesh_says_what_it_serves() -> None:
     async with LocalMesh(Greeter) as mesh:
         (instance,) = await mesh.instances("greeter")
         found = await look(instance.address)
-    assert list(found.services) == ["greeter.v1.GreeterService"]
+    assert list(found.services) == ["greeter.v1.GreeterService", "meshkit.v1.MeshService"]
     method = found.services["greeter.v1.GreeterService"].methods_by_name["Greet"]
     assert method.containing_service is not greeter_pb2.DESCRIPTOR.services_by_name["GreeterService"]
     assert Method.of(method) == Method("/greeter.v1.GreeterService/Greet", idempotent=True)

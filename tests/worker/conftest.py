@@ -5,14 +5,21 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from dbos._migration import ensure_dbos_schema, run_dbos_migrations
 
-from reference_services.sqlite import Database, open_database
-from reference_services.worker.ledger import LEDGER, Ledger
+from reference_services.postgres import Target
+from reference_services.worker.ledger import Ledger
+from reference_services.worker.postgres.opening import engine_records, open_postgres
+from reference_services.worker.postgres.schema import ENGINE_SCHEMA, WORKER
+from reference_services.worker.storage import Storage
+from tests import postgres
+from tests.worker.stores import opened
 
 ROOT = Path(__file__).parents[2]
 FEED = ROOT / "reference_services/worker/harvester/data/products.csv"
@@ -43,12 +50,13 @@ class Replica:
 
 
 class Replicas:
-    """Replicas that share a folder, and a look into their ledger."""
+    """Replicas that share a storage, and a look into their ledger."""
 
-    def __init__(self, folder: Path, book: Database) -> None:
+    def __init__(self, folder: Path, url: str, ledger: Ledger) -> None:
         self.folder = folder
+        self.url = url
         self.all: dict[str, Replica] = {}
-        self.ledger = Ledger(book)
+        self.ledger = ledger
 
     async def launch(self, count: int = 1, **options: Any) -> list[Replica]:
         new = [await self._spawn(f"worker-{len(self.all) + number}", options) for number in range(count)]
@@ -69,7 +77,7 @@ class Replicas:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             str(Path(__file__).with_name("replica.py")),
-            json.dumps({"folder": str(self.folder), "executor": executor, **settings}),
+            json.dumps({"folder": str(self.folder), "url": self.url, "executor": executor, **settings}),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -105,9 +113,50 @@ def feed() -> Path:
     return FEED
 
 
+@pytest.fixture(scope="session")
+def made_database() -> str:
+    """A database in which the worker's tables are made, and those of DBOS; to be copied only."""
+    name = postgres.new_database()
+    url = postgres.server().url(name)
+
+    async def make() -> None:
+        async with open_postgres(url):
+            pass
+
+    with ThreadPoolExecutor(1) as aside:  # a loop is running here
+        aside.submit(lambda: asyncio.run(make())).result()
+    with engine_records(Target(url, WORKER)) as settings:
+        ensure_dbos_schema(settings["system_database_engine"], ENGINE_SCHEMA)
+        run_dbos_migrations(settings["system_database_engine"], ENGINE_SCHEMA, False)
+    return name
+
+
 @pytest.fixture
-async def replicas(tmp_path: Path) -> AsyncIterator[Replicas]:
-    async with open_database(tmp_path / "ledger.sqlite", LEDGER) as book:
-        found = Replicas(tmp_path, book)
-        yield found
-        await found.close()
+def database_url(made_database: str) -> Iterator[str]:
+    """A database of the test's own, with the worker's tables and no rows."""
+    name = postgres.new_database(made_database)
+    yield postgres.server().url(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the worker keeps its tables, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/worker.sqlite"
+    found: str = request.getfixturevalue("database_url")
+    return found
+
+
+@pytest.fixture
+async def storage(url: str) -> AsyncIterator[Storage]:
+    """The worker's tables, of each kind."""
+    async with opened(url) as tables:
+        yield tables
+
+
+@pytest.fixture
+async def replicas(tmp_path: Path, url: str, storage: Storage) -> AsyncIterator[Replicas]:
+    found = Replicas(tmp_path, url, storage.ledger)
+    yield found
+    await found.close()

@@ -12,7 +12,6 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ import structlog
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2
 from reference_services.sqlite import Database, Schema, open_database
-from reference_services.worker import ledger
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.engine import Order
-from reference_services.worker.harvester import commerce
 from reference_services.worker.harvester import workflows as harvester
 from reference_services.worker.harvester.workflows import HarvestOptions
+from reference_services.worker.storage import Storage
 from reference_services.worker.workflow import Catalogue, Definition, Json
+from tests.worker.stores import opened
 
 TABLES = """
 CREATE TABLE cells (tenant TEXT, id TEXT, sku TEXT, price INTEGER, version INTEGER, PRIMARY KEY (tenant, id));
@@ -70,6 +69,10 @@ class FakeMesh:
         self.tenant = tenant  # one tenant harvests at a time in these tests
         yield
 
+    @contextlib.contextmanager
+    def traced(self, name: str, /, *, parent: str) -> Iterator[None]:
+        yield
+
 
 class Marks:
     """Where test workflows note that they ran."""
@@ -103,14 +106,11 @@ async def fail(context: WorkflowContext, arguments: Json) -> Json:
 async def main() -> None:
     options = json.loads(sys.argv[1])
     folder = Path(options["folder"])
-    async with AsyncExitStack() as stack:
-        book = await stack.enter_async_context(open_database(folder / "ledger.sqlite", ledger.LEDGER))
-        shop = await stack.enter_async_context(open_database(folder / "commerce.sqlite", commerce.COMMERCE))
-        brain = await stack.enter_async_context(open_database(folder / "brain.sqlite", BRAIN))
-        await serve(options, folder, book, shop, brain)
+    async with opened(options["url"]) as storage, open_database(folder / "brain.sqlite", BRAIN) as brain:
+        await serve(options, folder, storage, brain)
 
 
-async def serve(options: Json, folder: Path, book: Database, shop: Database, brain: Database) -> None:
+async def serve(options: Json, folder: Path, storage: Storage, brain: Database) -> None:
     executor = options["executor"]
     catalogue = Catalogue(
         [
@@ -125,15 +125,15 @@ async def serve(options: Json, folder: Path, book: Database, shop: Database, bra
     )
     engine = DbosEngine(
         EngineOptions(
-            database=folder / "dbos.sqlite",
+            records=storage.records,
             executor=executor,
             concurrency=options["concurrency"],
             takeover_s=options["takeover_s"],
             polling_s=0.1,
         ),
         catalogue,
-        ledger.Ledger(book),
-        Resources(harvests, commerce.Commerce(shop), Marks(brain, executor)),
+        storage.ledger,
+        Resources(harvests, storage.commerce, Marks(brain, executor)),
         FakeMesh(brain, options["delay"]),
         structlog.get_logger("replica"),
     )
@@ -163,5 +163,9 @@ def answer(message: Json) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(), plain],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     asyncio.run(main())

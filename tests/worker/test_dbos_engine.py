@@ -21,6 +21,15 @@ def marks(folder: Path, name: str) -> list[str]:
         database.close()
 
 
+async def all_standing(replicas: Any, ids: list[str]) -> dict[str, Any]:
+    """Workflows of both tenants by id."""
+    return {
+        key: found
+        for tenant in ("acme", "rival")
+        for key, found in (await replicas.ledger.standing(tenant, ids)).items()
+    }
+
+
 async def test_work_is_counted_kept_apart_cancelled_and_done_once(
     replicas: Any, wait_until: Until, tmp_path: Path
 ) -> None:
@@ -46,7 +55,7 @@ async def test_work_is_counted_kept_apart_cancelled_and_done_once(
         return len(marks(tmp_path, "begin")) == 2
 
     await wait_until(two_begun)
-    standing = await replicas.ledger.standing([*ids, foreign["id"]])
+    standing = await all_standing(replicas, [*ids, foreign["id"]])
     running = [found.id for found in standing.values() if found.state is State.RUNNING]
     assert len(running) == 2  # WORKER_CONCURRENCY
     waiting = next(found for found in ids if found not in running)
@@ -56,11 +65,11 @@ async def test_work_is_counted_kept_apart_cancelled_and_done_once(
     (tmp_path / "go").touch()
 
     async def all_ended() -> bool:
-        now = await replicas.ledger.standing([*ids, foreign["id"]])
+        now = await all_standing(replicas, [*ids, foreign["id"]])
         return all(found.state.final for found in now.values())
 
     await wait_until(all_ended)
-    ended = await replicas.ledger.standing([*ids, foreign["id"]])
+    ended = await all_standing(replicas, [*ids, foreign["id"]])
     cancelled = {running[0], waiting}
     assert {key for key, found in ended.items() if found.state is State.CANCELLED} == cancelled
     assert sorted(marks(tmp_path, "end")) == sorted(set(ended) - cancelled)
@@ -113,30 +122,27 @@ from pathlib import Path
 import structlog
 from dbos import DBOS, Queue, error
 from meshkit import FailedPrecondition
-from reference_services.sqlite import open_database
-from reference_services.worker import ledger
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.workflow import Catalogue
+from tests.worker.stores import opened
 
 asked = []
 sys.addaudithook(lambda event, args: asked.append((event, args)) if event in
     ("socket.connect", "socket.bind", "socket.getaddrinfo") else None)
 assert list(inspect.signature(DBOS._recover_pending_workflows).parameters) == ["executor_ids"]
 assert list(inspect.signature(DBOS.run_step_async).parameters)[:2] == ["dbos_step_options", "func"]
-assert "worker_concurrency" in inspect.signature(DBOS.register_queue).parameters
 assert issubclass(error.DBOSWorkflowConflictIDError, BaseException)
 assert not issubclass(error.DBOSWorkflowConflictIDError, Exception)
 
 async def main():
-    folder = Path(sys.argv[1])
-    async with open_database(folder / "ledger.sqlite", ledger.LEDGER) as book:
-        await engines(folder, book)
+    async with opened(sys.argv[1]) as storage:
+        await engines(storage)
 
-async def engines(folder, book):
+async def engines(storage):
     def engine(name):
-        return DbosEngine(EngineOptions(database=folder / "dbos.sqlite", executor=name), Catalogue([]),
-            ledger.Ledger(book), Resources(), None, structlog.get_logger())
+        return DbosEngine(EngineOptions(records=storage.records, executor=name), Catalogue([]),
+            storage.ledger, Resources(), None, structlog.get_logger())
     one, two = engine("one"), engine("two")
     await one.open()
     try:
@@ -159,10 +165,10 @@ assert not asked, asked
 """
 
 
-def test_dbos_has_what_the_engine_uses_and_touches_no_network(tmp_path: Path) -> None:
+def test_dbos_has_what_the_engine_uses_and_touches_no_network(url: str) -> None:
     root = Path(__file__).parents[2]
     ran = subprocess.run(
-        [sys.executable, "-c", QUIET, str(tmp_path)],
+        [sys.executable, "-c", QUIET, url],
         cwd=root,
         capture_output=True,
         text=True,

@@ -4,11 +4,12 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from reference_services.worker.workflow import State
+from tests.worker.stores import shop
 
 Until = Callable[..., Awaitable[Any]]
 
@@ -61,21 +62,16 @@ async def test_a_harvest_loses_and_repeats_nothing_while_replicas_die_and_freeze
         120,
     )
     assert sum(result["reasons"].values()) == 120
-    shop, brain = sqlite3.connect(tmp_path / "commerce.sqlite"), sqlite3.connect(tmp_path / "brain.sqlite")
-    try:
-        assert shop.execute("SELECT count(*) FROM products").fetchone() == (2400,)
-        assert shop.execute("SELECT count(*) FROM rejects").fetchone() == (120,)
-        assert shop.execute("SELECT count(*) FROM price_history").fetchone() == (
-            2448,
-        )  # 48 repeats have a new price
-        offers = dict(shop.execute("SELECT sku, price_minor FROM offers"))
-        last = dict(shop.execute("SELECT sku, price_minor FROM price_history ORDER BY run, line"))
-        assert offers == last
+    assert shop(replicas.url, "SELECT count(*) FROM products") == [(2400,)]
+    assert shop(replicas.url, "SELECT count(*) FROM rejects") == [(120,)]
+    assert shop(replicas.url, "SELECT count(*) FROM price_history") == [
+        (2448,)
+    ]  # 48 repeats have a new price
+    offers = dict(shop(replicas.url, "SELECT sku, price_minor FROM offers"))
+    assert offers == dict(shop(replicas.url, "SELECT sku, price_minor FROM price_history ORDER BY run, line"))
+    with closing(sqlite3.connect(tmp_path / "brain.sqlite")) as brain:
         assert offers == dict(brain.execute("SELECT sku, price FROM cells"))
-        assert shop.execute("SELECT count(DISTINCT done_by) FROM batches").fetchone()[0] >= 2
-    finally:
-        shop.close()
-        brain.close()
+    assert shop(replicas.url, "SELECT count(DISTINCT done_by) FROM batches")[0][0] >= 2
 
 
 async def test_a_feed_that_changes_meanwhile_fails_the_harvest(

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 import structlog
 
-from reference_services.sqlite import open_database
-from reference_services.worker.ledger import LEDGER, Ledger
+from reference_services.worker.ledger import Ledger
 from reference_services.worker.liveness import Liveness
+from reference_services.worker.storage import Storage
 from reference_services.worker.workflow import State, Workflow
 
 
@@ -26,9 +23,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with open_database(tmp_path / "ledger.sqlite", LEDGER) as database:
-        yield World(Ledger(database))
+def world(storage: Storage) -> World:
+    return World(storage.ledger)
 
 
 async def test_a_silent_replica_is_taken_over_once_and_not_before_its_time(world: World) -> None:
@@ -86,14 +82,14 @@ async def test_an_old_execution_can_change_nothing(world: World) -> None:
     ledger = world.ledger
     new = Workflow(id="f" * 32, tenant="acme", principal="p/n", name="x", state=State.QUEUED)
     assert await ledger.add(new)
-    old = await ledger.take_up(new.id, "old")
-    young = await ledger.take_up(new.id, "young")
+    old = await ledger.take_up("acme", new.id, "old")
+    young = await ledger.take_up("acme", new.id, "young")
     assert old is not None
     assert young is not None
-    await ledger.progress(new.id, old.attempts, 7, 9, "old")
-    assert not await ledger.finish(new.id, old.attempts, result={"by": "old"})
-    assert await ledger.finish(new.id, young.attempts, result={"by": "young"})
-    assert await ledger.take_up(new.id, "old") is None
+    await ledger.progress("acme", new.id, old.attempts, 7, 9, "old")
+    assert not await ledger.finish("acme", new.id, old.attempts, result={"by": "old"})
+    assert await ledger.finish("acme", new.id, young.attempts, result={"by": "young"})
+    assert await ledger.take_up("acme", new.id, "old") is None
     found = await ledger.get("acme", new.id)
     assert found is not None
     assert (found.result, found.done) == ({"by": "young"}, 0)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from google.protobuf.struct_pb2 import Struct
 from meshkit import Call, InvalidArgument, MeshError, NotFound
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
-from reference_services.sqlite import open_database
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
-from reference_services.worker.ledger import LEDGER, Ledger
+from reference_services.worker.ledger import Ledger
 from reference_services.worker.service import HARVESTER, Worker
+from reference_services.worker.storage import Storage
 from reference_services.worker.workflow import Catalogue, State, Workflow, workflow
 
 ACME, RIVAL = Call.for_test(tenant="acme"), Call.for_test(tenant="rival")
@@ -29,7 +29,7 @@ class Bench:
     def __init__(self, ledger: Ledger, folder: Path) -> None:
         self.ledger = ledger
         self.worker = Worker(config=WorkerConfig(state_dir=folder))
-        options = EngineOptions(database=folder / "dbos.sqlite", executor="worker-1")
+        options = EngineOptions(records=contextlib.nullcontext, executor="worker-1")
         log = structlog.get_logger()
         mesh: Any = None
         self.worker.engine = DbosEngine(options, Catalogue.of([HARVESTER]), ledger, Resources(), mesh, log)
@@ -48,9 +48,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_database(tmp_path / "ledger.sqlite", LEDGER) as database:
-        yield Bench(Ledger(database), tmp_path)
+def bench(storage: Storage, tmp_path: Path) -> Bench:
+    return Bench(storage.ledger, tmp_path)
 
 
 async def test_pages_follow_on_without_gap_or_repeat(bench: Bench) -> None:
@@ -88,14 +87,14 @@ async def test_a_watch_tells_each_change_and_ends_with_the_workflow(bench: Bench
     watch = bench.worker.watch_workflow(pb.WatchWorkflowRequest(id=workflow_id), ACME)
     async with asyncio.timeout(10):
         assert (await anext(watch)).state == pb.WORKFLOW_STATE_QUEUED
-        taken = await bench.ledger.take_up(workflow_id, "worker-9")
+        taken = await bench.ledger.take_up("acme", workflow_id, "worker-9")
         assert taken is not None
         running = await anext(watch)
         assert (running.state, running.executor) == (pb.WORKFLOW_STATE_RUNNING, "worker-9")
-        await bench.ledger.progress(workflow_id, taken.attempts, 1, 2, "half")
+        await bench.ledger.progress("acme", workflow_id, taken.attempts, 1, 2, "half")
         half = await anext(watch)
         assert (half.done, half.total, half.message) == (1, 2, "half")
-        await bench.ledger.finish(workflow_id, taken.attempts, result={"n": 5})
+        await bench.ledger.finish("acme", workflow_id, taken.attempts, result={"n": 5})
         last = await anext(watch)
         assert (last.state, last.workflow.result["n"]) == (pb.WORKFLOW_STATE_SUCCEEDED, 5)
         with pytest.raises(StopAsyncIteration):
@@ -171,7 +170,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         WorkerConfig(state_dir=tmp_path, worker_database_url="postgresql://x")
     config = WorkerConfig(state_dir=tmp_path, worker_database_url=f"sqlite:///{tmp_path}/w.sqlite")
-    assert (config.database, config.ledger) == (tmp_path / "w.sqlite", tmp_path / "w-ledger.sqlite")
+    assert (config.database_path, config.postgresql) == (tmp_path / "w.sqlite", False)
 
 
 def test_a_catalogue_refuses_what_it_cannot_tell_apart() -> None:

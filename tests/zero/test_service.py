@@ -174,7 +174,7 @@ def test_settings_are_checked_and_keys_not_shown(tmp_path: Path) -> None:
     for name, value in {
         "zero_master_key": KEY_TEXT[:-2],
         "zero_default_region": "XX",
-        "zero_database_url": "postgresql://u:secretword@h/d",
+        "zero_database_url": "mysql://u:secretword@h/d",
         "zero_session_ttl_s": 0,
     }.items():
         with pytest.raises(ConfigError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from meshkit.discovery.record import revise
@@ -44,11 +45,17 @@ class RedisLease:
         self._rewrite_after = REWRITE_S * registry.uniform(0.8, 1.0)
         self._backoff = Backoff(most=min(2.0, registry.lease_ttl / 3))
         self._holding: asyncio.Task[None] | None = None
+        self._renewed_at = time.monotonic()
 
     @property
     def instance(self) -> Instance:
         """The record as its owner wants it; it stands in Redis unless there is trouble with that."""
         return self._instance
+
+    @property
+    def renewed_at(self) -> float | None:
+        """When Redis last said that it stands, by `time.monotonic`; its making, before that."""
+        return self._renewed_at
 
     @property
     def trouble(self) -> RedisTrouble | None:
@@ -122,6 +129,7 @@ class RedisLease:
             except RedisTrouble as trouble:
                 self._note(trouble)
             else:
+                self._renewed_at = time.monotonic()
                 self._note(None)
 
     async def _renew(self) -> bool:

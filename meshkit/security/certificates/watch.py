@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ import structlog
 
 from meshkit.config import ConfigError
 from meshkit.config.certificates import Use, moment
+from meshkit.config.stamps import Stamp, stamp
 from meshkit.config.tls import files_of, read_material
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ WARN_S = 86400.0
 ANYBODY = "client"
 """Whose certificate a script shows that has no SERVICE_NAME, where the path asks for a name."""
 
-Stamps = tuple[tuple[int, ...], ...]
+Stamps = tuple[Stamp, ...]
 
 
 class CertificateFiles:
@@ -126,8 +128,16 @@ class CertificateFiles:
         self._warn()
 
     async def _watch(self) -> None:
+        failing = False
         while True:
-            self.look()
+            try:
+                self.look()
+                failing = False
+            except Exception:  # whatever it is must not end the watching
+                if not failing:
+                    told = traceback.format_exc()
+                    log.error("certificates could not be looked at; the last ones stay", exception=told)
+                failing = True
             await self._sleep(LOOK_S)
 
     def _take(self, material: Material, stamps: Stamps) -> None:
@@ -162,7 +172,7 @@ class CertificateFiles:
         return read_material(self._config, self.use, "", script=ANYBODY, now=self._clock())
 
     def _stamps(self) -> Stamps:
-        return tuple(_stamp(path) for path in self._paths)
+        return tuple(map(stamp, self._paths))
 
 
 def server_certificates(config: SharedConfig, service: str) -> CertificateFiles | None:
@@ -185,11 +195,3 @@ def client_certificates(config: SharedConfig, service: str = "") -> CertificateF
         ConfigError: The files are not right.
     """
     return CertificateFiles(config, Use.CLIENT, service) if config.grpc_tls_enabled else None
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)

@@ -18,6 +18,9 @@ T = TypeVar("T")
 TIMEOUT_S = 3.0
 """Seconds that Shield has to answer."""
 
+RATE_LIMITED = "RATE_LIMITED"
+"""Shield's reason where a project asks for more tokens than it gives; it says when there is one again."""
+
 log = structlog.get_logger("meshkit.security")
 
 
@@ -55,6 +58,8 @@ async def outcome(task: asyncio.Task[T], shield: str, patience: float) -> T:
 
 def explained(error: MeshError, shield: str) -> MeshError:
     """What a failed call to Shield means to whoever wanted something else; refusals of Shield's stay as they are."""
+    if error.reason == RATE_LIMITED:
+        return _limited(error)
     if isinstance(error, (Unavailable, DeadlineExceeded, ResourceExhausted)):
         return unreachable(shield, error.message)
     return error
@@ -69,6 +74,14 @@ def unreachable(shield: str, why: str) -> Unavailable:
     error.unprocessed = True
     error.pushback = -1.0
     return error
+
+
+def _limited(error: MeshError) -> ResourceExhausted:
+    """The error of a call that needs one token more than Shield gives now: it was not sent, and may be later."""
+    limited = ResourceExhausted(f"Shield gives no token now: {error.message}", reason=RATE_LIMITED)
+    limited.unprocessed = True
+    limited.pushback = error.pushback
+    return limited
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -20,6 +20,9 @@ SOURCE = "Shield"
 SILENCE_S = 30.0
 """Seconds without a word after which Shield is called anew: it says something every 10."""
 
+STEADY_S = 1.0
+"""Seconds after which a stream that ends is followed by another one at once: it held."""
+
 log = structlog.get_logger("meshkit.security")
 
 
@@ -73,14 +76,17 @@ class Feed:
             await asyncio.gather(self._following, return_exceptions=True)
 
     async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            begun = loop.time()
             try:
                 await self._watch()
             except MeshError as error:
                 if self._broken:  # a stream ends by its age, or with a replica: the next one may well hold
                     self._tell(str(error))
+            if self._broken or loop.time() - begun < STEADY_S:
+                await asyncio.sleep(self._backoff.failed())
             self._broken = True
-            await asyncio.sleep(self._backoff.failed())
 
     async def _watch(self) -> None:
         request = shield.WatchRevocationsRequest(log_id=self._log_id, after_revision=self._revision)

@@ -22,13 +22,14 @@ from meshkit.errors import MeshError
 from meshkit.protocol import ShieldClient, shield
 from meshkit.security.minting import RENEWAL, HmacTokens, Minted
 from meshkit.security.shield.asking import TIMEOUT_S, asked, explained, outcome
+from meshkit.security.shield.refusals import Refusals
 from meshkit.security.tokens import digest, peek
 
 SHIELD = "shield"
 """Name of the service that is called with the project's own tokens."""
 
 RETRY_S = 1.0
-"""Seconds for which a failure is told again rather than Shield asked again."""
+"""Seconds for which a failure is told again rather than Shield asked again, where Shield says nothing else."""
 
 log = structlog.get_logger("meshkit.security")
 
@@ -73,7 +74,14 @@ class _Slot:
     @property
     def has_just_failed(self) -> bool:
         """Whether Shield is not to be asked again yet."""
-        return self.failure is not None and asyncio.get_running_loop().time() - self.failed_at < RETRY_S
+        if self.failure is None:
+            return False
+        return asyncio.get_running_loop().time() - self.failed_at < pause_after(self.failure)
+
+
+def pause_after(failure: MeshError) -> float:
+    """Seconds for which Shield is not asked again: as many as it says, where it does."""
+    return failure.pushback if failure.pushback is not None and failure.pushback > 0 else RETRY_S
 
 
 class ShieldTokens:
@@ -107,6 +115,7 @@ class ShieldTokens:
         self._key = Ed25519PrivateKey.generate()
         self._public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self._slots: OrderedDict[Scope, _Slot] = OrderedDict()
+        self._refusals: dict[str, Refusals] = {}
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -149,11 +158,12 @@ class ShieldTokens:
         return minted
 
     def replace(self, refused: Minted) -> None:
-        """See `TokenSource.replace`."""
+        """See `TokenSource.replace`. A service that refuses new tokens too is not a reason to ask for ever more."""
         self._own.replace(refused)
-        for slot in self._slots.values():
+        for scope, slot in self._slots.items():
             if slot.minted is refused:
-                slot.minted = None
+                if self._refusals.setdefault(scope.service, Refusals()).may_replace(refused, self._clock()):
+                    slot.minted = None
                 return
 
     async def close(self) -> None:
@@ -186,7 +196,7 @@ class ShieldTokens:
             slot.failed_at, slot.failure = asyncio.get_running_loop().time(), explained(error, self._address)
             if slot.minted is not None:
                 log.warning("a token could not be renewed", service=scope.service, reason=str(slot.failure))
-                self._look_after(scope, slot, RETRY_S)
+                self._look_after(scope, slot, pause_after(slot.failure))
             raise slot.failure from None
         slot.minted, slot.failure, slot.used = minted, None, False
         self._look_after(scope, slot, minted.renew_at - self._clock())

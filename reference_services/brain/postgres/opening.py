@@ -48,4 +48,5 @@ async def open_postgres(
             memory=PostgresMemory(database, now),
             traces=PostgresTraces(database, now),
             figures=PostgresFigures(database),
+            answers=database.check,
         )

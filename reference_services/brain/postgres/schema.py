@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reference_services.postgres import Schema
+from reference_services.postgres import Schema, own_rows
 
 ROLE = "meshkit_brain"
 """Who reads and writes rows."""
@@ -127,16 +127,6 @@ CREATE INDEX traces_by_time ON traces (tenant, started_at, id);
 CREATE INDEX traces_by_session ON traces (tenant, session_id, started_at, id);
 """
 
-_POLICIES = "".join(
-    f"""
-ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
-CREATE POLICY own ON {table} USING (tenant = current_setting('meshkit.tenant', true));
-GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {ROLE};
-"""
-    for table in OF_TENANTS
-)
-
 _FUNCTIONS = f"""
 GRANT SELECT ON embedder TO {ROLE};
 -- The owner, who looks whether there are vectors at all, and for whom the functions below read.
@@ -178,7 +168,7 @@ BRAIN = Schema(
     name="brain",
     setting="BRAIN_DATABASE_URL",
     role=ROLE,
-    migrations=(_TABLES + _POLICIES + _FUNCTIONS,),
+    migrations=(_TABLES + own_rows(ROLE, *OF_TENANTS) + _FUNCTIONS,),
     extensions={"vector": (0, 8)},
 )
 """What brain keeps in PostgreSQL."""

@@ -49,6 +49,11 @@ class Outline:
     layout: Layout
     batches: list[Batch]
 
+    @property
+    def rows(self) -> int:
+        """Number of rows that are not blank."""
+        return sum(batch.rows for batch in self.batches)
+
 
 def outline(path: Path, roots: Sequence[str], wanted: str, batch_rows: int) -> Outline:
     """Reads a feed once, record by record, and divides it. Blocking.

@@ -3,10 +3,9 @@
     harvest: plan -> start a child for each segment -> wait -> finish (history, counts, check) -> publish
     repeats harvest-segment: for each batch: read its bytes, clean, commit with its mark, upsert into brain
 
-All replicas must see the feed under the same path. The rows of a batch reach brain as they stand in the
-tables after its commit, and items that came more than once are published again at the end, so that brain ends
-with the last price whatever the order of work was. Each carries its version, so that a replica that was held up
-between reading and publishing does not put an older price back.
+All replicas must see the feed under the same path. What a batch changed reaches brain after its commit, each item with
+its version: brain keeps the last price whatever the order of work was, also where a replica was held up between storing
+and publishing. Items that came more than once are published again at the end.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ SHOWN_REJECTS = 50
 """Rejected rows that a harvest's result shows; the table has them all."""
 
 _MAX_SEGMENTS = 200
+_PUBLISHED = 200
+"""Items in one request to brain."""
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\u1fff\u2010-\u2027\u2030-\ud7ff\uf900-\ufdcf\uff00-\uffee]")
 
@@ -118,25 +119,27 @@ async def harvest(context: WorkflowContext, arguments: Json) -> Json:
     async def plan() -> int:
         found, path = await asyncio.to_thread(_plan, errand, options)
         return (
-            await commerce.begin(context.tenant, context.id, errand.source, path, found, errand.currency)
+            await commerce.runs.begin(context.tenant, context.id, errand.source, path, found, errand.currency)
         ).id
 
-    run = await commerce.run(context.tenant, await context.step("plan", plan))
+    number = await context.step("plan", plan)
+    run = await context.read(lambda: commerce.runs.run(context.tenant, number))
     children = await context.start_children("harvest-segment", _segments(run, options.segment_batches))
 
     async def seen() -> None:
-        await context.progress(await commerce.rows_done(run), run.rows, f"harvesting {run.feed.name}")
+        done = await context.read(lambda: commerce.batches.rows_done(run))
+        await context.progress(done, run.rows, f"harvesting {run.feed.name}")
 
     await context.join(children, seen)
 
     async def finish() -> Json:
-        ended = await commerce.finish(run)
-        shown = await commerce.rejects(context.tenant, run.id, SHOWN_REJECTS)
+        ended = await commerce.runs.finish(run)
+        shown = await commerce.items.rejects(context.tenant, run.id, SHOWN_REJECTS)
         return {**_counts(ended), "rejects": [asdict(reject) for reject in shown]}
 
     result = await context.step("finish", finish)
     await context.step("publish-repeats", lambda: _publish_repeats(context, run))
-    await context.step("tidy", lambda: commerce.forget_observations(run))
+    await context.step("tidy", lambda: commerce.runs.forget_observations(run))
     await context.progress(run.rows, run.rows, "done")
     return result
 
@@ -145,12 +148,18 @@ async def harvest(context: WorkflowContext, arguments: Json) -> Json:
 async def harvest_segment(context: WorkflowContext, arguments: Json) -> Json:
     """Does some batches of a harvest."""
     commerce = context.resources.get(Commerce)
-    run = await commerce.run(context.tenant, int(arguments["run"]))
+    run = await context.read(lambda: commerce.runs.run(context.tenant, int(arguments["run"])))
     first, past = int(arguments["first"]), int(arguments["past"])
-    for number in range(first, past):
-        await context.step(f"batch-{number}", lambda number=number: _do_batch(context, run, number))  # type: ignore[misc]
-        await context.progress(number - first + 1, past - first, f"batch {number} of {run.batches}")
-    return {"batches": past - first}
+    left = await context.read(lambda: commerce.batches.span(run, first, past))
+    await context.progress(0, len(left), f"batches {first + 1} to {past} of {run.batches}")
+
+    async def work() -> int:
+        while left:  # where it is tried again it goes on with the one that failed
+            await _do_batch(context, run, left[0])
+            left.pop(0)
+        return past - first
+
+    return {"batches": await context.step("batches", work)}
 
 
 def read_batch(
@@ -206,36 +215,35 @@ def _segments(run: Run, batches: int) -> list[Json]:
     ]
 
 
-async def _do_batch(context: WorkflowContext, run: Run, number: int) -> Json:
-    """A step: everything in it may happen twice, and has its effect once."""
+async def _do_batch(context: WorkflowContext, run: Run, batch: Batch) -> None:
+    """Part of a step: everything in it may happen twice, and has its effect once."""
     commerce, options = context.resources.get(Commerce), context.resources.get(HarvestOptions)
-    batch, _ = await commerce.batch(run, number)
 
     def read() -> tuple[list[tuple[int, Item]], list[Reject]]:
         data = feeds.read_slice(run.feed, options.roots, run.seen, batch.start, batch.end, batch.digest)
         return read_batch(data, batch, run, run.currency)
 
     items, rejects = await asyncio.to_thread(read)
-    first_time = await commerce.commit(run, number, items, rejects, options.executor)
-    await _publish(context, run, sorted({item.sku for _, item in items}))
-    return {"items": len(items), "rejects": len(rejects), "first_time": first_time}
+    stored = await commerce.batches.commit(run, batch.number, items, rejects, options.executor)
+    if stored is None:  # by an execution that may have come no further
+        skus = sorted({item.sku for _, item in items})
+        stored = await commerce.items.standing(context.tenant, run.source, skus)
+    await _publish(context, run, stored)
 
 
 async def _publish_repeats(context: WorkflowContext, run: Run) -> int:
     commerce = context.resources.get(Commerce)
     after, published = "", 0
-    while skus := await commerce.repeated(run, after, 200):
-        await _publish(context, run, skus)
+    while skus := await commerce.items.repeated(run, after, _PUBLISHED):
+        await _publish(context, run, await commerce.items.standing(context.tenant, run.source, skus))
         after, published = skus[-1], published + len(skus)
     return published
 
 
-async def _publish(context: WorkflowContext, run: Run, skus: Sequence[str]) -> None:
-    """Upserts items into brain as they stand in the tables now; what stands there later already stays."""
-    commerce = context.resources.get(Commerce)
-    for start in range(0, len(skus), 200):
-        items = await commerce.items(context.tenant, run.source, skus[start : start + 200])
-        request = upsert(run.source, items)
+async def _publish(context: WorkflowContext, run: Run, items: Sequence[tuple[Item, int]]) -> None:
+    """Upserts items into brain, where a later version of one stays as it is."""
+    for start in range(0, len(items), _PUBLISHED):
+        request = upsert(run.source, items[start : start + _PUBLISHED])
         await context.check()
         await context.on_mesh(lambda mesh, request=request: mesh.client(BrainClient).upsert(request))  # type: ignore[misc]
 

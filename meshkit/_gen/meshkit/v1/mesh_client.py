@@ -29,3 +29,9 @@ class MeshClient(Client):
     ) -> Coroutine[Any, Any, mesh_pb2.ListPoolsResponse]:
         """The services that the instance calls, as it sees them."""
         return self._unary_unary("ListPools", request, options)
+
+    def measure(
+        self, request: mesh_pb2.MeasureRequest, **options: Unpack[CallOptions]
+    ) -> Coroutine[Any, Any, mesh_pb2.MeasureResponse]:
+        """What the instance has counted since it started: for those who ask again and again, and take the difference."""
+        return self._unary_unary("Measure", request, options)

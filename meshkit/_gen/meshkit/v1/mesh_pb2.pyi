@@ -44,6 +44,26 @@ class DescribeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class LackingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class RefusalsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,6 +90,8 @@ class DescribeResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     REGISTRY_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
@@ -77,6 +99,7 @@ class DescribeResponse(_message.Message):
     METHODS_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service."""
     instance_id: _builtins.str
@@ -91,6 +114,14 @@ class DescribeResponse(_message.Message):
     """The registry, without credentials."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def lacking(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it lacks to be ready: why, by the name of the resource or of the service that it depends on."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackgroundJob]:
+        """Its background jobs."""
+
     @_builtins.property
     def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]:
         """Its settings; secrets are hidden."""
@@ -113,6 +144,10 @@ class DescribeResponse(_message.Message):
     def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How many calls were refused before the service's own code saw them, by reason, since it started."""
 
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """When this was said, by the clock of the instance."""
+
     def __init__(
         self,
         *,
@@ -123,6 +158,8 @@ class DescribeResponse(_message.Message):
         version: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         state: _builtins.str = ...,
+        lacking: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        jobs: _abc.Iterable[Global___BackgroundJob] | None = ...,
         registry: _builtins.str = ...,
         settings: _abc.Iterable[Global___Setting] | None = ...,
         admission: Global___Admission | None = ...,
@@ -130,14 +167,49 @@ class DescribeResponse(_message.Message):
         methods: _abc.Iterable[Global___ServedMethod] | None = ...,
         certificates: _abc.Iterable[Global___CertificateExpiry] | None = ...,
         refusals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "now", b"now", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "methods", b"methods", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "admission", b"admission", "budget", b"budget", "certificates", b"certificates", "instance_id", b"instance_id", "jobs", b"jobs", "lacking", b"lacking", "methods", b"methods", "now", b"now", "refusals", b"refusals", "registry", b"registry", "service", b"service", "settings", b"settings", "started_at", b"started_at", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class BackgroundJob(_message.Message):
+    """A method that runs again and again in the background."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the method."""
+    seconds: _builtins.float
+    """Seconds between two runs."""
+    begun: _builtins.int
+    """How often it was begun."""
+    failed: _builtins.int
+    """How often it ended with an exception."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        begun: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "failed", b"failed", "name", b"name", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackgroundJob: _TypeAlias = BackgroundJob  # noqa: Y015
 
 @_typing.final
 class CertificateExpiry(_message.Message):
@@ -577,3 +649,171 @@ class MethodLatency(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodLatency: _TypeAlias = MethodLatency  # noqa: Y015
+
+@_typing.final
+class MeasureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureRequest: _TypeAlias = MeasureRequest  # noqa: Y015
+
+@_typing.final
+class MeasureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RefusalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    UPTIME_S_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    SHED_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    HEDGES_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    LOOP_LAG_S_FIELD_NUMBER: _builtins.int
+    LEASE_AGE_S_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    state: _builtins.str
+    """`starting`, `serving` or `draining`."""
+    uptime_s: _builtins.float
+    """Seconds since it was made, by its own clock: what two answers differ by is the time between them."""
+    shed: _builtins.int
+    """Refused among them since it had as much to do as it can."""
+    retries: _builtins.int
+    """Attempts that its own calls to others made once more."""
+    hedges: _builtins.int
+    """Attempts that its own calls to others made beside one under way."""
+    budget: _builtins.float
+    """Retries and hedges that its calls may still cause."""
+    running: _builtins.int
+    """Unary calls that are served now."""
+    streams: _builtins.int
+    """Streams that are open now."""
+    loop_lag_s: _builtins.float
+    """Seconds by which its event loop was late at most, of late."""
+    lease_age_s: _builtins.float
+    """Seconds since its place in the registry was last renewed; unset where that never ends by itself."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodCalls]:
+        """The calls that it served, by method."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many calls were refused before the service's own code saw them, by reason."""
+
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        uptime_s: _builtins.float = ...,
+        calls: _abc.Iterable[Global___MethodCalls] | None = ...,
+        refusals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        shed: _builtins.int = ...,
+        retries: _builtins.int = ...,
+        hedges: _builtins.int = ...,
+        budget: _builtins.float = ...,
+        running: _builtins.int = ...,
+        streams: _builtins.int = ...,
+        loop_lag_s: _builtins.float = ...,
+        lease_age_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_age_s", b"_lease_age_s", "lease_age_s", b"lease_age_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_age_s", b"_lease_age_s", "budget", b"budget", "calls", b"calls", "hedges", b"hedges", "instance_id", b"instance_id", "lease_age_s", b"lease_age_s", "loop_lag_s", b"loop_lag_s", "refusals", b"refusals", "retries", b"retries", "running", b"running", "shed", b"shed", "state", b"state", "streams", b"streams", "uptime_s", b"uptime_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lease_age_s: _TypeAlias = _typing.Literal["lease_age_s"]  # noqa: Y015
+    _WhichOneofArgType__lease_age_s: _TypeAlias = _typing.Literal["_lease_age_s", b"_lease_age_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_age_s) -> _WhichOneofReturnType__lease_age_s | None: ...
+
+Global___MeasureResponse: _TypeAlias = MeasureResponse  # noqa: Y015
+
+@_typing.final
+class MethodCalls(_message.Message):
+    """The calls of a method that an instance served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CodesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    P50_S_FIELD_NUMBER: _builtins.int
+    P99_S_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """`package.Service/Method`, or `_OTHER` for methods that it does not have."""
+    total_s: _builtins.float
+    """Seconds that all of them took together."""
+    p50_s: _builtins.float
+    """Seconds that the latest of them took: half of them no longer than this."""
+    p99_s: _builtins.float
+    """99 of 100 of them no longer than this."""
+    @_builtins.property
+    def codes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many there were, by the name of the status code that they ended with."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        codes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        total_s: _builtins.float = ...,
+        p50_s: _builtins.float = ...,
+        p99_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "method", b"method", "p50_s", b"p50_s", "p99_s", b"p99_s", "total_s", b"total_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodCalls: _TypeAlias = MethodCalls  # noqa: Y015

@@ -29,6 +29,11 @@ class MeshServiceStub:
                 request_serializer=meshkit_dot_v1_dot_mesh__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=meshkit_dot_v1_dot_mesh__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.Measure = channel.unary_unary(
+                '/meshkit.v1.MeshService/Measure',
+                request_serializer=meshkit_dot_v1_dot_mesh__pb2.MeasureRequest.SerializeToString,
+                response_deserializer=meshkit_dot_v1_dot_mesh__pb2.MeasureResponse.FromString,
+                _registered_method=True)
 
 
 class MeshServiceServicer:
@@ -49,6 +54,13 @@ class MeshServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Measure(self, request, context):
+        """What the instance has counted since it started: for those who ask again and again, and take the difference.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +73,11 @@ def add_MeshServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=meshkit_dot_v1_dot_mesh__pb2.ListPoolsRequest.FromString,
                     response_serializer=meshkit_dot_v1_dot_mesh__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'Measure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Measure,
+                    request_deserializer=meshkit_dot_v1_dot_mesh__pb2.MeasureRequest.FromString,
+                    response_serializer=meshkit_dot_v1_dot_mesh__pb2.MeasureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -118,6 +135,33 @@ class MeshService:
             '/meshkit.v1.MeshService/ListPools',
             meshkit_dot_v1_dot_mesh__pb2.ListPoolsRequest.SerializeToString,
             meshkit_dot_v1_dot_mesh__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Measure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshkit.v1.MeshService/Measure',
+            meshkit_dot_v1_dot_mesh__pb2.MeasureRequest.SerializeToString,
+            meshkit_dot_v1_dot_mesh__pb2.MeasureResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class MeshServiceStub:
     """The instance: what it is, how it is set up, and what it serves at this moment."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ListPoolsRequest, _mesh_pb2.ListPoolsResponse]
     """The services that the instance calls, as it sees them."""
+    Measure: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.MeasureRequest, _mesh_pb2.MeasureResponse]
+    """What the instance has counted since it started: for those who ask again and again, and take the difference."""
 
 @_typing.type_check_only
 class MeshServiceAsyncStub(MeshServiceStub):
@@ -50,6 +52,8 @@ class MeshServiceAsyncStub(MeshServiceStub):
     """The instance: what it is, how it is set up, and what it serves at this moment."""
     ListPools: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ListPoolsRequest, _mesh_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """The services that the instance calls, as it sees them."""
+    Measure: _aio.UnaryUnaryMultiCallable[_mesh_pb2.MeasureRequest, _mesh_pb2.MeasureResponse]  # type: ignore[assignment]
+    """What the instance has counted since it started: for those who ask again and again, and take the difference."""
 
 class MeshServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by every instance beside its own contract; its permission is `mesh:inspect`."""
@@ -69,5 +73,13 @@ class MeshServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mesh_pb2.ListPoolsResponse, _abc.Awaitable[_mesh_pb2.ListPoolsResponse]]:
         """The services that the instance calls, as it sees them."""
+
+    @_abc_1.abstractmethod
+    def Measure(
+        self,
+        request: _mesh_pb2.MeasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mesh_pb2.MeasureResponse, _abc.Awaitable[_mesh_pb2.MeasureResponse]]:
+        """What the instance has counted since it started: for those who ask again and again, and take the difference."""
 
 def add_MeshServiceServicer_to_server(servicer: MeshServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""What Shield keeps, in a schema of PostgreSQL that its replicas share."""

@@ -1,0 +1,1 @@
+"""The worker's tables in PostgreSQL, which replicas anywhere share; tenants are kept apart by the database."""

@@ -1,0 +1,1 @@
+"""The worker's tables in SQLite files, which the replicas of one machine share."""

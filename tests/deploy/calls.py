@@ -1,0 +1,100 @@
+"""What the tests ask of a mesh that is up, from within its network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.deploy.deployment import TENANT, Deployment, until
+
+INSIDE = (Path(__file__).parent / "inside.py").read_text("utf-8")
+READS_PER_SECOND = 20
+HARVEST_S = 1500.0
+FINAL = {"WORKFLOW_STATE_SUCCEEDED", "WORKFLOW_STATE_FAILED", "WORKFLOW_STATE_CANCELLED"}
+
+
+def call(mesh: Deployment, method: str, **request: Any) -> Any:
+    """Calls a service that no port leads to, from within the router's container."""
+    words = ("exec", "-T", "--env", f"CU_TENANT={TENANT}", "router", "meshkit", "call", "--compact")
+    return json.loads(mesh.compose(*words, method, json.dumps(request)))
+
+
+def begin_harvest(mesh: Deployment, feed: str, source: str) -> str:
+    arguments = {"feed": f"/feeds/{feed}", "source": source}
+    return str(
+        call(
+            mesh,
+            "worker/StartWorkflow",
+            workflow="harvest",
+            idempotency_key=f"{source}-{feed}",
+            arguments=arguments,
+        )["id"]
+    )
+
+
+def workflow(mesh: Deployment, workflow_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = call(mesh, "worker/GetWorkflow", id=workflow_id)["workflow"]
+    return found
+
+
+def progress(mesh: Deployment, workflow_id: str) -> float:
+    seen = workflow(mesh, workflow_id)
+    return int(seen["done"]) / max(int(seen["total"]), 1)
+
+
+def harvest(mesh: Deployment, feed: str, source: str) -> dict[str, Any]:
+    begun = begin_harvest(mesh, feed, source)
+    until(lambda: workflow(mesh, begun)["state"] in FINAL, "the harvest ends", HARVEST_S)
+    return workflow(mesh, begun)
+
+
+def instances(mesh: Deployment, service: str) -> set[str]:
+    found = call(mesh, "router/ListInstances", service=service)
+    return {each["instance_id"] for each in found["instances"]}
+
+
+def outcome(mesh: Deployment) -> str:
+    """How the step went in which the router asks brain."""
+    steps = call(mesh, "router/ExecuteAgent", input="How long is a token valid?")["steps"]
+    (found,) = (step["outcome"] for step in steps if step["name"] == "retrieve")
+    return str(found)
+
+
+def inside(mesh: Deployment, *words: str) -> dict[str, Any]:
+    """Runs the page of this folder in a container of its own."""
+    found: dict[str, Any] = json.loads(mesh.compose(*inside_words(*words)).splitlines()[-1])
+    return found
+
+
+def inside_words(*words: str) -> tuple[str, ...]:
+    options = ("--rm", "-T", "--no-deps", "--env", f"CU_TENANT={TENANT}", "--entrypoint", "python")
+    return ("run", *options, "zero", "-c", INSIDE, *words)
+
+
+@contextmanager
+def reading(mesh: Deployment) -> Iterator[dict[str, Any]]:
+    """Brain is read all the while; the tally is filled in at the end."""
+    tally: dict[str, Any] = {}
+    reader = subprocess.Popen(
+        ["docker", "compose", *inside_words("reads", str(READS_PER_SECOND))],
+        cwd=mesh.folder,
+        env=mesh.engine.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    try:
+        assert reader.stdout.readline() == "reading\n"
+        yield tally
+    finally:
+        reader.stdin.close()
+        said = reader.stdout.read()
+        reader.stdout.close()
+        assert reader.wait(60) == 0
+    tally |= json.loads(said.splitlines()[-1])

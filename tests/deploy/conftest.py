@@ -1,0 +1,31 @@
+"""One engine and one image for all of these tests. What one test leaves behind, the next one finds, and fails."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from tests.deploy.deployment import Deployment
+from tests.deploy.engine import Engine, Traces, running
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    folder = Path(mkdtemp(prefix="meshkit-engine-"))
+    before = Traces.of(folder)
+    with running(folder) as engine:
+        yield engine
+    assert Traces.of(folder) - before == []
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def checkout(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """A copy of the checkout whose image is built."""
+    deployment = Deployment(engine, tmp_path_factory.mktemp("deploy") / "checkout")
+    deployment.copy_checkout()
+    deployment.write_env()
+    deployment.compose("build", "--quiet", timeout=900)
+    return deployment
