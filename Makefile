@@ -1,6 +1,6 @@
 # Every target sets itself up. `make demo` shows the mesh, `make test` checks everything that a change must keep.
 .DEFAULT_GOAL := help
-.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-telemetry bench-auth bench-key-rotation bench-certificate-rotation bench-harvest bench-brain bench-drain test-soak test-node test-deploy test-lowest fuzz clean
+.PHONY: help demo env test check format gen docs unit bench bench-discovery bench-faults bench-failover bench-tail bench-shard bench-pick bench-telemetry bench-overload bench-auth bench-key-rotation bench-certificate-rotation bench-harvest bench-brain bench-drain test-soak test-node test-deploy test-lowest fuzz clean
 
 PY := .venv/bin/python
 FOR_DEMO := .venv/.for-demo
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-shard                 how well tenants stay where they are"
 	@echo "make bench-pick                  what a pick costs"
 	@echo "make bench-telemetry             what traces and metrics cost"
+	@echo "make bench-overload              three times as many calls as can be served: how much is, how fast, and whose"
 	@echo "make bench-auth                  what the checks of a call cost, with and without revocations"
 	@echo "make bench-key-rotation          calls while keys are rotated"
 	@echo "make bench-certificate-rotation  calls while certificates are replaced"
@@ -104,7 +105,7 @@ bench-failover bench-tail bench-shard bench-pick: bench-%: $(FOR_BENCH)
 bench-telemetry: $(FOR_TEST)
 	$(PY) benchmarks/telemetry.py
 
-bench-auth bench-key-rotation bench-certificate-rotation bench-drain: bench-%: $(FOR_TEST)
+bench-overload bench-auth bench-key-rotation bench-certificate-rotation bench-drain: bench-%: $(FOR_TEST)
 	$(PY) benchmarks/$(subst -,_,$*).py
 
 bench-harvest bench-brain: bench-%: $(FOR_TEST)

@@ -5,11 +5,12 @@
     python benchmarks/overload.py --strict   # exit code 1 where an aim is missed
 
 A handler holds one of 4 places of its resource for 20 ms, so that places and not processors are what is scarce: both
-calls and server are far from busy. Each side in turn: a peak (8 callers, each waits for its answer), then an overload in
-an open loop, from processes of their own, with latencies counted from when a call was due. In it one tenant floods (a
-tenth of its calls are critical, the others default and sheddable), and another calls at a tenth of what can be served.
-Calm is a second server of the same kind, which at the same time gets a third of what it can serve: what else the machine
-does slows both. At the end each aim of the mesh with a limit on the method is told with what was found.
+calls and server are far from busy. Each side in turn: a peak (8 callers, each waits for its answer), then an overload
+in an open loop, from processes of their own, with latencies counted from when a call was due. In it one tenant floods
+(a tenth of its calls are critical, the others default and sheddable), and another calls at a tenth of what can be
+served.
+Calm is a second server of the same kind, which at the same time gets a third of what it can serve: what else the
+machine does slows both. At the end each aim of the mesh with a limit on the method is told with what was found.
 
 `mesh, limit` says `@rpc(limit=4)`, `with retries` is the same for callers that try again as the mesh does by default,
 `mesh` says nothing; the calls of the others are one attempt each. `grpc.aio max` has maximum_concurrent_rpcs=8, as many

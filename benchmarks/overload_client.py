@@ -1,8 +1,8 @@
 """A process that calls an overloaded target in an open loop, through the mesh or as grpc.aio alone does.
 
 Options come as JSON in the first argument: `kind` (`mesh`, `mesh retries`, `bare`), `address`, and for the mesh `state`
-and `registry`. It says `{"ready": true}` once a call succeeded. The order `run` says when to begin, on the clock that all
-processes share, for how long, and which streams of calls there are; `peak` calls with so many callers, each of whom
+and `registry`. It says `{"ready": true}` once a call succeeded. The order `run` says when to begin, on the clock that
+all processes share, for how long, and which streams of calls there are; `peak` calls with so many callers, each of whom
 waits for its answer. What came of each call goes to the file `records`.
 """
 
@@ -138,8 +138,12 @@ async def obey(options: Options) -> None:
             order = json.loads(line)
             generator = Generator(make, order["timeout"])
             await (generator.run if order["order"] == "run" else generator.peak)(order)
-            Path(order["records"]).write_text(json.dumps(generator.records))
+            write(order["records"], generator.records)
             print(json.dumps({}), flush=True)
+
+
+def write(file: str, records: object) -> None:
+    Path(file).write_text(json.dumps(records))
 
 
 async def first(make: Make) -> None:

@@ -118,14 +118,14 @@ def admitting(
     return wrap
 
 
-def sharing(limit: FairLimit, lag: LoopLag = LoopLag()) -> Middleware:
+def sharing(limit: FairLimit, lag: LoopLag | None = None) -> Middleware:
     """The layer that lets calls in by a limit which tenants share; who calls, and for whom, must be known by then.
 
     Args:
         limit: The limit.
-        lag: While this is too late sheddable calls are refused, whoever makes them.
+        lag: While this is too late sheddable calls are refused, whoever makes them; None for never.
     """
-    clock = limit.clock
+    clock, lag = limit.clock, lag or LoopLag()
 
     def wrap(next: Handler) -> Handler:
         async def shared(exchange: Exchange) -> None:

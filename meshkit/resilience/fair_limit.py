@@ -104,10 +104,10 @@ class FairLimit:
     """Lets so many calls in at once.
 
     A place that becomes free goes to the project that holds the fewest, now and on average of late, and within it to
-    such a tenant; there to the most critical call, and of these to the oldest. No more wait than get in, but of critical
-    ones; past that the call goes that would be served last. Nor does a call wait for more than three times as long as
-    calls take, nor when its caller would not live to see the answer. So an overload about doubles how long a call
-    takes, all places are taken all the time, and who calls now and then has what it wants, in bursts too.
+    such a tenant; there to the most critical call, and of these to the oldest. No more wait than get in, but of
+    critical ones; past that the call goes that would be served last. Nor does a call wait for more than three times as
+    long as calls take, nor when its caller would not live to see the answer. So an overload about doubles how long a
+    call takes, all places are taken all the time, and who calls now and then has what it wants, in bursts too.
 
     Where calls are not waited for, since they are long, no tenant may hold more than eight times what is left free, so
     that one who comes later finds room (dynamic thresholds: Choudhury and Hahne, 1998). It matters from nine places on.

@@ -14,6 +14,10 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_PENDING = 100_000
 """Calls that wait to be looked at. Past a limit gRPC cuts them off without a reason; to refuse is admission's."""
 
+UNREAD_BYTES = 256 * 1024
+"""What a server takes of a stream of requests beyond what its handler reads. Left to itself gRPC lets the window grow
+with the speed of the connection, to more than 4 MiB a stream."""
+
 Options = list[tuple[str, Any]]
 
 
@@ -41,6 +45,8 @@ def server_options(
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.so_reuseport", int(shares_port)),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),

@@ -16,13 +16,15 @@ from meshkit.resilience import fair_limit
 from meshkit.resilience.fair_limit import CRITICAL_ROOM, KNOWN, MAX_WAITING, PATIENCE, FairLimit, Tenant
 from tests.balancing.parts import Clock
 
+NONE = Deadline()
+
 
 def call(
     tenant: str = "acme",
     criticality: Criticality = "default",
     *,
     project: str = "shop",
-    deadline: Deadline = Deadline(),
+    deadline: Deadline = NONE,
 ) -> Call:
     subject = Principal(project, "till")
     return Call(
@@ -60,10 +62,8 @@ class Crowd:
         try:
             self.inside.append((name, self.limit.enter(by) or await self.limit.turn(by)))
         except MeshError as error:
-            assert error.code == "RESOURCE_EXHAUSTED"
-            assert error.unprocessed
-            assert error.pushback is not None
-            self.turned_away[name] += 1
+            told = error.code == "RESOURCE_EXHAUSTED" and error.unprocessed and error.pushback is not None
+            self.turned_away[name if told else f"{name}, wrongly told"] += 1
             self.reasons[error.reason] += 1
 
     async def go(self, number: int = 0, seconds: float | None = 0.02) -> str:
