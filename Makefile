@@ -75,7 +75,7 @@ check: $(FOR_TEST)
 	.venv/bin/mypy
 
 unit: $(FOR_TEST)
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 3 --dist worksteal
 
 test: check unit
 
@@ -125,7 +125,7 @@ test-deploy: $(FOR_TEST)
 
 test-lowest: $(FOR_TEST)
 	scripts/lowest
-	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+	.venv-lowest/bin/python -m pytest -n 3 --dist worksteal
 
 clean:
 	rm -rf .venv .venv-lowest examples/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

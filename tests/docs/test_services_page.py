@@ -61,7 +61,8 @@ def test_settings_are_the_service_s_own(service: type[CUService]) -> None:
     config = service.config_class()
     own = {config.env_name(field) for field in config.model_fields if config.env_name(field) == field.upper()}
     named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", "\n".join(section(service.definition.name))))
-    prefixes = tuple({name.partition("_")[0] + "_" for name in own} - {"SERVICE_", "LOG_", "GRPC_", "REDIS_"})
+    shared = {"SERVICE_", "LOG_", "GRPC_", "REDIS_", "METRICS_", "OTEL_"}
+    prefixes = tuple({name.partition("_")[0] + "_" for name in own} - shared)
     mine = {name for name in own if name.startswith(prefixes)}
     assert {name for name in named if name.startswith(prefixes)} == mine
 

@@ -13,11 +13,12 @@ from reference_services.brain.config import BrainConfig
 from reference_services.brain.hashing import HashingEmbedder
 from reference_services.brain.service import Brain
 from reference_services.brain.sqlite.opening import open_sqlite
-from reference_services.sqlite import open_database
-from reference_services.worker.harvester.commerce import COMMERCE, Commerce, Run
+from reference_services.worker.harvester.cleaning import Item
+from reference_services.worker.harvester.commerce import Commerce, Run
 from reference_services.worker.harvester.planning import outline
 from reference_services.worker.harvester.publishing import cell_id
 from reference_services.worker.harvester.workflows import _publish, read_batch
+from reference_services.worker.sqlite.opening import open_sqlite as open_worker
 
 ACME = Call.for_test(tenant="acme")
 
@@ -64,32 +65,34 @@ async def begun(folder: Path) -> AsyncIterator[tuple[Commerce, Run, Brain]]:
     feed = folder / "feed.csv"
     feed.write_text("sku,name,price,currency\nA,thing,1.00,EUR\nA,thing,2.00,EUR\n")
     async with (
-        open_database(folder / "commerce.sqlite", COMMERCE) as tables,
+        open_worker(folder / "worker.sqlite") as tables,
         open_sqlite(folder / "brain.sqlite", embedder="hashing-v1", dimensions=64, now=lambda: 1) as store,
     ):
         brain = Brain(config=BrainConfig(state_dir=folder, brain_embedding_dimensions=64))
         brain.embedder, brain.store = HashingEmbedder(64), store
-        commerce = Commerce(tables)
-        run = await commerce.begin("acme", "one", "shop", feed, outline(feed, [str(folder)], "auto", 1))
+        commerce = tables.commerce
+        run = await commerce.runs.begin("acme", "one", "shop", feed, outline(feed, [str(folder)], "auto", 1))
         yield commerce, run, brain
 
 
-async def commit(commerce: Commerce, run: Run, number: int) -> None:
-    batch, _ = await commerce.batch(run, number)
+async def commit(commerce: Commerce, run: Run, number: int) -> list[tuple[Item, int]]:
+    (batch,) = await commerce.batches.span(run, number, number + 1)
     data = run.feed.read_bytes()[batch.start : batch.end]
-    assert await commerce.commit(run, number, *read_batch(data, batch, run))
+    stored = await commerce.batches.commit(run, number, *read_batch(data, batch, run))
+    assert stored
+    return stored
 
 
 async def test_the_price_in_brain_is_the_last_whoever_publishes_last(tmp_path: Path) -> None:
     async with begun(tmp_path) as (commerce, run, brain):
         slow = Client(brain)
-        await commit(commerce, run, 0)
+        first = await commit(commerce, run, 0)
 
         async def meanwhile() -> None:  # another replica does the rest, and publishes it
-            await commit(commerce, run, 1)
-            await _publish(Context(commerce, Client(brain)), run, ["A"])  # type: ignore[arg-type]
+            second = await commit(commerce, run, 1)
+            await _publish(Context(commerce, Client(brain)), run, second)  # type: ignore[arg-type]
 
         slow.first = meanwhile
-        await _publish(Context(commerce, slow), run, ["A"])  # type: ignore[arg-type]
+        await _publish(Context(commerce, slow), run, first)  # type: ignore[arg-type]
         (cell,) = (await brain.get(pb.GetRequest(ids=[cell_id("shop", "A")]), ACME)).cells
         assert cell.product.price_minor == 200
