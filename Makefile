@@ -51,7 +51,7 @@ $(FOR_BENCH): $(SETUP)
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 $(FOR_FUZZ): $(SETUP)
-	@scripts/bootstrap all fuzz redis-server
+	@scripts/bootstrap all fuzz redis-server prometheus
 	@touch $@ $(FOR_TEST) $(FOR_DEMO)
 
 $(FOR_NODE): $(FOR_TEST) examples/node/package.json

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from meshkit.redis.server import LocalServer
 from tests.cli.running import command_lines
+from tests.resilience.ports import free_ports
 from tests.security.handmade import Handmade, b64, call
 from tests.security.services import BODY, GREET
 from tests.security.test_secrecy import secrets_of, wrong_calls
@@ -107,6 +109,12 @@ async def meshkit(
     return out.decode(), line
 
 
+def page(port: int) -> str:
+    """What Prometheus would be told."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
 @pytest.mark.parametrize("json", ["true", "false"])
 async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Path, json: str) -> None:
     said: list[str] = []
@@ -115,7 +123,8 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
     secret_file = tmp_path / "shop.secret"
     secret_file.write_text(f"s1:{OTHER}")
     async with LocalServer(tmp_path / "redis", password=PASSWORD) as server:
-        environ = environment(tmp_path, server) | {"LOG_JSON": json}
+        (port,) = free_ports(1)
+        environ = environment(tmp_path, server) | {"LOG_JSON": json, "METRICS_PORT": str(port)}
         with running(tmp_path, environ) as log:
             while (marker := "address=" if json == "false" else '"address": "') not in log.read_text():
                 await asyncio.sleep(0.02)
@@ -133,6 +142,7 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
                 ("call", "echo"),
                 DESCRIBE,
                 ("call", "meshkit.v1.MeshService/ListPools", "{}", "--service", "echo"),
+                ("call", "meshkit.v1.MeshService/Measure", "{}", "--service", "echo"),
                 ("revoke", "list", "--json"),
             ):
                 if json == "false" or "add" in words:
@@ -153,6 +163,8 @@ async def test_no_secret_is_in_what_processes_write_answer_or_show(tmp_path: Pat
                 told = await meshkit(tmp_path, environ, *DESCRIBE)
                 assert "PROOF_MISMATCH" in told[0], "it counts what was refused"
                 said += told
+            said.append(await asyncio.to_thread(page, port))
+            assert 'reason="PROOF_MISMATCH"' in said[-1], "its page counts that, too"
             bad = environ | {
                 "CU_PROJECT_SECRET": f"k1:{SECRET},k1:{SECRET}",
                 "REDIS_URL": server.url + "/x/y",
