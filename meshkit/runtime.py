@@ -118,6 +118,7 @@ class Runtime:
                 replica.bind()
                 if self._owns_process:
                     replica.live.follow("log_level", apply=_set_level)
+                    replica.live.follow("project_secret", apply=_hide)
             if self._owns_process and (telemetry := self.replicas[0].telemetry) is not None:
                 telemetry.share()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
@@ -229,6 +230,12 @@ def _set_level(config: SharedConfig) -> None:
     from meshkit.telemetry.logs import set_level
 
     set_level(config.log_level.value)
+
+
+def _hide(config: SharedConfig) -> None:
+    from meshkit.telemetry.logs import hide
+
+    hide(known_secrets(config))
 
 
 def _freeze_heap() -> None:

@@ -4,7 +4,7 @@ Services extend `SharedConfig`; `BrainConfig.load()` reads the configuration, or
 that is wrong. This is the only place of meshkit that looks at the environment.
 """
 
-from meshkit.config.databases import DatabaseUrl, SqliteUrl, StateUrl, is_postgresql_url, sqlite_path
+from meshkit.config.databases import DatabaseUrl, StateUrl, is_postgresql_url, sqlite_path
 from meshkit.config.explain import Explained, explain
 from meshkit.config.grammar import Environment, LbPolicy, LogLevel, RequestProof, is_loopback
 from meshkit.config.live import Change, Changed, Live
@@ -42,7 +42,6 @@ __all__ = [
     "SealingKey",
     "Secret",
     "SharedConfig",
-    "SqliteUrl",
     "StateUrl",
     "Wrong",
     "check_production",

@@ -16,19 +16,13 @@ _POSTGRESQL = ("postgresql://", "postgres://")
 _FORMS = "write postgresql://user:password@host/database, sqlite:////absolute/path, or leave it empty"
 
 
-def _check_sqlite(url: str) -> str:
-    if url and not url.removeprefix(_SQLITE).strip("/"):
-        raise Wrong("it names no file", "write sqlite:////absolute/path, or leave it empty")
-    if url and not url.startswith(_SQLITE):
-        raise Wrong(
-            "this release keeps rows in SQLite only", "write sqlite:////absolute/path, or leave it empty"
-        )
-    return url
-
-
 def _check(url: str) -> str:
-    if not url or url.startswith(_SQLITE):
-        return _check_sqlite(url)
+    if not url:
+        return url
+    if url.startswith(_SQLITE):
+        if not url.removeprefix(_SQLITE).strip("/"):
+            raise Wrong("it names no file", "write sqlite:////absolute/path, or leave it empty")
+        return url
     if not is_postgresql_url(url):
         raise Wrong("it is the URL of neither PostgreSQL nor SQLite", _FORMS)
     rest = urlsplit(f"//{url.partition('://')[2]}")
@@ -56,20 +50,18 @@ def is_postgresql_url(url: str) -> bool:
 
 
 DatabaseUrl = Annotated[str, AfterValidator(_check)]
-"""A setting that names a database of PostgreSQL as libpq does, or an SQLite file as `SqliteUrl`; or nothing."""
+"""A setting that names a database of PostgreSQL as libpq does, or an SQLite file as SQLAlchemy does,
+`sqlite:///relative` or `sqlite:////absolute`; or nothing."""
 
 StateUrl = Annotated[str, AfterValidator(_check_or_redis)]
 """A setting that names a database of PostgreSQL, a Redis as `RedisUrl`, or an SQLite file; or nothing."""
-
-SqliteUrl = Annotated[str, AfterValidator(_check_sqlite)]
-"""A setting that names an SQLite file as SQLAlchemy does, `sqlite:///relative` or `sqlite:////absolute`; or nothing."""
 
 
 def sqlite_path(url: str, default: Path) -> Path:
     """The file that the setting names.
 
     Args:
-        url: A checked `SqliteUrl`.
+        url: A checked `DatabaseUrl` or `StateUrl` of SQLite, or nothing.
         default: The file where it names none.
     """
     return Path(url.removeprefix(_SQLITE)) if url else default

@@ -2,7 +2,7 @@
 
 Config objects are frozen. Whoever can do with another value of a setting while it runs follows it:
 
-    replica.live.follow("max_calls", apply=lambda config: admission.resize(config.max_calls))
+    replica.live.follow("max_calls", apply=lambda config: admission.change(max_calls=config.max_calls))
 
 A change is checked by all followers before the first of them is told, and undone where one fails after all.
 """

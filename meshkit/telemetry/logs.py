@@ -56,6 +56,13 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(level)
 
 
+def hide(secret: Iterable[str]) -> None:
+    """Has texts hidden that have become secret after `configure`."""
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, Redactor):
+            processor.learn(secret)
+
+
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at that moment: a live table may have put itself in between."""
 

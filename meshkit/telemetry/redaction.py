@@ -41,7 +41,14 @@ class Redactor:
     """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        longest_first = sorted({text for text in known if len(text) >= LEAST}, key=len, reverse=True)
+        self._texts: frozenset[str] = frozenset()
+        self._known: re.Pattern[str] | None = None
+        self.learn(known)
+
+    def learn(self, known: Iterable[str]) -> None:
+        """Hides these texts, too, from now on."""
+        self._texts |= {text for text in known if len(text) >= LEAST}
+        longest_first = sorted(self._texts, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def __call__(self, logger: Any, method: str, facts: MutableMapping[str, Any]) -> Mapping[str, Any]:

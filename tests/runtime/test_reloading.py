@@ -278,26 +278,18 @@ class Process:
         self.log = folder / "log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, MAIN],
+                [*(("setsid", "--ctty") if terminal is not None else ()), sys.executable, MAIN],
                 cwd=folder,
                 env={**kept, "CU_STATE_DIR": str(folder), "GRPC_PORT": "0", "PYTHONPATH": str(ROOT), **given},
                 stdin=terminal,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
-                preexec_fn=None if terminal is None else _take_terminal,
+                start_new_session=terminal is None,
             )
 
     def says(self, text: str) -> bool:
         assert self.process.poll() is None or text in self.log.read_text(), self.log.read_text()
         return text in self.log.read_text()
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 async def test_sighup_has_a_process_read_its_settings_again(files: Sources, eventually: Any) -> None:

@@ -88,10 +88,11 @@ def test_all_secrets_of_a_configuration_are_known() -> None:
 
 PROGRAM = """
 import logging, structlog
-from meshkit.telemetry.logs import configure
+from meshkit.telemetry.logs import configure, hide
 configure("INFO", json={json}, secret=["correct horse"])
+hide(["battery staple"])
 def fail(secret):
-    raise ValueError("bad: correct " + secret + ", redis://u:canary@h")
+    raise ValueError("bad: correct " + secret + ", battery" + " staple, redis://u:canary@h")
 try:
     fail("horse")
 except ValueError as error:
@@ -107,7 +108,8 @@ def test_tracebacks_of_ours_and_of_others_are_covered(as_json: bool) -> None:
     )
     assert "canary" not in done.stderr
     assert "correct horse" not in done.stderr
+    assert "battery staple" not in done.stderr
     assert done.stderr.count("ValueError") == 2
     if as_json:
         ours, _ = map(json.loads, done.stderr.splitlines())
-        assert ours["exception"][0]["exc_value"] == "bad: ***, redis://u:***@h"
+        assert ours["exception"][0]["exc_value"] == "bad: ***, ***, redis://u:***@h"
