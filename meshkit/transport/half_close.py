@@ -7,7 +7,7 @@ it tells a moment later, by cancelling the task: too late for a handler that has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from grpc.aio import EOF, InternalError, ServicerContext, UsageError
@@ -23,8 +23,54 @@ CANCEL_S = 1.0
 """Seconds within which gRPC cancels the task of a call that is over; far more than it takes."""
 
 
+class Headers:
+    """The headers of an answer, which go out once: as the proof of an end, or with the first reply.
+
+    gRPC fails a call in which both are under way at once, and who reads the requests may do so beside who replies.
+
+    Args:
+        context: The call.
+    """
+
+    def __init__(self, context: ServicerContext[Any, Any]) -> None:
+        self._context = context
+        self._proof: asyncio.Task[None] | None = None
+        self._replied = False
+
+    async def prove(self) -> bool | None:
+        """Whether the call can still be answered; None where the headers are out, or about to be, and tell nothing.
+
+        They are sent to the end, though whoever waits is cancelled: gRPC would send them again.
+        """
+        if self._replied:
+            return None
+        proof = self._proof = asyncio.ensure_future(self._context.send_initial_metadata(()))
+        try:
+            await asyncio.shield(proof)
+        except InternalError:
+            return False
+        except UsageError:
+            return None
+        except asyncio.CancelledError:
+            await self.settled()
+            proof.cancelled() or proof.exception()
+            raise
+        return True
+
+    async def reply(self, message: bytes) -> None:
+        """Sends a reply, once no proof is under way."""
+        await self.settled()
+        self._replied = True
+        await self._context.write(message)
+
+    async def settled(self) -> None:
+        """Waits until no proof is under way, as everything has to that answers the call."""
+        while self._proof is not None and not self._proof.done():
+            await asyncio.wait({self._proof})
+
+
 def reading(
-    context: ServicerContext[Any, Any], deadline: Deadline, *, own_headers: bool = False
+    context: ServicerContext[Any, Any], deadline: Deadline, headers: Headers, *, own_headers: bool = False
 ) -> Callable[[], Awaitable[Any]]:
     """What reads the requests of a call one by one, and gives `END` once the caller has ended them.
 
@@ -34,6 +80,7 @@ def reading(
     Args:
         context: The call.
         deadline: When it must be over.
+        headers: Those of its answer.
         own_headers: Whether the handler may send headers of its own, which leaves none to prove the end with.
     """
 
@@ -41,7 +88,7 @@ def reading(
         message = await context.read()
         if message is not EOF:
             return message
-        ended = await _ended(context, own_headers)
+        ended = await _ended(context, headers, own_headers)
         if deadline.passed:
             raise DeadlineExceeded("the deadline passed before the stream of requests had ended")
         if not ended:
@@ -52,7 +99,7 @@ def reading(
     return receive
 
 
-async def _ended(context: ServicerContext[Any, Any], own_headers: bool) -> bool:
+async def _ended(context: ServicerContext[Any, Any], headers: Headers, own_headers: bool) -> bool:
     """Whether a stream of requests that brings no more was ended by its caller.
 
     The proof is that the call can still be answered. What breaks a call off closes it in both directions at once,
@@ -60,26 +107,8 @@ async def _ended(context: ServicerContext[Any, Any], own_headers: bool) -> bool:
     them. Headers go out once: behind the first reply there is no such proof. Then the reader asks for one message
     more, which comes back the way that the news of a break takes, behind it as a rule, and waits a little besides.
     """
-    if not own_headers:
-        try:
-            await _whole(context.send_initial_metadata(()))
-            return True
-        except InternalError:
-            return False
-        except UsageError:
-            pass  # they are sent already
+    if not own_headers and (proven := await headers.prove()) is not None:
+        return proven
     await context.read()
     await asyncio.sleep(BREAK_OFF_S)
     return True
-
-
-async def _whole(sending: Coroutine[Any, Any, None]) -> None:
-    """Sends to the end, though whoever waits is cancelled: gRPC would send headers again that it does not know of."""
-    task = asyncio.ensure_future(sending)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            await asyncio.wait({task})
-        task.cancelled() or task.exception()
-        raise

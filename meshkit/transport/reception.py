@@ -18,7 +18,7 @@ from meshkit import metadata
 from meshkit.call import BLANK, Deadline, Trace
 from meshkit.errors import Internal, InvalidArgument, MeshError, Unavailable
 from meshkit.pipeline import END, Exchange, Handler, Method
-from meshkit.transport.half_close import reading
+from meshkit.transport.half_close import Headers, reading
 from meshkit.transport.peer import ConnectedPeer
 from meshkit.transport.status import code_of, text_of, trailers_of
 
@@ -120,9 +120,14 @@ class _Served:
         reception.newest = loop.time()
         peer = ConnectedPeer(context)
         exchange: Exchange | None = None
+        headers = Headers(context) if self._method.streams_requests else None
         try:
-            exchange = self._exchange(context, send, peer)
-            await self._handler(exchange)
+            exchange = self._exchange(context, send, peer, headers)
+            try:
+                await self._handler(exchange)
+            finally:
+                if headers is not None:
+                    await headers.settled()
             context.set_trailing_metadata(
                 ((metadata.INSTANCE, reception.instance_id), *exchange.trailers.items())
             )
@@ -137,7 +142,11 @@ class _Served:
             reception.forget(task)
 
     def _exchange(
-        self, context: Context, send: Callable[[Any], Awaitable[None]], peer: ConnectedPeer
+        self,
+        context: Context,
+        send: Callable[[Any], Awaitable[None]],
+        peer: ConnectedPeer,
+        answer: Headers | None,
     ) -> Exchange:
         headers = _single_valued(self._pairs)
         remaining = context.time_remaining()
@@ -155,11 +164,11 @@ class _Served:
                 text(metadata.TRACEPARENT, ""), text(metadata.TRACESTATE, ""), text(metadata.BAGGAGE, "")
             ),
         )
-        receive = (
-            reading(context, deadline, own_headers=self._reception.own_headers)
-            if method.streams_requests
-            else _message(context)
-        )
+        if answer is None:
+            receive = _message(context)
+        else:
+            receive = reading(context, deadline, answer, own_headers=self._reception.own_headers)
+            send = answer.reply if method.streams_replies else send
         return Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
 
     async def _abort(self, context: Context, error: MeshError) -> None:
