@@ -284,9 +284,17 @@ class DbosEngine:
                 await asyncio.sleep(1.0)
 
     async def _yield_to_owner(self, taken: Workflow) -> None:
-        """Ends a superseded execution: as done where the workflow has ended, else so that DBOS parks it."""
+        """Ends a superseded execution: as done where the workflow has ended, else so that DBOS parks it.
+
+        The ledger and DBOS may take different executions for the one that counts: where a replica was paused between
+        claiming a workflow and taking it up, and another took it over meanwhile. DBOS lets that one record nothing, and
+        the ledger this one. So the owner, as DBOS sees it, puts the workflow back before it leaves, or nobody would go
+        on with it.
+        """
         now = await self._insist(lambda: self._ledger.get(taken.tenant, taken.id))
         if now is not None and not now.state.final:
+            ticket = self._dbos.ticket()
+            await self._insist(lambda: self._in_thread(lambda: self._dbos.hand_on(taken.id, ticket)))
             raise parked(taken.id)
 
     async def _live(self) -> None:

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from meshkit import Unavailable
+from reference_services.worker.context import Superseded
 from reference_services.worker.storage import Records
 from reference_services.worker.workflow import Json
 
@@ -34,7 +35,7 @@ AHEAD = 2
 
 
 class DbosProcess:
-    """DBOS as the engine uses it. Every method but `record` is blocking, and wants a thread without an event loop.
+    """DBOS as the engine uses it. Methods block, and want a thread without an event loop; not `record` and `ticket`.
 
     Args:
         records: Where it keeps its records.
@@ -120,13 +121,37 @@ class DbosProcess:
 
     async def record(self, name: str, step: Callable[[], Awaitable[Json]]) -> Json:
         """Runs a step of the workflow that is being executed, and records its outcome; see `Execution.record`."""
-        from dbos import DBOS
+        from dbos import DBOS, error
 
         async def run() -> Json:
-            return await step()
+            try:
+                return await step()
+            except (
+                Superseded
+            ) as superseded:  # no outcome of the step: whoever is the one that counts would meet it
+                raise error.DBOSWorkflowCancelledError(str(superseded)) from superseded
 
-        recorded: Json = await DBOS.run_step_async({"name": name}, run)
+        try:
+            recorded: Json = await DBOS.run_step_async({"name": name}, run)
+        except error.DBOSWorkflowCancelledError as cancelled:
+            if isinstance(cancelled.__cause__, Superseded):
+                raise cancelled.__cause__ from None
+            raise
         return recorded
+
+    def ticket(self) -> str:
+        """By what DBOS knows the execution that asks as the owner of its workflow; needs no thread."""
+        from dbos._context import assert_current_dbos_context
+
+        return str(assert_current_dbos_context().owner_xid)
+
+    def hand_on(self, workflow_id: str, ticket: str) -> None:
+        """Queues a workflow again if DBOS takes the execution with this ticket for its owner."""
+        from dbos import DBOS
+        from dbos._dbos import _get_dbos_instance
+
+        if _get_dbos_instance()._sys_db.get_workflow_owner(workflow_id) == ticket:
+            DBOS.resume_workflow(workflow_id, queue_name=self._queues["-" in workflow_id].name)
 
 
 def parked(workflow_id: str) -> BaseException:

@@ -74,6 +74,47 @@ async def test_a_harvest_loses_and_repeats_nothing_while_replicas_die_and_freeze
     assert shop(replicas.url, "SELECT count(DISTINCT done_by) FROM batches")[0][0] >= 2
 
 
+async def test_work_that_a_paused_replica_takes_up_though_it_was_taken_over_goes_on(
+    replicas: Any, feed: Path, wait_until: Until, tmp_path: Path
+) -> None:
+    shutil.copy(feed, tmp_path / "feed.csv")
+    (replica,) = await replicas.launch(1, delay=0.1)
+    started = await replica.start("harvest", {"feed": str(tmp_path / "feed.csv"), "source": "shop-a"}, "once")
+
+    async def standing(workflow_id: str = started["id"]) -> Any:
+        return await replicas.ledger.get("acme", workflow_id)
+
+    async def begun() -> bool:
+        return bool((await standing()).done >= 100)
+
+    async def running(parent_id: str) -> list[Any]:
+        return list(
+            await replicas.ledger.page(
+                "acme",
+                states=[State.RUNNING],
+                name="",
+                parent_id=parent_id,
+                before=(float("inf"), ""),
+                limit=50,
+            )
+        )
+
+    async def ended() -> bool:
+        return bool((await standing()).state.final)
+
+    await wait_until(begun)
+    taken = [*await running(""), *await running(started["id"])]
+    for each in taken:  # as one does that had claimed them, was paused, and wakes when they are another's
+        assert await replicas.ledger.take_up("acme", each.id, "paused")
+    await wait_until(ended)
+    found = await standing()
+    assert found.state is State.SUCCEEDED, found.failure
+    assert shop(replicas.url, "SELECT count(*) FROM products") == [(2400,)]
+    again = [await standing(each.id) for each in taken]
+    assert len(again) >= 2
+    assert all(now.executor == replica.executor for now in again)
+
+
 async def test_a_feed_that_changes_meanwhile_fails_the_harvest(
     replicas: Any, feed: Path, wait_until: Until, tmp_path: Path
 ) -> None:
