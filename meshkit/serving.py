@@ -105,7 +105,8 @@ def error_boundary(next: Handler) -> Handler:
     """Lets nothing out but a `MeshError` meant for the caller.
 
     Any other exception becomes `Internal` with an incident id; what it says stays in this process, in the log under
-    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered.
+    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered, and `sys.exit`,
+    by which one call would end all others, and at its next attempt those of the next instance.
     """
 
     async def bounded(exchange: Exchange) -> None:
@@ -120,7 +121,7 @@ def error_boundary(next: Handler) -> Handler:
             if task is None or task.cancelling():
                 raise
             raise incident(exchange, error) from None
-        except Exception as error:  # whatever it is must not leave the process
+        except (Exception, SystemExit) as error:  # whatever it is must not leave the process
             raise incident(exchange, error) from None
 
     return bounded
