@@ -223,7 +223,10 @@ def _no_time(service: str, timeout: float | None) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"timeout={timeout:g}: {service} was not called, for the deadline has passed already; give seconds above 0"
         )
-    return DeadlineExceeded(f"{service} was not called: the call that is being served has no time left")
+    return DeadlineExceeded(
+        f"{service} was not called: the call that is being served has no time left (work that outlives it belongs into "
+        "mesh.scope(detached=True))"
+    )
 
 
 def _criticality(text: str) -> Criticality | None:
