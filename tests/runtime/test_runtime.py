@@ -93,6 +93,15 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
             await runtime.serve(asyncio.Event())
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+async def test_a_host_that_is_not_this_machine_is_named(tmp_path: Path, host: str) -> None:
+    configs: dict[Any, SharedConfig] = {Probe: config(tmp_path, grpc_host=host)}
+    with pytest.raises(
+        PortTaken, match=rf"^{host} is no address of this machine \(.+\): set GRPC_HOST to one$"
+    ):
+        await Runtime(Probe, configs=configs, registry=MemoryRegistry()).serve(asyncio.Event())
+
+
 def test_two_services_of_a_process_cannot_want_one_port(tmp_path: Path) -> None:
     class Other(Greeter, contract=Greeter.definition.contract, name="other"):
         pass
@@ -131,7 +140,7 @@ def test_the_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_runtime_needs_services_and_each_once() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Runtime()
-    with pytest.raises(ValueError, match="^probe is there twice"):
+    with pytest.raises(ValueError, match="probe is there twice"):
         Runtime(Probe, Greeter, Probe)
     for none in ("main:Probe", CUService):
         with pytest.raises(TypeError, match="is no service: give subclasses of CUService"):
