@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import logging, structlog
@@ -50,3 +51,36 @@ def test_text_shows_the_traceback_and_the_level_filters() -> None:
     text = logged(level="WARNING", as_json=False)
     assert text.count("ValueError: it failed") == 2
     assert "quiet" not in text
+
+
+SCRIPT = """
+import structlog
+{before}
+from meshkit import Mesh
+Mesh.from_env()
+structlog.get_logger("meshkit.transport").warning("no connection", url="redis://user:hunter2@host")
+structlog.get_logger("meshkit.transport").info("quiet")
+"""
+
+
+def script(folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(before=before)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"CU_STATE_DIR": str(folder), "LOG_LEVEL": "WARNING"},
+    )
+
+
+def test_a_script_keeps_its_standard_output_to_itself(tmp_path: Path) -> None:
+    done = script(tmp_path)
+    assert done.stdout == ""
+    assert "no connection" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "quiet" not in done.stderr, "LOG_LEVEL counts in scripts, too"
+
+
+def test_a_script_that_has_set_up_structlog_keeps_that(tmp_path: Path) -> None:
+    done = script(tmp_path, "structlog.configure(processors=[structlog.processors.JSONRenderer()])")
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["no connection", "quiet"]
