@@ -78,7 +78,7 @@ class LoopLag:
             log.warning(
                 "the event loop stood still: no call was served meanwhile",
                 seconds=round(seconds, 1),
-                likely="code that blocks, such as time.sleep or a driver that is not async; PYTHONASYNCIODEBUG=1 names it",
+                likely="code that blocks, such as time.sleep or a sync driver; PYTHONASYNCIODEBUG=1 names it",
             )
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:

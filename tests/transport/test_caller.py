@@ -30,7 +30,7 @@ async def test_another_message_than_the_methods_own_is_refused_in_all_arities() 
 async def test_an_unknown_option_is_told_with_what_was_meant() -> None:
     async with LocalMesh(Probe) as mesh:
         probe: Any = mesh.client(ProbeClient)
-        with pytest.raises(TypeError, match="no such call option: tenent; did you mean tenant?"):
+        with pytest.raises(TypeError, match=r"no such call option: tenent; did you mean tenant\?"):
             await probe.read(Text(value="a"), tenent="acme")
         with pytest.raises(TypeError, match="no such call option: zzz; there are tenant, "):
             await probe.read(Text(value="a"), zzz=1)
