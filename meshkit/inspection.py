@@ -12,7 +12,7 @@ from meshkit.balancing import POLICIES
 from meshkit.balancing.gate import GateState
 from meshkit.balancing.peak_ewma import PeakEwma
 from meshkit.call import Call
-from meshkit.config.explain import explain
+from meshkit.config.explained import explain
 from meshkit.declaration import PUBLIC, Rpc
 from meshkit.errors import NotFound
 from meshkit.service import CUService, has_policy, rpc

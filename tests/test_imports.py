@@ -147,6 +147,11 @@ def test_reference_services_stand_on_the_public_face_only() -> None:
             "from meshkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
             ("grpc", "redis", "dbos"),
         ),
+        ("import meshkit.config; meshkit.config.quiet_grpc", ("pydantic",)),
+        (
+            "from meshkit.cli import main\ntry: main(['health', '127.0.0.1:1'])\nexcept SystemExit: pass",
+            ("typer", "rich", "pydantic", "redis"),
+        ),
     ],
 )
 def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:

@@ -78,7 +78,7 @@ def _told(target: str, config: SharedConfig | None, problems: Sequence[Problem])
 
 def _origin(config: SharedConfig) -> str:
     """How many settings come from where."""
-    from meshkit.config.explain import explain
+    from meshkit.config.explained import explain
 
     sources = Counter(each.source.partition(" line ")[0] for each in explain(config))
     defaults = sources.pop("default", 0) + sources.pop("code", 0)
