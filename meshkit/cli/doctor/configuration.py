@@ -44,7 +44,7 @@ def load_settings(targets: Sequence[str]) -> tuple[SharedConfig | None, list[Nam
 def _load(target: str, beside: dict[str, Any]) -> tuple[Named | None, list[Problem]]:
     from meshkit.config import SharedConfig
     from meshkit.config.loading import attempt
-    from meshkit.replica import check_tls
+    from meshkit.parts import check_tls
     from meshkit.service import CUService
 
     found = load_object(target)
