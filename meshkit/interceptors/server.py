@@ -1,4 +1,25 @@
-"""A grpc.aio server whose calls are let in as a service of the mesh lets them in."""
+"""The mesh's checks for gRPC that is not the mesh's: an existing grpc.aio server, an existing channel.
+
+A server keeps its servicers and its port; an interceptor lets in only calls that carry a token and a proof:
+
+    guard = MeshInterceptor("orders", demands={"/orders.v1.OrderService/Place": Demand("orders:place")})
+    server = grpc.aio.server(interceptors=[guard])
+
+A client keeps its channel and its stubs; the channel is wrapped in one that signs:
+
+    channel = sign(grpc.aio.insecure_channel("orders:50051"), "orders")
+    stub = OrderServiceStub(channel)
+
+`Demand(…, peers=frozenset({"router"}))` lets in the peers of these names only, where the server asks for client
+certificates of the mesh.
+
+What is revoked in Redis and by Shield counts as it does for services, from the first call, or from `await
+guard.start()`; `await guard.close()` when the server has stopped.
+
+Neither takes part in discovery, balancing or retries; how many calls the server takes, and how it stops, stays its own
+affair. Calls are signed for any instance (`x-cu-to: -`), so a server
+that wants them to be for itself alone has to become a `CUService`.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +31,40 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc.aio import EOF, AbortError
 
+from meshkit.balancing.attempting import attempt
+from meshkit.balancing.endpoint import Endpoint
 from meshkit.call import Call, current_scope
-from meshkit.config import SharedConfig
 from meshkit.errors import PermissionDenied, Unimplemented
-from meshkit.instance import SERVICE_NAME, new_instance_id
+from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
 from meshkit.mesh import shielded_of
 from meshkit.pipeline import END, Exchange, Handler, Method, compose
 from meshkit.redis.tasks import end
-from meshkit.security.assembly import guard_of
+from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand
 from meshkit.security.peers import only_peers
 from meshkit.security.shared import shared_of
+from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
 from meshkit.telemetry.observing import Observer
-from meshkit.transport.channel import described
+from meshkit.transport.caller import Caller
+from meshkit.transport.calls import (
+    MeshCall,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+)
+from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.codec import transcoding
+from meshkit.transport.link import Attempts
 from meshkit.transport.reception import Reception, Serving
 
 if TYPE_CHECKING:
-    pass
+    from meshkit.config import SharedConfig
+    from meshkit.shielded import Shielded
+
+__all__ = ["Demand", "MeshInterceptor", "current_call", "sign"]
 
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 """How the paths begin of methods that are left open."""
@@ -60,7 +95,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
         self._demands = dict(demands)
         self._reception = Reception(service, new_instance_id(service), own_headers=True)
-        settings = config or SharedConfig.load()
+        settings = config or _settings()
         self._shielded = shielded_of(settings, service)
         only = self._shielded.ring if self._shielded else None
         self._shared = shared_of(settings, projects=self._shielded is None, strict=False)
@@ -123,6 +158,143 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             _abortable,
         )
         return self._reception.serving(method, compose(layers, _calling(method, handler)))
+
+
+def sign(
+    channel: grpc.aio.Channel,
+    service: str,
+    *,
+    config: SharedConfig | None = None,
+    name: str = "",
+    permissions: Sequence[str] = ("*",),
+) -> MeshChannel:
+    """Wraps a channel in one whose calls carry token and proof.
+
+    Closing it does not close the channel; it ends the connection to Shield, where there is one.
+
+    Args:
+        channel: The channel.
+        service: Name of the service at its other end.
+        config: Settings; by default they are read from the environment.
+        name: Name under which calls are made; `SERVICE_NAME` by default.
+        permissions: Rights that calls claim.
+
+    Raises:
+        ConfigError: The settings are wrong.
+    """
+    settings = config or _settings()
+    shielded = shielded_of(settings, name)
+    tokens = tokens_of(settings, name) if shielded is None else shielded.tokens
+    link = _OneChannel(channel)
+    unknown = Endpoint(Instance(service=service, instance_id="unknown:1", address="unknown:1"), link)
+
+    def picked(next: Handler) -> Handler:
+        async def handle(exchange: Exchange) -> None:
+            exchange.endpoint = unknown
+            await next(exchange)
+
+        return handle
+
+    caller = Caller(
+        service,
+        compose((presenting(tokens), picked, signing()), attempt),
+        tenant=settings.tenant,
+        timeout=settings.default_timeout_s,
+        permissions=tuple(permissions),
+        realm=realm_of(settings),
+    )
+    signed = _Signed(caller, link)
+    signed.shielded = shielded
+    return signed
+
+
+class _OneChannel(Attempts):
+    """A channel that somebody else keeps."""
+
+    trouble = ""
+    degraded = False
+
+    def _begin(self, exchange: Exchange) -> Any:
+        call = exchange.context = super()._begin(exchange)
+        return call
+
+    def any_ready(self) -> bool:
+        """Whether a call made now would be sent at once."""
+        return self.ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is connected."""
+        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    async def changed(self) -> None:
+        """Waits until that may be different."""
+        await self._channel.wait_for_state_change(self._channel.get_state(try_to_connect=True))
+
+    async def ping(self, timeout: float) -> bool:
+        """Whether it is connected."""
+        return self.ready
+
+    async def close(self, grace: float) -> None:
+        """Leaves the channel to whom it belongs."""
+
+
+class _Forthcoming(MeshCall):
+    """A call whose initial metadata, which services of the mesh do not send, are the server's own."""
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """What the server sent ahead of its replies; empty where the call never reached it."""
+        call = self._flow.exchange.context
+        sent = None if call is None else await call.initial_metadata()
+        return grpc.aio.Metadata() if sent is None else sent
+
+
+class _UnaryUnary(_Forthcoming, UnaryUnaryCall):
+    """One request, one reply."""
+
+
+class _UnaryStream(_Forthcoming, UnaryStreamCall):
+    """One request, a stream of replies."""
+
+
+class _StreamUnary(_Forthcoming, StreamUnaryCall):
+    """A stream of requests, one reply."""
+
+
+class _StreamStream(_Forthcoming, StreamStreamCall):
+    """Streams both ways."""
+
+
+_KINDS: dict[Any, type[_Forthcoming]] = {
+    UnaryUnaryCall: _UnaryUnary,
+    UnaryStreamCall: _UnaryStream,
+    StreamUnaryCall: _StreamUnary,
+    StreamStreamCall: _StreamStream,
+}
+
+
+class _Signed(MeshChannel):
+    """A channel over the one that was wrapped."""
+
+    shielded: Shielded | None = None
+
+    async def close(self, grace: float | None = None) -> None:
+        """Ends what it holds itself."""
+        await super().close(grace)
+        if self.shielded is not None:
+            await self.shielded.close()
+
+    def _callable(
+        self,
+        path: str,
+        streams_requests: bool,
+        streams_replies: bool,
+        serialize: Any,
+        deserialize: Any,
+        kind: Callable[..., Any],
+    ) -> Callable[..., Any]:
+        kind = _KINDS[kind]
+        return super()._callable(path, streams_requests, streams_replies, serialize, deserialize, kind)
 
 
 class _Context:
@@ -204,6 +376,12 @@ def _calling(method: Method, handler: Any) -> Handler:
             await exchange.send(reply)
 
     return call
+
+
+def _settings() -> SharedConfig:
+    from meshkit.config import SharedConfig
+
+    return SharedConfig.load()
 
 
 def _same(message: Any) -> Any:
