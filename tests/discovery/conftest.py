@@ -17,7 +17,6 @@ from meshkit.discovery.file import FileRegistry
 from meshkit.discovery.redis import RedisRegistry
 from meshkit.discovery.registry import Registry, Snapshot
 from meshkit.redis.sealing import Sealer
-from meshkit.redis.server import LocalServer
 from tests.discovery.brains import TTL
 from tests.discovery.files import TTL as FILE_TTL
 
@@ -127,12 +126,6 @@ def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
     yield start
     for one in owners:
         one.close()
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """An `echo` service that callers who sign by hand talk to; and a Redis with projects in it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,12 +53,6 @@ def send(address: str, caller: Handmade) -> Send:
         return await call(address, path, body, by.headers(path, body, **options))
 
     return sent
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
 
 
 @pytest.fixture

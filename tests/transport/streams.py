@@ -12,11 +12,6 @@ async def texts(*values: str) -> AsyncIterator[Text]:
         yield Text(value=value)
 
 
-async def gather_values(replies: Any, into: list[str]) -> None:
-    async for reply in replies:
-        into.append(reply.value)
-
-
 async def forever(request: Any, call: Any) -> Text:
     await asyncio.Event().wait()
     raise AssertionError

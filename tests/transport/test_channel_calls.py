@@ -11,8 +11,8 @@ from grpc.aio import AioRpcError
 
 from meshkit import InvalidArgument, Mesh, NotFound
 from meshkit.testing import LocalMesh
-from tests.serving.probe import Probe, ProbeClient, ProbeStub, Text
-from tests.transport.streams import endless, forever, gather_values, texts
+from tests.serving.probe import Probe, ProbeClient, ProbeStub, Text, gather_values
+from tests.transport.streams import endless, forever, texts
 
 # --- awaiting and asking --------------------------------------------------------------------------------------------
 

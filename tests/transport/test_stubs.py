@@ -13,8 +13,8 @@ from main import Greeter
 
 from meshkit import Mesh
 from meshkit.testing import LocalMesh
-from tests.serving.probe import ProbeClient, Text
-from tests.transport.streams import forever, gather_values, texts
+from tests.serving.probe import ProbeClient, Text, gather_values
+from tests.transport.streams import forever, texts
 
 # --- the four arities, by stubs made by grpcio-tools ---------------------------------------------------------------
 
