@@ -102,7 +102,7 @@ class Runtime:
             Exception: What a resource of a service raised, also while it served: that ends all of them.
         """
         from meshkit.discovery import registry_of
-        from meshkit.measuring.replicas import of_process
+        from meshkit.measuring import of_process
         from meshkit.telemetry.page import MetricsPage
 
         configs = self._configs or self.configure()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshkit.instance import State
-from meshkit.measuring.calling import of_mesh, one
+from meshkit.outbound import of_mesh, one
 from meshkit.telemetry.figures import Family, durations, merged
 
 if TYPE_CHECKING:
