@@ -260,7 +260,7 @@ class KnowledgeStore:
     """All concerns of one store.
 
     Attributes:
-        answers: Raises why it cannot be reached, where it may be away.
+        answers: Raises why it cannot be used.
     """
 
     cells: Cells
@@ -269,7 +269,7 @@ class KnowledgeStore:
     memory: Memory
     traces: Traces
     figures: Figures
-    answers: Callable[[], Awaitable[None]] | None = None
+    answers: Callable[[], Awaitable[None]]
 
     async def check(self) -> None:
         """Makes sure that it can be used.
@@ -277,5 +277,4 @@ class KnowledgeStore:
         Raises:
             MeshError: Why it cannot.
         """
-        if self.answers is not None:
-            await self.answers()
+        await self.answers()

@@ -23,8 +23,9 @@ HARVESTER = "reference_services.worker.harvester.workflows"
 """The module of the workflows that every worker runs."""
 
 
-def open_storage(config: WorkerConfig) -> AbstractAsyncContextManager[Storage]:
-    """The tables that the settings ask for."""
+def open_storage(worker: Worker) -> AbstractAsyncContextManager[Storage]:
+    """The tables that the worker's settings ask for."""
+    config = worker.config
     if config.postgresql:
         return _open_postgres(config)
     if not config.worker_database_url:
@@ -56,27 +57,28 @@ async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
         segment_batches=config.harvest_segment_batches,
         executor=executor,
     )
-    async with open_storage(config) as storage:
-        options = EngineOptions(
-            records=storage.records,
-            executor=executor,
-            concurrency=config.worker_concurrency,
-            takeover_s=config.worker_takeover_s,
-            polling_s=config.worker_polling_s,
-        )
-        resources = Resources(config, harvests, storage.commerce)
-        engine = DbosEngine(options, catalogue, storage.ledger, resources, worker.mesh, worker.log)
-        await engine.open()
-        try:
-            yield engine
-        finally:
-            await engine.close()
+    storage = worker.storage
+    options = EngineOptions(
+        records=storage.records,
+        executor=executor,
+        concurrency=config.worker_concurrency,
+        takeover_s=config.worker_takeover_s,
+        polling_s=config.worker_polling_s,
+    )
+    resources = Resources(config, harvests, storage.commerce)
+    engine = DbosEngine(options, catalogue, storage.ledger, resources, worker.mesh, worker.log)
+    await engine.open()
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"], port=50053):
     """Durable work: starts workflows, and tells how they stand. One replica a process."""
 
     config: WorkerConfig
+    storage = resource(open_storage, check=Storage.check)
     engine = resource(open_engine)
 
     @rpc(permission="worker:start", timeout=10.0)

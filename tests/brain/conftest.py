@@ -98,5 +98,5 @@ def running() -> Iterator[postgres.Server]:
     """The server, which a test may stop; it runs again afterwards."""
     server = postgres.server()
     yield server
-    if not (server.directory / "postmaster.pid").exists():
+    if not server.runs:
         server.start()

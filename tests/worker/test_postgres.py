@@ -20,7 +20,7 @@ from reference_services.worker.config import WorkerConfig
 from reference_services.worker.harvester.planning import outline
 from reference_services.worker.postgres.opening import open_postgres
 from reference_services.worker.postgres.schema import COMMERCE
-from reference_services.worker.service import open_storage
+from reference_services.worker.service import Worker, open_storage
 from reference_services.worker.workflow import State
 from tests import postgres
 from tests.worker.stores import shop
@@ -41,7 +41,7 @@ def running() -> Iterator[postgres.Server]:
     """The server, which a test may stop; it runs again afterwards."""
     server = postgres.server()
     yield server
-    if not (server.directory / "postmaster.pid").exists():
+    if not server.runs:
         server.start()
 
 
@@ -111,7 +111,7 @@ async def test_a_missing_extra_is_named(database_url: str, monkeypatch: pytest.M
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "reference_services.postgres", None)  # type: ignore[arg-type]
     with pytest.raises(FailedPrecondition, match=r"pip install 'meshkit\[postgres\]'") as caught:
-        async with open_storage(WorkerConfig(worker_database_url=database_url)):
+        async with open_storage(Worker(config=WorkerConfig(worker_database_url=database_url))):
             pass
     assert caught.value.reason == "EXTRA_MISSING"
 

@@ -43,7 +43,10 @@ async def open_postgres(
     async with open_database(target, connections=connections) as database:
         tables = PostgresCommerce(database, clock)
         yield Storage(
-            PostgresLedger(database, clock), Commerce(tables, tables, tables), partial(engine_records, target)
+            PostgresLedger(database, clock),
+            Commerce(tables, tables, tables),
+            partial(engine_records, target),
+            database.check,
         )
 
 
