@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshkit import Call, CUService, FailedPrecondition, resource, rpc
+from meshkit import Call, CUService, FailedPrecondition, every, resource, rpc
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.paging import PageTokens, page_size
 from reference_services.worker import messages
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
-from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
+from reference_services.worker.dbos_engine import DAY_S, DbosEngine, EngineOptions
 from reference_services.worker.engine import Order, WorkflowEngine
 from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.sqlite.opening import open_sqlite
@@ -64,6 +64,7 @@ async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
         concurrency=config.worker_concurrency,
         takeover_s=config.worker_takeover_s,
         polling_s=config.worker_polling_s,
+        retention_s=config.worker_retention_days * DAY_S,
     )
     resources = Resources(config, harvests, storage.commerce)
     engine = DbosEngine(options, catalogue, storage.ledger, resources, worker.mesh, worker.log)
@@ -144,3 +145,9 @@ class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"]
                 observed_at=messages.timestamp(time.time()),
                 workflow=messages.workflow_message(found) if found.state.final else None,
             )
+
+    @every(seconds=60)
+    async def prune(self) -> None:
+        """Forgets workflows that ended long ago."""
+        if forgotten := await self.engine.prune():
+            self.log.info("workflows that ended long ago forgotten", workflows=forgotten)
