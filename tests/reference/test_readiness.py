@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from meshkit import CUService, Mesh, Unavailable
 from meshkit.lifecycle import Lifecycle
@@ -30,8 +31,9 @@ from reference_services.shield.service import Shield
 from reference_services.worker.service import Worker
 from reference_services.zero.service import Zero
 from tests import postgres
-from tests.reference.mesh import feed, harvest
+from tests.reference.mesh import Probe, Seen, feed, harvest, local_mesh
 from tests.shield.conftest import SETTINGS
+from tests.worker.stores import shop
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -175,3 +177,43 @@ async def test_none_is_ready_while_their_files_are_taken_away(tmp_path: Path, ev
         for path in files:
             (elsewhere / path.name).rename(path)
         await check_back(mesh, standing, eventually)
+
+
+async def test_a_harvest_goes_on_by_itself_when_postgresql_is_back(
+    database: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    places, server, probe = asyncio.Semaphore(3), postgres.server(), Probe()
+
+    async def let_in(seen: Seen) -> None:
+        if seen.method == "Upsert":
+            await places.acquire()
+
+    probe.hold = let_in
+    local = local_mesh(probe, tmp_path, database=database)
+    async with local as mesh:
+        lifecycles = {each.service.definition.name: each.lifecycle for each in local._running.values()}
+        harvesting = asyncio.create_task(harvest(mesh, feed(tmp_path, 300)))
+        for end, rounds in ((server.stop, 3), (server.kill, 1)):
+            await eventually(places.locked)
+            with structlog.testing.capture_logs() as logs:
+                await asyncio.to_thread(end)
+                await eventually(lambda: not any(each.ready for each in lifecycles.values()))
+                await eventually(lambda logs=logs, rounds=rounds: _in_vain(logs) >= rounds)  # type: ignore[misc]
+            assert "DATABASE_UNAVAILABLE" in lifecycles["worker"].lacking["storage"]
+            assert not harvesting.done()
+            await asyncio.to_thread(server.start)
+            await eventually(lambda: all(each.ready for each in lifecycles.values()))
+            places.release()
+        for _ in range(1000):
+            places.release()
+        found = await harvesting
+        assert (found.state, found.result["accepted"]) == (worker.WORKFLOW_STATE_SUCCEEDED, 300)
+        assert (await mesh.client(BrainClient).stats(brain.StatsRequest())).products == 300
+    for table in ("products", "offers", "price_history"):
+        assert shop(database, f"SELECT count(*), count(DISTINCT sku) FROM {table}") == [(300, 300)]
+    assert shop(database, "SELECT count(*), count(done_at), sum(rows) FROM batches") == [(15, 15, 300)]
+
+
+def _in_vain(logs: list[Any]) -> int:
+    """How often the worker could not show that it lives, which it tries about once a second."""
+    return sum(each["event"] == "a heartbeat round failed" for each in logs)
