@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.context import Resources
 from reference_services.worker.ledger import Ended, Ledger
-from reference_services.worker.workflow import Catalogue
 
 TURN_S = 45.0
 """Seconds for which one replica does it for all."""

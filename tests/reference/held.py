@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from reference_services.worker.catalogue import workflow
 from reference_services.worker.context import WorkflowContext
-from reference_services.worker.workflow import Json, workflow
+from reference_services.worker.workflow import Json
 
 
 @workflow("held")

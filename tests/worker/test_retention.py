@@ -19,6 +19,7 @@ from meshkit import NotFound
 from meshkit.config import is_postgresql_url
 from reference_services.postgres import Target, migrated
 from reference_services.sqlite import prepare
+from reference_services.worker.catalogue import Catalogue, Definition
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.dbos_engine import DAY_S, DbosEngine, EngineOptions
 from reference_services.worker.engine import Order
@@ -26,7 +27,7 @@ from reference_services.worker.harvester.planning import outline
 from reference_services.worker.postgres.schema import WORKER
 from reference_services.worker.sqlite.ledger import LEDGER
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue, Definition, Json, State, Workflow
+from reference_services.worker.workflow import Json, State, Workflow
 from tests import postgres
 from tests.worker.replica import FakeMesh
 from tests.worker.stores import opened, shop
