@@ -24,6 +24,7 @@ from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.dbos_engine import DAY_S, DbosEngine, EngineOptions
 from reference_services.worker.engine import Order
 from reference_services.worker.harvester.planning import outline
+from reference_services.worker.harvester.workflows import harvest
 from reference_services.worker.postgres.schema import WORKER
 from reference_services.worker.sqlite.ledger import LEDGER
 from reference_services.worker.storage import Storage
@@ -256,8 +257,9 @@ async def test_a_harvest_lets_go_of_its_parts_and_its_id(storage: Storage, url: 
     runs = storage.commerce.runs
     first, other = [await runs.begin("acme", name, "shop", path, plan) for name in ("w0", "w1")]
     foreign = await runs.begin("rival", "w2", "shop", path, plan)
+    let_go = harvest.__meshkit_workflow__.forget  # type: ignore[attr-defined]
     for _ in range(2):
-        await runs.forget("acme", ["w0", "w2"])
+        await let_go("acme", ["w0", "w2"], Resources(storage.commerce))
     again = await runs.begin("acme", "w0", "shop", path, plan)
     assert again.id not in (first.id, other.id, foreign.id)
     assert {run for (run,) in shop(url, "SELECT run FROM batches")} == {other.id, foreign.id, again.id}
