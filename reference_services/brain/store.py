@@ -246,6 +246,10 @@ class Traces(Protocol):
         """Traces, newest first, from behind (time, id) `after`."""
         ...
 
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """Deletes up to `limit` traces of any tenant that began so many microseconds ago, and says how many."""
+        ...
+
 
 class Figures(Protocol):
     """What there is."""
