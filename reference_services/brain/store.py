@@ -252,6 +252,10 @@ class Traces(Protocol):
         """Traces, newest first, from behind (time, id) `after`."""
         ...
 
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """Deletes up to `limit` traces of any tenant that began so many microseconds ago, and says how many."""
+        ...
+
 
 class Figures(Protocol):
     """What there is."""
@@ -266,7 +270,7 @@ class KnowledgeStore:
     """All concerns of one store.
 
     Attributes:
-        answers: Raises why it cannot be reached, where it may be away.
+        answers: Raises why it cannot be used.
     """
 
     cells: Cells
@@ -275,7 +279,7 @@ class KnowledgeStore:
     memory: Memory
     traces: Traces
     figures: Figures
-    answers: Callable[[], Awaitable[None]] | None = None
+    answers: Callable[[], Awaitable[None]]
 
     async def check(self) -> None:
         """Makes sure that it can be used.
@@ -283,5 +287,4 @@ class KnowledgeStore:
         Raises:
             MeshError: Why it cannot.
         """
-        if self.answers is not None:
-            await self.answers()
+        await self.answers()

@@ -9,7 +9,7 @@ from reference_services.brain.conditions import Where
 from reference_services.brain.postgres.schema import BRAIN
 from reference_services.brain.store import After, Between
 from reference_services.brain.stored import dated, same, successor, timestamp
-from reference_services.postgres import Connection, Database, Overtaken, rows
+from reference_services.postgres import NOBODY, Connection, Database, Overtaken, rows
 
 _WHERE = Where("%s")
 
@@ -122,8 +122,10 @@ class PostgresTraces:
                 ),
             )
             if not made:
-                ((body,),) = await rows(db, "SELECT body FROM brain.traces WHERE id = %s", (trace.id,))
-                same(trace, pb.Trace.FromString(body), "started_at", "TRACE_EXISTS")
+                there = await rows(db, "SELECT body FROM brain.traces WHERE id = %s", (trace.id,))
+                if not there:
+                    raise Overtaken  # by its end
+                same(trace, pb.Trace.FromString(there[0][0]), "started_at", "TRACE_EXISTS")
             return bool(made)
 
         return await self._database.write(tenant, work)
@@ -145,6 +147,16 @@ class PostgresTraces:
             return [pb.Trace.FromString(body) for (body,) in found]
 
         return await self._database.read(tenant, work)
+
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """See `Traces`."""
+        before = self._now() - age
+
+        async def work(db: Connection) -> int:
+            ((gone,),) = await rows(db, "SELECT brain.forget_traces(%s, %s)", (before, limit))
+            return int(gone)
+
+        return await self._database.write(NOBODY, work)
 
 
 class PostgresFigures:

@@ -152,6 +152,14 @@ class SqliteTraces:
 
         return await self._database.read(work)
 
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """See `Traces`."""
+        query = (
+            "DELETE FROM traces WHERE rowid IN "
+            "(SELECT rowid FROM traces WHERE started_at < ? ORDER BY started_at LIMIT ?)"
+        )
+        return await self._database.execute(query, (self._now() - age, limit))
+
 
 class SqliteFigures:
     """What there is.
