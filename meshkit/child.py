@@ -182,6 +182,15 @@ class Child:
         return self.serving and self._listening is not None and self._listening.ready
 
     @property
+    def outdated(self) -> bool:
+        """Whether the process says that it refused the settings that it read last."""
+        return self._listening is not None and self._listening.outdated
+
+    def has_read_settings(self, since: float) -> bool:
+        """Whether the process has read its settings since a time (`time.monotonic()`), as far as it serves."""
+        return not self.serving or (self._listening is not None and self._listening.settled_at >= since)
+
+    @property
     def status(self) -> str:
         """What the process says of itself, for people."""
         return self._listening.status if self._listening is not None else ""

@@ -209,7 +209,9 @@ class Runtime:
         self._notifier = Notifier(notifying())
         self._notifier.start()
         try:
-            async with kept_current(self._configs, self.configure, lambda: self.replicas, stop):
+            async with kept_current(
+                self._configs, self.configure, lambda: self.replicas, stop, self._notifier
+            ):
                 await self.serve(stop, hurry)
         finally:
             self._notifier.close()
