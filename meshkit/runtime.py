@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
+from meshkit.config.journal import complain
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
@@ -185,10 +186,10 @@ class Runtime:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._until_signalled(with_parent))
         except ConfigError as error:
-            sys.stderr.write(f"{error}\n")
+            complain(str(error))
             return EXIT_CONFIG
         except (PortTaken, MeshError) as error:
-            sys.stderr.write(f"{error}\n")
+            complain(str(error))
             return EXIT_FAILED
         except Exception:
             log.error("could not serve", exception=traceback.format_exc())
