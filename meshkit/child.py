@@ -21,6 +21,9 @@ log = structlog.get_logger("meshkit.supervisor")
 KILL_AFTER_S = 8.0
 """Seconds beyond its drain that a replica has to end by itself."""
 
+ABORT_S = 2.0
+"""Seconds that a process which hangs has to say where (SIGABRT) before it is killed."""
+
 _serials = count(1)
 """Numbers of sockets, each of which is one process's."""
 
@@ -284,13 +287,16 @@ class Child:
             raise
 
     async def _kill_when_hung(self) -> None:
-        """Kills the process when its event loop gives no sign of life any more; not before it has given one."""
+        """Ends the process when its event loop gives no sign of life any more; not before it has given one."""
         if not self._restarts.hung or (listening := self._listening) is None:
             return
         while True:
             await asyncio.sleep(self._restarts.hung / 4)
             if listening.is_silent(self._restarts.hung):
                 log.error("killed: it hangs", replica=self.name, seconds=self._restarts.hung)
+                self.signal(signal.SIGABRT)
+                self.signal(signal.SIGCONT)
+                await asyncio.sleep(ABORT_S)
                 self.signal(signal.SIGKILL)
                 return
 

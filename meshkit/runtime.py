@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
-from meshkit.config.journal import complain
+from meshkit.config.journal import STDERR, complain
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
@@ -167,7 +168,8 @@ class Runtime:
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
 
-        Whoever listens at `NOTIFY_SOCKET`, as systemd does, is told how it is.
+        Whoever listens at `NOTIFY_SOCKET`, as systemd does, is told how it is. A process that is aborted, as one that
+        hangs is, says where it was.
 
         Args:
             with_parent: Also end when standard input is closed: when the process that holds its other end is gone.
@@ -178,6 +180,7 @@ class Runtime:
         from meshkit.telemetry.logs import configure
 
         self._owns_process = True
+        faulthandler.enable(STDERR)
         try:
             self._configs = self.configure()  # what `serve` goes by as well
             settings = next(iter(self._configs.values()))
