@@ -199,9 +199,7 @@ class Reload:
         self._notifier.reloaded()
 
 
-def _heed_signals(
-    stop: asyncio.Event, supervisor: Supervisor, reload: Reload, with_parent: bool
-) -> None:
+def _heed_signals(stop: asyncio.Event, supervisor: Supervisor, reload: Reload, with_parent: bool) -> None:
     def signalled() -> None:
         if stop.is_set():
             supervisor.hurry()
