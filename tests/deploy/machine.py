@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +94,12 @@ def booted() -> Iterator[Machine]:
         AssertionError: It does not boot.
     """
     cache = prepared("machine")
-    downloads = cache / "pip"  # kept, as on a machine where something was installed before
-    downloads.mkdir(exist_ok=True)
     with _folder() as folder, _cgroups_removed():
         root, shared = folder / "root", folder / "shared"
         for each in (root, shared):
             each.mkdir()
         subprocess.run(["tar", "-C", root, "-xf", cache / "machine.tar"], check=True)
-        with _booting(root, folder / "console", {shared: shared, downloads: "/root/.cache/pip"}) as container:
+        with _booting(root, folder / "console", shared) as container:
             machine = Machine(root, shared, _leader(container, folder / "console"))
             until(lambda: _is_up(machine), "the machine is up", BOOT_S)
             yield machine
@@ -117,23 +115,15 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _booting(
-    root: Path, console: Path, binds: Mapping[Path, Path | str]
-) -> Iterator[subprocess.Popen[bytes]]:
+def _booting(root: Path, console: Path, shared: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The container; all that runs in it ends with the block, as when a machine loses its power."""
     scope = () if Path("/run/systemd/system").exists() else ("--keep-unit",)  # nobody here could make one
     with console.open("wb") as output:
         container = subprocess.Popen(
             [
-                *(
-                    "systemd-nspawn",
-                    "--quiet",
-                    "--boot",
-                    f"--directory={root}",
-                    f"--machine=meshkit-{os.getpid()}",
-                ),
-                *("--register=no", *scope, "--console=pipe", "--resolv-conf=copy-host"),
-                *(f"--bind={here}:{there}" for here, there in binds.items()),
+                *("systemd-nspawn", "--boot", f"--directory={root}", f"--machine=meshkit-{os.getpid()}"),
+                *("--register=no", *scope, "--resolv-conf=copy-host", f"--bind={shared}"),
+                *("--console=pipe", "--quiet"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=output,
