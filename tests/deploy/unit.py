@@ -54,8 +54,14 @@ class Unit:
         self._start = self.machine.cursor()
         return self.machine.run("systemctl", verb, *words, self.name)
 
+    def reload(self, text: str) -> None:
+        """Has it read this; what the journal has of it counts from before."""
+        self._start = self.machine.cursor()
+        self.configure(text)
+        self.machine.do("systemctl", "reload", self.name)
+
     def start(self) -> None:
-        """Starts it; it serves then."""
+        """Starts it, where it does not run; it serves then."""
         done = self.ctl("start")
         assert done.returncode == 0, self.log()
 
@@ -67,12 +73,12 @@ class Unit:
         """Waits until systemd says so of it."""
         until(lambda: {name: self.show(name) for name in wanted} == wanted, f"{self.name} is {wanted}")
 
-    def restarted(self, before: int = 0) -> None:
-        """Waits until systemd has started it by itself, and it serves."""
-        until(
-            lambda: self.show("NRestarts") == str(before + 1) and self.show("StatusText") == "serving",
-            f"{self.name} is restarted",
-        )
+    @contextmanager
+    def restarted(self, status: str) -> Iterator[None]:
+        """Waits, behind the block, until systemd has started it once more by itself, and that is its status."""
+        times = int(self.show("NRestarts"))
+        yield
+        self.until(NRestarts=str(times + 1), StatusText=status)
 
     def kill(self, number: str, pid: str = "") -> None:
         """Sends its main process a signal, or one of its others."""
