@@ -147,7 +147,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         streams = method.streams_requests or method.streams_replies
         layers = (
             _aborting,
-            *self._observer.layers(path),
+            self._observer.layer(path),
             error_boundary,
             *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),

@@ -18,6 +18,7 @@ To see or change messages it replaces `exchange.send` or `exchange.receive` by f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -27,6 +28,8 @@ from meshkit.call import Call, Principal
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
+
+    from meshkit.errors import MeshError
 
 
 class End(Enum):
@@ -108,6 +111,8 @@ class Exchange:
         context: The transport's own object for the call. Nothing but `interceptors` looks at it.
         begun: On the way in, whether the service's own code has begun.
         bearers: On the way in, whose tokens it falls with: the caller's, its subject's, those of all who act between.
+        verdict: On the way in, what the transport has the caller told: that the metadata are malformed; or that the
+            instance ends the call, whose task is cancelled then.
 
     On the calling side only:
         permissions: Rights that the token for the call claims.
@@ -136,6 +141,7 @@ class Exchange:
     context: Any = field(default=None, repr=False)
     begun: bool = False
     bearers: tuple[Principal, ...] = ()
+    verdict: MeshError | None = None
     permissions: tuple[str, ...] = ("*",)
     token: Any = field(default=None, repr=False)
     endpoint: Any = None
@@ -149,6 +155,14 @@ class Exchange:
     policy: str = ""
     first_message_timeout: float | None = None
     idle_timeout: float | None = None
+
+    def ended(self) -> MeshError | None:
+        """What to raise in the place of a cancellation of its task, where only the verdict cancelled it; else None."""
+        task = asyncio.current_task()
+        if self.verdict is None or task is None or task.cancelling() != 1:
+            return None
+        task.uncancel()
+        return self.verdict
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -20,7 +20,6 @@ from meshkit.jobs import Runs, repeat
 from meshkit.lifecycle import Lifecycle
 from meshkit.measuring import of_mesh, of_replica
 from meshkit.mesh import Mesh
-from meshkit.pipeline import compose
 from meshkit.readiness import depend, look_after
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
@@ -116,7 +115,7 @@ class Replica:
             draining=self.lifecycle.draining,
             shares_port=shares_port,
             connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
-            around=partial(compose, self.observer.layers()),
+            around=self.observer.layer(),
         )
         self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
         self.service = kind(config=config, mesh=self.mesh)

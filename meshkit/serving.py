@@ -78,7 +78,7 @@ def layers(
     streams = rpc.method.streams_requests or rpc.method.streams_replies
     limits = () if rpc.limit is None else (admission.limited(rpc.method.path, rpc.limit, waits=not streams),)
     return (
-        *observer.layers(rpc.method.path),
+        observer.layer(rpc.method.path),
         error_boundary,
         admitting(admission),
         *((only_peers(rpc.allow_peers, namespace),) if rpc.allow_peers else ()),
@@ -105,10 +105,13 @@ def error_boundary(next: Handler) -> Handler:
     """Lets nothing out but a `MeshError` meant for the caller.
 
     Any other exception becomes `Internal` with an incident id; what it says stays in this process, in the log under
-    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered.
+    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered; but where the
+    instance ends the call, its verdict is what the caller is told.
     """
 
     async def bounded(exchange: Exchange) -> None:
+        if exchange.verdict is not None:
+            raise exchange.verdict
         try:
             await next(exchange)
         except MeshError as error:
@@ -117,9 +120,11 @@ def error_boundary(next: Handler) -> Handler:
             raise incident(exchange, error) from None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise incident(exchange, error) from None
+            if task is not None and not task.cancelling():
+                raise incident(exchange, error) from None
+            if (verdict := exchange.ended()) is not None:
+                raise verdict from None
+            raise
         except Exception as error:  # whatever it is must not leave the process
             raise incident(exchange, error) from None
 
