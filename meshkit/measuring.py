@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from meshkit.balancing.pool import EndpointPool
     from meshkit.mesh import Mesh
     from meshkit.replica import Replica
+    from meshkit.telemetry.calls import Calls
+    from meshkit.telemetry.observing import Observer
 
 STATES = tuple(State)
 """Where a replica may stand; one of them holds."""
@@ -28,7 +30,7 @@ ENDPOINT_STATES = ("ready", "unconnected", "resting", "starting", "draining")
 that it takes none; or what the registry says of it."""
 
 
-def of_process(replicas: Iterable[Replica]) -> list[Family]:
+def of_process(replicas: Iterable[Replica] = ()) -> list[Family]:
     """The figures of all replicas of this process, each under its service, and those of the process itself."""
     each = [
         ({"service": replica.name}, [*of_replica(replica), *of_mesh(replica.mesh)]) for replica in replicas
@@ -36,10 +38,23 @@ def of_process(replicas: Iterable[Replica]) -> list[Family]:
     return [*merged(each), *_process()]
 
 
+def of_observer(observer: Observer) -> Iterator[Family]:
+    """What is served, and refused."""
+    yield durations("rpc.server.call.duration", "How long calls took that were served.", observer.calls)
+    refusals = Family(
+        "meshkit.refusals", "counter", "{call}", "Calls refused before the service's own code saw them."
+    )
+    for reason, count in list(observer.refusals.counts.items()):
+        refusals.add(count, reason=reason)
+    yield refusals
+    shed = observer.refusals.shed
+    yield _one("meshkit.sheds", "counter", "{call}", "Calls refused for want of room.", shed)
+
+
 def of_replica(replica: Replica) -> Iterator[Family]:
     """What a replica serves, and how it is."""
-    observer, admission = replica.observer, replica.admission
-    yield durations("rpc.server.call.duration", "How long calls took that were served.", observer.calls)
+    yield from of_observer(replica.observer)
+    admission = replica.admission
     info = Family("meshkit.instance.info", "gauge", "{instance}", "Who this is; always 1.")
     facts = {"instance_id": replica.instance_id, "version": replica.config.service_version}
     info.add(1, **facts, zone=replica.config.zone, namespace=replica.config.namespace)
@@ -57,14 +72,6 @@ def of_replica(replica: Replica) -> Iterator[Family]:
     yield _one(
         "meshkit.calls.limit", "gauge", "{call}", "Calls of each kind served at most.", admission.limit
     )
-    refusals = Family(
-        "meshkit.refusals", "counter", "{call}", "Calls refused before the service's own code saw them."
-    )
-    for reason, count in list(observer.refusals.counts.items()):
-        refusals.add(count, reason=reason)
-    yield refusals
-    shed = observer.refusals.shed
-    yield _one("meshkit.sheds", "counter", "{call}", "Calls refused for want of room.", shed)
     late = replica.admission.lag.lately
     yield _one(
         "meshkit.loop.lag", "gauge", "s", "By how much the event loop was late at most, of late.", late
@@ -76,13 +83,7 @@ def of_replica(replica: Replica) -> Iterator[Family]:
 
 def of_mesh(mesh: Mesh) -> Iterator[Family]:
     """What is called over a mesh, and how the services look from here."""
-    calls = [
-        durations(
-            "rpc.client.call.duration", "How long calls took, with all attempts.", each, server__address=name
-        )
-        for name, each in list(mesh.calls.items())
-    ]
-    yield from merged(({}, [family]) for family in calls)
+    yield from of_calls(mesh.calls)
     budget = mesh.budget
     yield _one(
         "meshkit.retries", "counter", "{attempt}", "Attempts that were made once more.", budget.retries
@@ -91,6 +92,16 @@ def of_mesh(mesh: Mesh) -> Iterator[Family]:
     left = budget.balance()
     yield _one("meshkit.budget", "gauge", "{attempt}", "Retries and hedges that may still be made.", left)
     yield from merged(({"target": name}, _of_pool(pool)) for name, pool in list(mesh.pools.items()))
+
+
+def of_calls(calls: Mapping[str, Calls]) -> list[Family]:
+    """The calls that are made, by service."""
+    what = "How long calls took, with all attempts."
+    each = [
+        durations("rpc.client.call.duration", what, made, server__address=name)
+        for name, made in list(calls.items())
+    ]
+    return merged(({}, [family]) for family in each)
 
 
 def _of_pool(pool: EndpointPool) -> Iterator[Family]:

@@ -19,7 +19,7 @@ To see or change messages it replaces `exchange.send` or `exchange.receive` by f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -172,8 +172,29 @@ Middleware = Callable[[Handler], Handler]
 """Wraps a handler in a layer."""
 
 
+class StatusSent(BaseException):
+    """Ends a call whose caller has its status already, sent by somebody else; it passes by the error boundary.
+
+    Args:
+        code: See `code`.
+
+    Attributes:
+        code: Name of the gRPC status code.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def compose(layers: Iterable[Middleware], handler: Handler) -> Handler:
     """Wraps the handler in the layers, the first of which becomes the outermost."""
     for layer in reversed(tuple(layers)):
         handler = layer(handler)
     return handler
+
+
+async def requests_of(exchange: Exchange) -> AsyncIterator[Any]:
+    """The caller's stream of requests."""
+    while (message := await exchange.receive()) is not END:
+        yield message

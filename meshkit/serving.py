@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshkit.call import Deadline, serving
 from meshkit.declaration import PUBLIC, Rpc
@@ -21,7 +20,7 @@ from meshkit.errors import (
     Unimplemented,
 )
 from meshkit.limits import TimeLimit, TimeLimitExceeded
-from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
+from meshkit.pipeline import Exchange, Handler, Middleware, compose, requests_of
 from meshkit.resilience.admission import Admission, admitting, sharing
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
@@ -289,9 +288,3 @@ def invoking(service: CUService, rpc: Rpc) -> Handler:
                 await exchange.send(reply)
 
     return invoke
-
-
-async def requests_of(exchange: Exchange) -> AsyncIterator[Any]:
-    """The caller's stream of requests."""
-    while (message := await exchange.receive()) is not END:
-        yield message

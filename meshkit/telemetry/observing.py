@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshkit.errors import MeshError
-from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.pipeline import Exchange, Handler, Middleware, StatusSent
 from meshkit.telemetry.access import AccessLog
 from meshkit.telemetry.calls import OTHER, Calls
 from meshkit.telemetry.refusals import Refusals
@@ -121,7 +121,7 @@ def outcome(exchange: Exchange, error: BaseException, seconds: float) -> str:
         error: What its onion raised.
         seconds: How long it took.
     """
-    if isinstance(error, MeshError):
+    if isinstance(error, (MeshError, StatusSent)):
         return error.code
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
         late = exchange.call.deadline.remaining() <= min(seconds * NEAR_SHARE, NEAR_S)

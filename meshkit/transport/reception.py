@@ -138,7 +138,7 @@ class _Served:
         peer: ConnectedPeer,
         answer: Headers | None,
     ) -> Exchange:
-        headers = dict(self._pairs)
+        headers: dict[str, Any] = dict(self._pairs)
         remaining = context.time_remaining()
         deadline = Deadline() if remaining is None else Deadline.after(remaining)
         method, text = self._method, headers.get
