@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import urllib.request
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +11,7 @@ from meshkit.cli.output import Failure
 from meshkit.cli.targets import Pages, targets
 from meshkit.discovery import Snapshot
 from meshkit.instance import Instance
+from tests import prometheus
 from tests.cli.running import meshkit, until, up
 from tests.telemetry.test_page import free_port
 
@@ -63,52 +59,22 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         Pages(tmp_path / "nowhere" / "targets.json").write(())
 
 
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[int]:
-    """The port of a Prometheus that scrapes what the state folder's file names."""
-    port = free_port()
-    files = [str(tmp_path / "state" / "targets.json")]
-    relabel = [{"source_labels": ["__meta_meshkit_instance"], "target_label": "instance"}]
-    config = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [
-            {"job_name": "meshkit", "file_sd_configs": [{"files": files}], "relabel_configs": relabel}
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml"]
-    command += [f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}"]
-    with (tmp_path / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    yield port
-    process.terminate()
-    process.wait(30)
-
-
-def scraped(port: int) -> dict[str, Any]:
-    """Targets that Prometheus scrapes with success, by the address of each; the id of its instance."""
-    with (
-        suppress(OSError),
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets", timeout=5) as answer,
-    ):
-        active = json.load(answer)["data"]["activeTargets"]
-        if all(each["health"] == "up" for each in active):
-            return {each["discoveredLabels"]["__address__"]: each["labels"]["instance"] for each in active}
-    return {}
-
-
-def test_prometheus_scrapes_all_replicas_and_follows_their_number(tmp_path: Path, prometheus: int) -> None:
+def test_prometheus_scrapes_all_replicas_and_follows_their_number(tmp_path: Path) -> None:
     state, first = tmp_path / "state", free_port()
-    with up(state, "main:Greeter", "greeter=3", METRICS_PORT=str(first)) as running:
+    by_id = [{"source_labels": ["__meta_meshkit_instance"], "target_label": "instance"}]
+    found = {"file_sd_configs": [{"files": [str(state / "targets.json")]}], "relabel_configs": by_id}
+    with (
+        up(state, "main:Greeter", "greeter=3", METRICS_PORT=str(first)) as running,
+        prometheus.running(tmp_path / "prometheus", found) as real,
+    ):
         running.until(f"where Prometheus finds the metrics (file_sd_configs): {state}/targets.json")
-        running.until("serving: greeter 3/3")
-        until(lambda: len(scraped(prometheus)) == 3)
-        assert f"127.0.0.1:{first}" in scraped(prometheus)
+        until(lambda: len(real.scraped()) == 3)
+        assert f"127.0.0.1:{first}" in real.scraped()
         assert meshkit(state, "scale", "greeter=1").returncode == 0
-        until(lambda: len(scraped(prometheus)) == 1)
-        (left,) = scraped(prometheus).values()
+        until(lambda: len(real.scraped()) == 1)
+        (left,) = real.scraped().values()
         done = meshkit(state, "services", "--prometheus", str(state / "asked.json"))
         assert done.returncode == 0, done.stderr
         (asked,) = json.loads((state / "asked.json").read_text())
-        assert asked["labels"]["__meta_meshkit_instance"] == left
+        assert asked["labels"]["__meta_meshkit_instance"] == left["instance"]
     assert json.loads((state / "targets.json").read_text()) == []
