@@ -38,7 +38,8 @@ from meshkit.balancing.endpoint import Endpoint
 from meshkit.call import Call, current_scope
 from meshkit.errors import PermissionDenied
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
-from meshkit.measuring import of_calls, of_observer, of_process
+from meshkit.measuring.calling import of_calls
+from meshkit.measuring.serving import of_observer, of_this_process
 from meshkit.mesh import shielded_of
 from meshkit.pipeline import Exchange, Handler, Method, Middleware, compose
 from meshkit.redis.tasks import end
@@ -167,7 +168,10 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         await self._shared.start()
 
     def _figures(self) -> Iterable[Family]:
-        return (*merged([({"service": self._reception.service}, of_observer(self._observer))]), *of_process())
+        return (
+            *merged([({"service": self._reception.service}, of_observer(self._observer))]),
+            *of_this_process(),
+        )
 
     def _wrap(self, path: str, handler: Any) -> Serving:
         known = described(path)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshkit.errors import MeshError
-from meshkit.pipeline import Exchange, Handler, Middleware, StatusSent
+from meshkit.pipeline import Exchange, Handler, Middleware
 from meshkit.telemetry.access import AccessLog
-from meshkit.telemetry.calls import OTHER, Calls
+from meshkit.telemetry.calls import OTHER, Calls, outcome
 from meshkit.telemetry.refusals import Refusals
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from meshkit.telemetry.tracing import Tracing
-
-NEAR_S = 0.1
-NEAR_SHARE = 0.1
-"""How near its deadline a call is that has reached it for its caller: within that share of the time that it took, and
-within so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +102,3 @@ def calling(service: str, calls: Calls, tracing: Tracing | None) -> Middleware:
             tracing.called(span, service, exchange, code, error)
 
     return wrap
-
-
-def outcome(exchange: Exchange, error: BaseException, seconds: float) -> str:
-    """Name of the gRPC status code that a call failed with, as its caller sees it.
-
-    gRPC tells of a caller that gave up and of one whose deadline passed in the same way; and the caller's clock ran
-    while the call was on its way here. So what is cancelled just before the deadline is taken for having reached it.
-
-    Args:
-        exchange: The call.
-        error: What its onion raised.
-        seconds: How long it took.
-    """
-    if isinstance(error, (MeshError, StatusSent)):
-        return error.code
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-        late = exchange.call.deadline.remaining() <= min(seconds * NEAR_SHARE, NEAR_S)
-        return "DEADLINE_EXCEEDED" if late else "CANCELLED"
-    return "UNKNOWN"

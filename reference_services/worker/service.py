@@ -10,6 +10,7 @@ from meshkit import Call, CUService, FailedPrecondition, resource, rpc
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.paging import PageTokens, page_size
 from reference_services.worker import messages
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
@@ -17,7 +18,6 @@ from reference_services.worker.engine import Order, WorkflowEngine
 from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.sqlite.opening import open_sqlite
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue
 
 HARVESTER = "reference_services.worker.harvester.workflows"
 """The module of the workflows that every worker runs."""
