@@ -71,6 +71,8 @@ def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
         return str(cause), ""
     if kind in _BOUNDS:
         return f"{value} is out of range", mend
+    if kind.endswith("too_long"):
+        return f"{value} is too long", mend
     if kind in ("enum", "literal_error"):
         return f"{value} is none of its values", mend
     if expected := _EXPECTED.get(kind.partition("_")[0]):
