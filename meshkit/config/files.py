@@ -81,7 +81,10 @@ def _check_redis_files(url: RedisUrl) -> Iterator[tuple[str, Wrong]]:
             parse_certificates(read_file(url.ca_certs), url.ca_certs)
         option = "ssl_certfile"
         if url.certfile is not None:
-            chain = parse_certificates(read_file(url.certfile), url.certfile)
+            pem = read_file(url.certfile)
+            chain = parse_certificates(pem, url.certfile)
+            if url.keyfile is None and b"PRIVATE KEY-----" not in pem:
+                raise Wrong(f"{url.certfile} holds no key", "name the key's file in ssl_keyfile")
             option = "ssl_keyfile" if url.keyfile else option
             path = url.keyfile or url.certfile
             if not fits(parse_key(read_file(path, private=True), path), chain[0]):

@@ -44,7 +44,7 @@ class Gate(CUService, contract=pb.DESCRIPTOR.services_by_name["GreeterService"],
             pass
         replica = self.live._followers[0].apply.__self__  # type: ignore[attr-defined]  # it takes changed settings
         assert isinstance(replica, Replica)
-        figures = {**of_process(os.getpid()), **of_python(of_a_replica(replica))}
+        figures = {**of_python(of_a_replica(replica)), **of_process(os.getpid())}
         return pb.GreetAllResponse(text=json.dumps({"name": self.config.shard_key, "figures": figures}))
 
     @rpc(permission="gate:greet")

@@ -180,7 +180,7 @@ async def endure(mesh: Churned, load: Load, seconds: float) -> dict[str, Figures
 
 async def look(mesh: Churned) -> dict[str, Figures]:
     """What everybody has that lives through it all, and Redis."""
-    found = {"client": {**of_process(os.getpid()), **of_python(of_a_mesh(mesh.mesh))}}
+    found = {"client": {**of_python(of_a_mesh(mesh.mesh)), **of_process(os.getpid())}}
     found |= {name: of_process(pid) for name, pid in mesh.staying.items()}
     gate = mesh.mesh.client(GreeterClient, service="gate", policy="round_robin")
     asked: set[str] = set()
