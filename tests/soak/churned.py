@@ -48,7 +48,7 @@ SETTINGS: Mapping[str, Any] = {
     "tenant": "soak",
     "lease_ttl_s": 3,
     "clock_skew_s": SKEW_S,
-    "token_ttl_s": 20,
+    "token_ttl_s": 60,
     "drain_grace_s": 10,
     "drain_propagation_s": 0.5,
     "log_level": "WARNING",
