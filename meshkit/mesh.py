@@ -16,7 +16,7 @@ from meshkit.client import Client
 from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
-from meshkit.measuring import of_mesh
+from meshkit.measuring.calling import of_mesh
 from meshkit.naming import service_name
 from meshkit.pipeline import Middleware
 from meshkit.resilience.retry import Budget
@@ -322,4 +322,16 @@ def shielded_of(config: SharedConfig, name: str) -> Shielded | None:
         return None
     from meshkit.shielded import Shielded
 
-    return Shielded(config, name)
+    return Shielded(config, name, mesh_of_shield(config, name))
+
+
+def mesh_of_shield(config: SharedConfig, name: str) -> Mesh:
+    """A mesh in which there is nothing but the Shield that the settings name; calls carry the project's own tokens."""
+    alone = {
+        "shield_grpc_url": "",
+        "registry_url": f"static://shield={config.shield_grpc_url}",
+        "lb_subset_size": 0,
+        "otel_enabled": False,
+        "metrics_port": 0,
+    }
+    return Mesh(config.model_copy(update=alone), name=name)

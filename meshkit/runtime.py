@@ -17,8 +17,9 @@ from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
+from meshkit.parts import Overrides, check_tls
 from meshkit.reloading import kept_current
-from meshkit.replica import Overrides, Replica, check_tls
+from meshkit.replica import Replica
 from meshkit.telemetry.extra import missing_sdk
 from meshkit.transport.server import PortTaken
 
@@ -101,7 +102,7 @@ class Runtime:
             Exception: What a resource of a service raised, also while it served: that ends all of them.
         """
         from meshkit.discovery import registry_of
-        from meshkit.measuring import of_process
+        from meshkit.measuring.replicas import of_process
         from meshkit.telemetry.page import MetricsPage
 
         configs = self._configs or self.configure()

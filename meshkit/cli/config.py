@@ -104,7 +104,7 @@ def _check(target: str | None, config: SharedConfig) -> None:
     found = load_object(target) if target else None
     if not (isinstance(found, type) and issubclass(found, CUService)):
         return
-    from meshkit.replica import check_tls
+    from meshkit.parts import check_tls
     from meshkit.security.assembly import file_ring
 
     problems = check_tls(found, config)

@@ -13,12 +13,12 @@ from meshkit.config.redis_url import RedisUrl, is_redis_url
 from meshkit.config.registry_url import is_shared
 
 if TYPE_CHECKING:
-    from meshkit.config.shared import SharedConfig
+    from meshkit.config.fields import SharedFields
 
 _MAKE_SECRET = "set it, or CU_PROJECT_SECRET_FILE; make one with `openssl rand -hex 32`"
 
 
-def check_consistency(config: SharedConfig) -> list[Problem]:
+def check_consistency(config: SharedFields) -> list[Problem]:
     """What is wrong between settings that are each right by themselves, in any environment."""
     problems = []
     if config.token_ttl_s > config.token_max_ttl_s:
@@ -46,7 +46,7 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
     return problems
 
 
-def _check_ports(config: SharedConfig) -> Iterator[Problem]:
+def _check_ports(config: SharedFields) -> Iterator[Problem]:
     """The ports that are wanted twice; 0 is any free one, or none."""
     wanted = {
         "GRPC_PORT": config.grpc_port,
@@ -59,7 +59,7 @@ def _check_ports(config: SharedConfig) -> Iterator[Problem]:
             yield Problem(setting, f"{port} is {owner} already", "give it another port, or unset it")
 
 
-def missing_secret(config: SharedConfig) -> Problem | None:
+def missing_secret(config: SharedFields) -> Problem | None:
     """The problem that there is no project secret where one must be set, else None."""
     if config.project_secret.get_secret_value():
         return None
@@ -71,7 +71,7 @@ def missing_secret(config: SharedConfig) -> Problem | None:
     return Problem("CU_PROJECT_SECRET", what, f"{_MAKE_SECRET}; or bind to 127.0.0.1")
 
 
-def check_production(config: SharedConfig) -> list[Problem]:
+def check_production(config: SharedFields) -> list[Problem]:
     """Every production rule that a configuration breaks; `load` runs it where `CU_ENV` is production.
 
     That TLS is complete where it is on is checked in any environment.
@@ -102,7 +102,7 @@ def check_databases(values: Mapping[str, object]) -> list[Problem]:
     return [Problem(name, *wrong) for name, value in databases.items() if (wrong := _check_database(value))]
 
 
-def _check_redis(config: SharedConfig) -> list[Problem]:
+def _check_redis(config: SharedFields) -> list[Problem]:
     """The rules of the registry, and of the Redis that it is in and the mesh uses."""
     urls = {"REDIS_URL": config.redis_url.get_secret_value(), "CU_REGISTRY_URL": config.registry_url}
     redis = {name: url for name, url in urls.items() if is_redis_url(url)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshkit.config.names import nearest
 from meshkit.config.problems import Problem
+from meshkit.config.secrets import takes_file
 
 if TYPE_CHECKING:
     from meshkit.config.shared import SharedConfig
@@ -20,8 +21,6 @@ _OURS = "names of the form CU_* are meshkit's: unset it; `meshkit config explain
 
 def known_names(config_class: type[SharedConfig]) -> frozenset[str]:
     """All names that the sources of a config class may hold."""
-    from meshkit.config.sources import takes_file
-
     own = {config_class.env_name(field) for field in config_class.model_fields}
     files = {
         f"{config_class.env_name(f)}_FILE" for f in config_class.model_fields if takes_file(config_class, f)

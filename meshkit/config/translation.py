@@ -16,7 +16,7 @@ from meshkit.config.redaction import credentials_of, quote
 from meshkit.config.secrets import is_secret_type
 
 if TYPE_CHECKING:
-    from meshkit.config.shared import SharedConfig
+    from meshkit.config.fields import SharedFields
 
 _EXPECTED = {
     "int": "a whole number",
@@ -33,7 +33,7 @@ _SHORTEST_SCRUBBED = 4
 
 
 def translate(
-    config_class: type[SharedConfig], error: ValidationError, values: Mapping[str, Any]
+    config_class: type[SharedFields], error: ValidationError, values: Mapping[str, Any]
 ) -> list[Problem]:
     """The problems that a failed validation stands for.
 
@@ -47,7 +47,7 @@ def translate(
     return [_scrub(_problem(config_class, detail), hidden) for detail in details]
 
 
-def _problem(config_class: type[SharedConfig], detail: ErrorDetails) -> Problem:
+def _problem(config_class: type[SharedFields], detail: ErrorDetails) -> Problem:
     field = str(detail["loc"][0]) if detail["loc"] else ""
     info = config_class.model_fields.get(field)
     if detail["type"] == "extra_forbidden":
@@ -80,12 +80,12 @@ def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
     return f"{value} does not fit ({detail['msg']})", mend
 
 
-def _suggest(field: str, config_class: type[SharedConfig]) -> str:
+def _suggest(field: str, config_class: type[SharedFields]) -> str:
     close = difflib.get_close_matches(field, config_class.model_fields, n=1)
     return f"did you mean {close[0]}?" if close else "take it out"
 
 
-def _secret_texts(config_class: type[SharedConfig], values: Mapping[str, Any]) -> Iterator[str]:
+def _secret_texts(config_class: type[SharedFields], values: Mapping[str, Any]) -> Iterator[str]:
     """Secret texts, whole and in parts, that a validator of somebody else's might have quoted.
 
     What the setting's description says is no secret, such as the usual port of a Redis.

@@ -6,12 +6,15 @@ of OpenTelemetry's SDK takes ten. Whoever wants the figures reads them: `MeshSer
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from meshkit.errors import MeshError
 from meshkit.latency import Latencies
+from meshkit.pipeline import Exchange
 
 BOUNDS = (
     0.0005,
@@ -42,6 +45,22 @@ OTHER = "_OTHER"
 
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes with which a service fails by its own fault (OpenTelemetry's conventions for gRPC servers)."""
+
+
+def outcome(exchange: Exchange, error: BaseException | None) -> str:
+    """Name of the gRPC status code that a call ends with.
+
+    Args:
+        exchange: The call.
+        error: What its onion raised, or None.
+    """
+    if error is None:
+        return "OK"
+    if isinstance(error, MeshError):
+        return error.code
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):  # given up, also by gRPC at its deadline
+        return "DEADLINE_EXCEEDED" if exchange.call.deadline.passed else "CANCELLED"
+    return "UNKNOWN"
 
 
 class Histogram:

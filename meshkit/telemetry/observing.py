@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshkit.errors import MeshError
 from meshkit.pipeline import Exchange, Handler, Middleware
 from meshkit.telemetry.access import AccessLog
-from meshkit.telemetry.calls import OTHER, Calls, Tally
+from meshkit.telemetry.calls import OTHER, Calls, Tally, outcome
 from meshkit.telemetry.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -40,22 +39,6 @@ class Observer:
         """
         traced = () if self.tracing is None else (self.tracing.serving(path),)
         return *traced, observing(self.calls, self.calls.of(path), self.refusals, self.access)
-
-
-def outcome(exchange: Exchange, error: BaseException | None) -> str:
-    """Name of the gRPC status code that a call ends with.
-
-    Args:
-        exchange: The call.
-        error: What its onion raised, or None.
-    """
-    if error is None:
-        return "OK"
-    if isinstance(error, MeshError):
-        return error.code
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):  # given up, also by gRPC at its deadline
-        return "DEADLINE_EXCEEDED" if exchange.call.deadline.passed else "CANCELLED"
-    return "UNKNOWN"
 
 
 def observing(calls: Calls, tally: Tally, refusals: Refusals, access: AccessLog | None = None) -> Middleware:

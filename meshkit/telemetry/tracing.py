@@ -37,8 +37,7 @@ from meshkit import metadata
 from meshkit.call import Trace, current_scope, scoped
 from meshkit.errors import MeshError
 from meshkit.pipeline import Exchange, Handler, Middleware
-from meshkit.telemetry.calls import FAULTS, OTHER
-from meshkit.telemetry.observing import outcome
+from meshkit.telemetry.calls import FAULTS, OTHER, outcome
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from meshkit import DeadlineExceeded, FailedPrecondition, MeshError, NotFound, Unavailable
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.context import (
     MeshPort,
     Resources,
@@ -34,7 +35,7 @@ from reference_services.worker.ledger import Ledger
 from reference_services.worker.liveness import Liveness
 from reference_services.worker.storage import Records
 from reference_services.worker.watch import Watchers
-from reference_services.worker.workflow import Catalogue, Failure, Json, State, Workflow
+from reference_services.worker.workflow import Failure, Json, State, Workflow
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

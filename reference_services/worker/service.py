@@ -11,6 +11,7 @@ from meshkit.config import ConfigError, Problem, Wrong
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.paging import PageTokens, page_size
 from reference_services.worker import messages
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
@@ -18,7 +19,6 @@ from reference_services.worker.engine import Order, WorkflowEngine
 from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.sqlite.opening import open_sqlite
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue
 
 HARVESTER = "reference_services.worker.harvester.workflows"
 """The module of the workflows that every worker runs."""

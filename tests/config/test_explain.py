@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from meshkit.config import Explained, SharedConfig, explain
-from meshkit.config.explain import show
+from meshkit.config.explained import show
 from meshkit.config.state import SECRET_FILE
 from tests.certificates import Signer
 from tests.config.samples import OTHER, SECRET, BrainConfig

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshkit.measuring import of_process
+from meshkit.measuring.replicas import of_process
 from meshkit.telemetry.page import MetricsPage
 from meshkit.telemetry.prometheus import prometheus_name
 from meshkit.testing import LocalMesh

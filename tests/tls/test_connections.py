@@ -165,7 +165,7 @@ async def test_a_server_that_shows_the_wrong_certificate_is_not_called(
 ) -> None:
     other = Signer()
     monkeypatch.setattr(
-        "meshkit.replica.check_serving", lambda config, name: []
+        "meshkit.parts.check_serving", lambda config, name: []
     )  # it would not start by itself
     monkeypatch.setattr("meshkit.config.tls.faults", lambda *facts, **others: iter(()))
     theirs = server(tmp_path, authority, shown(authority, other))

@@ -13,13 +13,14 @@ from google.protobuf.struct_pb2 import Struct
 from meshkit import Call, InvalidArgument, MeshError, NotFound
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
+from reference_services.worker.catalogue import Catalogue, workflow
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.ledger import Ledger
 from reference_services.worker.service import HARVESTER, Worker, open_engine
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue, State, Workflow, workflow
+from reference_services.worker.workflow import State, Workflow
 
 ACME, RIVAL = Call.for_test(tenant="acme"), Call.for_test(tenant="rival")
 
