@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -80,6 +81,23 @@ async def test_a_method_stays_a_function_that_a_unit_test_calls() -> None:
         """Fits."""
 
     assert (await Greeter().greet(pb.GreetRequest(name="Ada"), Call.for_test(tenant="acme"))).text == "Ada"
+
+
+async def test_what_is_there_while_a_service_runs_is_told_of_before() -> None:
+    class Greeter(Good, CUService, contract=CONTRACT):
+        phrases = resource(asynccontextmanager(Good.greet_many))  # type: ignore[arg-type]
+
+    service: Any = Greeter()
+    for name in ("config", "mesh", "instance", "live"):
+        with pytest.raises(
+            AttributeError, match=rf"Greeter\.{name} is there while the service runs; a unit test"
+        ):
+            getattr(service, name)
+    with pytest.raises(AttributeError, match=r"resource Greeter\.phrases is not open"):
+        _ = service.phrases
+    with pytest.raises(AttributeError, match="'Greeter' object has no attribute 'nothing'"):
+        _ = service.nothing
+    assert not hasattr(service, "mesh")
 
 
 def test_a_subclass_may_override_a_method_and_is_bound_anew() -> None:
