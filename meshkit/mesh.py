@@ -91,15 +91,20 @@ class Mesh:
     def from_env(cls, *, name: str = "") -> Mesh:
         """The mesh that the environment describes, for a program that calls services and is none.
 
+        What the mesh logs goes to standard error, unless the program has set up structlog.
+
         Args:
             name: Name under which it calls; `SERVICE_NAME` by default.
 
         Raises:
             ConfigError: With everything that is wrong with the settings.
         """
-        from meshkit.config import SharedConfig
+        from meshkit.config import SharedConfig, known_secrets
+        from meshkit.telemetry.logs import configure_where_none
 
-        return cls(SharedConfig.load(), name=name)
+        config = SharedConfig.load()
+        configure_where_none(config.log_level.value, json=config.log_json, secret=known_secrets(config))
+        return cls(config, name=name)
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,7 +196,12 @@ class Mesh:
         return client(MeshInvoker(self._caller(service or service_name(contract.name), permissions, choices)))
 
     def scope(
-        self, *, tenant: str = "", criticality: Criticality | None = None, as_self: bool | None = None
+        self,
+        *,
+        tenant: str = "",
+        criticality: Criticality | None = None,
+        as_self: bool | None = None,
+        detached: bool = False,
     ) -> AbstractContextManager[None]:
         """Sets what calls carry that are made within the block.
 
@@ -199,8 +209,11 @@ class Mesh:
             tenant: For which tenant.
             criticality: How much they matter to a service that must turn some away.
             as_self: Whether to call as this service alone, not on behalf of whoever called it.
+            detached: Whether it is work that goes on when the call that is being served has been answered, such as a
+                task that it starts: its deadline does not count, and calls are made as this service alone. Tenant,
+                criticality and trace stay.
         """
-        return scoped(tenant=tenant, criticality=criticality, as_self=as_self)
+        return scoped(tenant=tenant, criticality=criticality, as_self=as_self, detached=detached)
 
     def traced(self, name: str, *, parent: str = "") -> AbstractContextManager[None]:
         """Makes the calls within the block one trace: work that is no call, such as a workflow or a job of one's own.
