@@ -20,6 +20,12 @@ from reference_services.brain.fusion import Ranked
 Vector = npt.NDArray[np.float32]
 """One vector, of length 1."""
 
+Between = tuple[int | None, int | None]
+"""From when on and until before when; None: without a bound."""
+
+After = tuple[int, str] | None
+"""Time and id of the last row of the page before; None: this is the first."""
+
 
 class Stored(NamedTuple):
     """What is known of a stored cell without reading it."""
@@ -198,8 +204,8 @@ class Memory(Protocol):
         self,
         tenant: str,
         session_id: str,
-        between: tuple[int | None, int | None],
-        after: tuple[int, str] | None,
+        between: Between,
+        after: After,
         limit: int,
     ) -> list[pb.Episode]:
         """Episodes, newest first, from behind (time, id) `after`."""
@@ -239,8 +245,8 @@ class Traces(Protocol):
         tenant: str,
         session_id: str,
         agent_id: str,
-        between: tuple[int | None, int | None],
-        after: tuple[int, str] | None,
+        between: Between,
+        after: After,
         limit: int,
     ) -> list[pb.Trace]:
         """Traces, newest first, from behind (time, id) `after`."""

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from meshkit import InvalidArgument
+from meshkit.config import Wrong
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.workflow import Json
 
@@ -90,14 +91,14 @@ class Catalogue:
         definitions: The workflows.
 
     Raises:
-        ValueError: Two have the same name.
+        Wrong: Two have the same name.
     """
 
     def __init__(self, definitions: Iterable[Definition]) -> None:
         self._by_name: dict[str, Definition] = {}
         for definition in definitions:
             if definition.name in self._by_name:
-                raise ValueError(f"two workflows are called {definition.name!r}: rename one")
+                raise Wrong(f"two workflows are called {definition.name!r}", "rename one")
             self._by_name[definition.name] = definition
 
     @classmethod
@@ -105,7 +106,7 @@ class Catalogue:
         """The workflows declared in these modules, given as modules or by dotted name.
 
         Raises:
-            ValueError: A module cannot be imported, declares none, or two workflows have the same name.
+            Wrong: A module cannot be imported, declares none, or two workflows have the same name.
         """
         return cls([found for module in modules for found in _declared(module)])
 
@@ -134,12 +135,12 @@ def _declared(module: ModuleType | str) -> list[Definition]:
         try:
             module = importlib.import_module(module)
         except ImportError as error:
-            raise ValueError(f"WORKER_MODULES: {module} cannot be imported: {error}") from error
+            raise Wrong(f"{module} cannot be imported ({error})", "mend the name, or install it") from error
     found = [
         value.__meshkit_workflow__
         for value in vars(module).values()
         if hasattr(value, "__meshkit_workflow__") and value.__module__ == module.__name__
     ]
     if not found:
-        raise ValueError(f"WORKER_MODULES: {module.__name__} declares no @workflow")
+        raise Wrong(f"{module.__name__} declares no @workflow", "name the module that does")
     return found

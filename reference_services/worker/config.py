@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_path
+from meshkit.config import DatabaseUrl, SharedConfig, Wrong, is_postgresql_url, sqlite_path
 
 
 class WorkerConfig(SharedConfig):
@@ -62,7 +62,7 @@ class WorkerConfig(SharedConfig):
     def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
         relative = [root for root in roots if not Path(root).is_absolute()]
         if relative:
-            raise ValueError(f"{relative[0]!r} is not absolute; write whole paths")
+            raise Wrong(f"{relative[0]!r} is not absolute", "write whole paths")
         return roots
 
     @property

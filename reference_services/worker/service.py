@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from meshkit import Call, CUService, FailedPrecondition, every, resource, rpc
+from meshkit.config import ConfigError, Problem, Wrong
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.paging import PageTokens, page_size
 from reference_services.worker import messages
@@ -47,9 +48,16 @@ def _open_postgres(config: WorkerConfig) -> AbstractAsyncContextManager[Storage]
 
 @asynccontextmanager
 async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
-    """The engine with all that its workflows use, from the worker's settings."""
+    """The engine with all that its workflows use, from the worker's settings.
+
+    Raises:
+        ConfigError: A module that they name has no workflows, or cannot be had.
+    """
     config = worker.config
-    catalogue = Catalogue.of((HARVESTER, *config.worker_modules))
+    try:
+        catalogue = Catalogue.of((HARVESTER, *config.worker_modules))
+    except Wrong as wrong:
+        raise ConfigError([Problem("WORKER_MODULES", wrong.what, wrong.mend)]) from None
     executor = worker.instance.instance_id
     harvests = HarvestOptions(
         roots=config.harvest_roots,
