@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshkit.config import ConfigError, Live, Problem
@@ -13,7 +12,6 @@ from meshkit.instance import Instance, new_instance_id
 from meshkit.jobs import Runs
 from meshkit.lifecycle import Lifecycle
 from meshkit.mesh import Mesh
-from meshkit.pipeline import compose
 from meshkit.resilience.admission import Admission
 from meshkit.resources import Opener, Resources
 from meshkit.security.assembly import guard_of, own_ring_of, rekey
@@ -92,7 +90,7 @@ class Parts:
             draining=self.lifecycle.draining,
             shares_port=shares_port,
             connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
-            around=partial(compose, self.observer.layers()),
+            around=self.observer.layer(),
         )
         self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
         self.service = kind(config=config, mesh=self.mesh)

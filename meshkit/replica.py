@@ -8,6 +8,7 @@ import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ import structlog
 from meshkit.inspection import inspection_of
 from meshkit.instance import Instance, State
 from meshkit.jobs import repeat
-from meshkit.measuring.calling import of_mesh
-from meshkit.measuring.replicas import of_replica
+from meshkit.measuring import of_replica
+from meshkit.outbound import of_mesh
 from meshkit.parts import Parts
 from meshkit.readiness import depend, look_after
 from meshkit.reflection import reflection_of
@@ -69,6 +70,20 @@ class Replica(Parts):
             started_at=time.time(),
             contracts=(self.kind.definition.contract.full_name,),
         )
+
+    def shows_metrics(self, port: int) -> None:
+        """Has others told where its page for Prometheus is, once it registers.
+
+        Args:
+            port: The page's port, on `METRICS_HOST`.
+        """
+        assert self.instance is not None
+        host = self.config.metrics_host
+        if host in _ALL_ADDRESSES:
+            host = self.instance.address.rpartition(":")[0]
+        elif ":" in host:
+            host = f"[{host}]"
+        self.instance = self.service.instance = replace(self.instance, metrics=f"{host}:{port}")
 
     async def start(self) -> None:
         """Opens the resources, registers and serves. What was begun is undone when it fails.

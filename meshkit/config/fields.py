@@ -289,7 +289,7 @@ class SharedFields(BaseModel):
         ge=0,
         le=65535,
         description="TCP port of a page of metrics for Prometheus, one for all services of the process, in plain text "
-        "and for anybody who reaches it; 0: none.",
+        "and for anybody who reaches it; a free one where another replica has it, which the registry tells; 0: none.",
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

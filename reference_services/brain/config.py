@@ -31,6 +31,12 @@ class BrainConfig(SharedConfig):
         le=65536,
         description="Memory in MiB for vectors of the tenants asked for last, in a replica; with SQLite only.",
     )
+    brain_trace_days: int = Field(
+        default=90,
+        ge=0,
+        le=36500,
+        description="Days for which the trace of an agent's run is kept after its beginning; 0 keeps all.",
+    )
     brain_embedder: Literal["hashing", "openai"] = Field(
         default="hashing",
         description="What makes the vectors: `hashing` is built in, `openai` any OpenAI-compatible endpoint.",

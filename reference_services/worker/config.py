@@ -40,6 +40,12 @@ class WorkerConfig(SharedConfig):
     worker_polling_s: float = Field(
         default=0.2, ge=0.05, le=5, description="Seconds between two looks for new work."
     )
+    worker_retention_days: int = Field(
+        default=30,
+        ge=0,
+        le=36500,
+        description="Days for which a workflow is kept after its end, and its idempotency key is known; 0 keeps all.",
+    )
     harvest_roots: tuple[str, ...] = Field(
         default=(),
         description="Absolute folders from which product feeds may be read; empty refuses all feeds.",

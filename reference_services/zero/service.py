@@ -68,7 +68,7 @@ class Zero(CUService, contract=pb.DESCRIPTOR.services_by_name["ZeroService"], po
     """Takes personal data out of texts, and puts them back."""
 
     config: ZeroConfig
-    privacy = resource(open_privacy)
+    privacy = resource(open_privacy, check=Privacy.check)
 
     @rpc(permission="zero:mask", timeout=10.0)
     async def anonymize(self, request: pb.AnonymizeRequest, call: Call) -> pb.AnonymizeResponse:

@@ -14,8 +14,8 @@ from pathlib import Path
 from meshkit import Mesh
 from meshkit.balancing.peak_ewma import PeakEwma
 from meshkit.discovery.redis import RedisRegistry
-from meshkit.measuring.calling import of_mesh
-from meshkit.measuring.replicas import of_replica
+from meshkit.measuring import of_replica
+from meshkit.outbound import of_mesh
 from meshkit.replica import Replica
 from meshkit.telemetry.calls import Calls
 from meshkit.telemetry.figures import Family

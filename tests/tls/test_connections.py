@@ -37,11 +37,6 @@ def registry() -> MemoryRegistry:
     return MemoryRegistry()
 
 
-@pytest.fixture
-def authority() -> Signer:
-    return Signer()
-
-
 def server(folder: Path, authority: Signer, own: Signed | None = None, **others: Any) -> SharedConfig:
     files = Files(folder / "server").write(authority, own or authority.service("probe"))
     return SharedConfig(**settings(files, **others))

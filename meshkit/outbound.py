@@ -36,19 +36,23 @@ class Calling(Protocol):
 
 def of_mesh(mesh: Calling) -> Iterator[Family]:
     """What is called over a mesh, and how the services look from here."""
-    calls = [
-        durations(
-            "rpc.client.call.duration", "How long calls took, with all attempts.", each, server__address=name
-        )
-        for name, each in list(mesh.calls.items())
-    ]
-    yield from merged(({}, [family]) for family in calls)
+    yield from of_calls(mesh.calls)
     budget = mesh.budget
     yield one("meshkit.retries", "counter", "{attempt}", "Attempts that were made once more.", budget.retries)
     yield one("meshkit.hedges", "counter", "{attempt}", "Attempts made beside one under way.", budget.hedges)
     left = budget.balance()
     yield one("meshkit.budget", "gauge", "{attempt}", "Retries and hedges that may still be made.", left)
     yield from merged(({"target": name}, _of_pool(pool)) for name, pool in list(mesh.pools.items()))
+
+
+def of_calls(calls: Mapping[str, Calls]) -> list[Family]:
+    """The calls that are made, by service."""
+    what = "How long calls took, with all attempts."
+    each = [
+        durations("rpc.client.call.duration", what, made, server__address=name)
+        for name, made in list(calls.items())
+    ]
+    return merged(({}, [family]) for family in each)
 
 
 def _of_pool(pool: EndpointPool) -> Iterator[Family]:

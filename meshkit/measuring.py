@@ -1,17 +1,15 @@
-"""What a replica and a process have to show: their figures, read from where they stand when somebody asks."""
+"""What the replicas of a process have to show: their figures, read from where they stand when somebody asks."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshkit.inbound import of_observer, of_this_process
 from meshkit.instance import State
-from meshkit.measuring.calling import of_mesh, one
-from meshkit.telemetry.figures import Family, durations, merged
+from meshkit.outbound import of_mesh, one
+from meshkit.telemetry.figures import Family, merged
 
 if TYPE_CHECKING:
     from meshkit.parts import Parts
@@ -25,13 +23,13 @@ def of_process(replicas: Iterable[Parts]) -> list[Family]:
     each = [
         ({"service": replica.name}, [*of_replica(replica), *of_mesh(replica.mesh)]) for replica in replicas
     ]
-    return [*merged(each), *_process()]
+    return [*merged(each), *of_this_process()]
 
 
 def of_replica(replica: Parts) -> Iterator[Family]:
     """What a replica serves, and how it is."""
-    observer, admission = replica.observer, replica.admission
-    yield durations("rpc.server.call.duration", "How long calls took that were served.", observer.calls)
+    yield from of_observer(replica.observer)
+    admission = replica.admission
     info = Family("meshkit.instance.info", "gauge", "{instance}", "Who this is; always 1.")
     facts = {"instance_id": replica.instance_id, "version": replica.config.service_version}
     info.add(1, **facts, zone=replica.config.zone, namespace=replica.config.namespace)
@@ -47,14 +45,6 @@ def of_replica(replica: Parts) -> Iterator[Family]:
     running.add(admission.streams, kind="stream")
     yield running
     yield one("meshkit.calls.limit", "gauge", "{call}", "Calls of each kind served at most.", admission.limit)
-    refusals = Family(
-        "meshkit.refusals", "counter", "{call}", "Calls refused before the service's own code saw them."
-    )
-    for reason, count in list(observer.refusals.counts.items()):
-        refusals.add(count, reason=reason)
-    yield refusals
-    shed = observer.refusals.shed
-    yield one("meshkit.sheds", "counter", "{call}", "Calls refused for want of room.", shed)
     late = replica.admission.lag.lately
     yield one("meshkit.loop.lag", "gauge", "s", "By how much the event loop was late at most, of late.", late)
     if (age := replica.lease_age()) is not None:
@@ -70,12 +60,3 @@ def _certificates(replica: Parts) -> Family:
         if files is not None and (leaf := files.material.leaf) is not None:
             family.add(leaf.not_after - time.time(), side=files.use.name.lower())
     return family
-
-
-def _process() -> Iterator[Family]:
-    used = time.process_time()
-    yield one("process.cpu.time", "counter", "s", "Processor time of this process.", used)
-    with suppress(OSError, ValueError):  # no /proc here
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        memory = pages * os.sysconf("SC_PAGE_SIZE")
-        yield one("process.memory.usage", "gauge", "By", "Memory of this process that is in use.", memory)
