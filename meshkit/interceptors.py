@@ -37,10 +37,10 @@ from meshkit.balancing.attempting import attempt
 from meshkit.balancing.endpoint import Endpoint
 from meshkit.call import Call, current_scope
 from meshkit.errors import PermissionDenied
+from meshkit.inbound import of_observer, of_this_process
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
-from meshkit.measuring.calling import of_calls
-from meshkit.measuring.serving import of_observer, of_this_process
 from meshkit.mesh import shielded_of
+from meshkit.outbound import of_calls
 from meshkit.pipeline import Exchange, Handler, Method, Middleware, compose
 from meshkit.redis.tasks import end
 from meshkit.security.assembly import guard_of, realm_of, tokens_of

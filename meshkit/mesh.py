@@ -16,8 +16,8 @@ from meshkit.client import Client
 from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
-from meshkit.measuring.calling import of_mesh
 from meshkit.naming import service_name
+from meshkit.outbound import of_mesh
 from meshkit.pipeline import Middleware
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience

@@ -17,8 +17,8 @@ import structlog
 from meshkit.inspection import inspection_of
 from meshkit.instance import Instance, State
 from meshkit.jobs import repeat
-from meshkit.measuring.calling import of_mesh
-from meshkit.measuring.replicas import of_replica
+from meshkit.measuring import of_replica
+from meshkit.outbound import of_mesh
 from meshkit.parts import Parts
 from meshkit.readiness import depend, look_after
 from meshkit.reflection import reflection_of

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from meshkit.cli.output import ExitCode, Failure, note, say
+from meshkit.cli.output import ExitCode, Failure, say
 
 if TYPE_CHECKING:
     import typer
@@ -147,5 +147,7 @@ def _known(error: Exception) -> ExitCode | None:
 
 
 def _end(message: str, code: int) -> None:
-    note(f"meshkit: {message}")
+    from meshkit.config.journal import complain
+
+    complain(f"meshkit: {message}")
     sys.exit(code)

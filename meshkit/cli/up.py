@@ -94,7 +94,7 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
     Raises:
         Failure: A word makes no sense.
     """
-    from meshkit.cli.scaling import no_such_service
+    from meshkit.cli.changing import no_such_service
 
     counts = counts_of(word for word in [*scale, *words] if "=" in word)
     named = [word for word in words if "=" not in word]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -39,13 +39,24 @@ def check_consistency(config: SharedFields) -> list[Problem]:
         )
         mend = "unset it, and have Shield know the projects: `meshkit shield projects`; or unset CU_SHIELD_GRPC_URL"
         problems.append(Problem("CU_PROJECT_KEYS_FILE", what, mend))
-    if config.health_port and config.health_port == config.grpc_port:
-        what = f"{config.health_port} is GRPC_PORT already"
-        problems.append(Problem("CU_HEALTH_PORT", what, "give it another port, or unset it"))
+    problems += _check_ports(config)
     problems += tls.check_settings(config)
     if config.env is Environment.LOCAL and (missing := missing_secret(config)):
         problems.append(missing)
     return problems
+
+
+def _check_ports(config: SharedFields) -> Iterator[Problem]:
+    """The ports that are wanted twice; 0 is any free one, or none."""
+    wanted = {
+        "GRPC_PORT": config.grpc_port,
+        "CU_HEALTH_PORT": config.health_port,
+        "METRICS_PORT": config.metrics_port,
+    }
+    owners: dict[int, str] = {}
+    for setting, port in wanted.items():
+        if port and (owner := owners.setdefault(port, setting)) != setting:
+            yield Problem(setting, f"{port} is {owner} already", "give it another port, or unset it")
 
 
 def missing_secret(config: SharedFields) -> Problem | None:

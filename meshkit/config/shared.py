@@ -146,6 +146,8 @@ class SharedConfig(SharedFields):
     )
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and "\0" in str(value):
+            raise Wrong("it has a zero byte in it", "write the path of a file or folder")
         return None if value is None else state.absolute(value)
 
     @field_serializer("*", mode="wrap")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SLIP = 2
 _NOT_SETTINGS = frozenset({"CU_CONFIG_FILE"})
 _SERVICE_LINK = "_SERVICE_HOST"
+_OURS = "names of the form CU_* are meshkit's: unset it; `meshkit config explain` shows all there are"
 
 
 def known_names(config_class: type[SharedConfig]) -> frozenset[str]:
@@ -73,5 +74,5 @@ def _mend(name: str, known: frozenset[str], *, strict: bool, file: bool) -> str:
     close, distance = nearest(upper, known)
     hint = f"did you mean {close}?"
     if upper.startswith("CU_"):
-        return hint if distance <= len(upper) // 3 else f"names of the form CU_* are meshkit's; {hint}"
+        return hint if distance <= len(upper) // 3 else _OURS
     return hint if strict or distance <= _SLIP else ""

@@ -71,6 +71,8 @@ def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
         return str(cause), ""
     if kind in _BOUNDS:
         return f"{value} is out of range", mend
+    if kind.endswith("too_long"):
+        return f"{value} is too long", mend
     if kind in ("enum", "literal_error"):
         return f"{value} is none of its values", mend
     if expected := _EXPECTED.get(kind.partition("_")[0]):
@@ -84,11 +86,17 @@ def _suggest(field: str, config_class: type[SharedFields]) -> str:
 
 
 def _secret_texts(config_class: type[SharedFields], values: Mapping[str, Any]) -> Iterator[str]:
-    """Secret texts, whole and in parts, that a validator of somebody else's might have quoted."""
+    """Secret texts, whole and in parts, that a validator of somebody else's might have quoted.
+
+    What the setting's description says is no secret, such as the usual port of a Redis.
+    """
     for field, value in values.items():
         info = config_class.model_fields.get(field)
         if info is not None and is_secret_type(info.annotation):
-            yield from (part for part in _parts(value) if len(part) >= _SHORTEST_SCRUBBED)
+            said = info.description or ""
+            yield from (
+                part for part in _parts(value) if len(part) >= _SHORTEST_SCRUBBED and part not in said
+            )
         elif isinstance(value, str):
             yield from (part for part in credentials_of(value) if len(part) >= _SHORTEST_SCRUBBED)
 

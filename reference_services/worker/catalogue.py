@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from meshkit import InvalidArgument
+from meshkit.config import Wrong
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.workflow import Json
 
@@ -18,6 +19,9 @@ Body: TypeAlias = Callable[[WorkflowContext, Json], Awaitable[Json]]
 
 Check: TypeAlias = Callable[[Json, Resources], Awaitable[None]]
 """Looks at arguments before a workflow is accepted; raises a `MeshError` where they will not do."""
+
+Forget: TypeAlias = Callable[[str, Sequence[str], Resources], Awaitable[None]]
+"""Lets go of what some workflows of a tenant, given by their ids, have left in the world to be found by their ids."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -32,15 +36,19 @@ class Definition:
         body: The coroutine function that is it.
         check: Looks at the arguments before it is accepted; None accepts any.
         internal: Whether only other workflows may start it.
+        forget: Lets go of what it has left by its id; None where that is nothing.
     """
 
     name: str
     body: Body
     check: Check | None = None
     internal: bool = False
+    forget: Forget | None = None
 
 
-def workflow(name: str, *, check: Check | None = None, internal: bool = False) -> Callable[[F], F]:
+def workflow(
+    name: str, *, check: Check | None = None, internal: bool = False, forget: Forget | None = None
+) -> Callable[[F], F]:
     """Declares an `async def` function as a workflow; the function itself stays as it is.
 
     A module named in `WORKER_MODULES` brings its workflows to the worker:
@@ -60,6 +68,8 @@ def workflow(name: str, *, check: Check | None = None, internal: bool = False) -
         check: Looks at the arguments before a workflow is accepted; raises a `MeshError` where they will not
             do.
         internal: Whether only other workflows may start it.
+        forget: Called before workflows that ended `WORKER_RETENTION_DAYS` ago are forgotten, maybe more than once: an
+            idempotency key may come again then, and with it the id. So marks of effects that bear the id must go.
 
     Raises:
         ValueError: The name is not well-formed.
@@ -68,7 +78,7 @@ def workflow(name: str, *, check: Check | None = None, internal: bool = False) -
         raise ValueError(f"workflow name {name!r} is not {_NAME.pattern}")
 
     def decorate(function: F) -> F:
-        function.__meshkit_workflow__ = Definition(name, function, check, internal)  # type: ignore[attr-defined]
+        function.__meshkit_workflow__ = Definition(name, function, check, internal, forget)  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -81,14 +91,14 @@ class Catalogue:
         definitions: The workflows.
 
     Raises:
-        ValueError: Two have the same name.
+        Wrong: Two have the same name.
     """
 
     def __init__(self, definitions: Iterable[Definition]) -> None:
         self._by_name: dict[str, Definition] = {}
         for definition in definitions:
             if definition.name in self._by_name:
-                raise ValueError(f"two workflows are called {definition.name!r}: rename one")
+                raise Wrong(f"two workflows are called {definition.name!r}", "rename one")
             self._by_name[definition.name] = definition
 
     @classmethod
@@ -96,7 +106,7 @@ class Catalogue:
         """The workflows declared in these modules, given as modules or by dotted name.
 
         Raises:
-            ValueError: A module cannot be imported, declares none, or two workflows have the same name.
+            Wrong: A module cannot be imported, declares none, or two workflows have the same name.
         """
         return cls([found for module in modules for found in _declared(module)])
 
@@ -125,12 +135,12 @@ def _declared(module: ModuleType | str) -> list[Definition]:
         try:
             module = importlib.import_module(module)
         except ImportError as error:
-            raise ValueError(f"WORKER_MODULES: {module} cannot be imported: {error}") from error
+            raise Wrong(f"{module} cannot be imported ({error})", "mend the name, or install it") from error
     found = [
         value.__meshkit_workflow__
         for value in vars(module).values()
         if hasattr(value, "__meshkit_workflow__") and value.__module__ == module.__name__
     ]
     if not found:
-        raise ValueError(f"WORKER_MODULES: {module.__name__} declares no @workflow")
+        raise Wrong(f"{module.__name__} declares no @workflow", "name the module that does")
     return found

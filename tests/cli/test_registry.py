@@ -4,7 +4,6 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,6 @@ OLD = "old:" + base64.urlsafe_b64encode(b"o" * 32).decode()
 NEW = "new:" + base64.urlsafe_b64encode(b"n" * 32).decode()
 INSTANCES = "contextunity:{brain}:instances"
 PROJECTS = "contextunity:projects"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
 
 
 def open_registry(server: LocalServer, keys: str) -> RedisRegistry:

@@ -131,7 +131,7 @@ def running(folder: Path) -> Iterator[Engine]:
     Raises:
         RuntimeError: This machine cannot have one; the message says what it lacks.
     """
-    cache = prepared()
+    cache = prepared("install", "images")
     settings = folder / "client"
     settings.mkdir()
     (settings / "cli-plugins").symlink_to(cache / "cli-plugins")
@@ -167,9 +167,9 @@ def running(folder: Path) -> Iterator[Engine]:
         daemon.wait(60)
 
 
-def prepared() -> Path:
-    """Has the script install an engine and make images; gives the folder that it keeps them in."""
-    for work in ("install", "images"):
+def prepared(*works: str) -> Path:
+    """Has the script install programs and make root file systems; gives the folder that it keeps them in."""
+    for work in works:
         done = subprocess.run([SCRIPT, work], stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr.strip())

@@ -30,7 +30,7 @@ NODE = ROOT / "examples" / "node" / "README.md"
 """What it needs is not always there: `tests/node` has it, and runs the page."""
 
 DEPLOY = tuple(sorted((ROOT / "docs" / "deploy").glob("*.md")))
-"""They need an engine for containers: `tests/deploy` has one, and runs each of them."""
+"""They need an engine for containers, or a machine: `tests/deploy` has both, and runs each of them."""
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *DEPLOY, *EXAMPLES)
 """All pages that the project shows to its users."""

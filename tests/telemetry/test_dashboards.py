@@ -13,7 +13,7 @@ import yaml
 
 from meshkit import Call, MeshError, SharedConfig
 from meshkit.discovery import registry_of
-from meshkit.measuring.replicas import of_process
+from meshkit.measuring import of_process
 from meshkit.telemetry.page import MetricsPage
 from meshkit.testing import LocalMesh
 from tests import prometheus

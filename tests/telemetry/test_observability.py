@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import yaml
 
-from meshkit.measuring.replicas import of_process
+from meshkit.measuring import of_process
 from meshkit.telemetry.page import MetricsPage
 from meshkit.telemetry.prometheus import prometheus_name
 from meshkit.testing import LocalMesh

@@ -14,7 +14,7 @@ import structlog
 from meshkit import PermissionDenied, Runtime
 from meshkit.config import SharedConfig
 from meshkit.discovery.memory import MemoryRegistry
-from meshkit.measuring.replicas import of_process
+from meshkit.measuring import of_process
 from meshkit.mesh import Mesh
 from meshkit.telemetry.calls import Histogram
 from meshkit.telemetry.figures import Family, merged

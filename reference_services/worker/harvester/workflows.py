@@ -111,7 +111,12 @@ async def check(arguments: Json, resources: Resources) -> None:
     await asyncio.to_thread(lambda: feeds.open_feed(feeds.locate(errand.feed, roots), roots).close())
 
 
-@workflow("harvest", check=check)
+async def forget(tenant: str, ids: Sequence[str], resources: Resources) -> None:
+    """Lets go of batches and rejected rows of harvests, whose ids may come again."""
+    await resources.get(Commerce).runs.forget(tenant, ids)
+
+
+@workflow("harvest", check=check, forget=forget)
 async def harvest(context: WorkflowContext, arguments: Json) -> Json:
     """Harvests a feed; see the module."""
     errand = Errand.parse(arguments)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshkit.measuring.calling import one
+from meshkit.outbound import one
 from meshkit.telemetry.figures import Family, durations
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from meshkit.inbound import of_observer, of_this_process
 from meshkit.instance import State
-from meshkit.measuring.calling import of_mesh, one
-from meshkit.measuring.serving import of_observer, of_this_process
+from meshkit.outbound import of_mesh, one
 from meshkit.telemetry.figures import Family, merged
 
 if TYPE_CHECKING:
