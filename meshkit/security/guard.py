@@ -154,7 +154,7 @@ class Guard:
         method = exchange.method
         if method.streams_requests or method.streams_replies:
             exchange.bearers = standing.bearers
-        exchange.call = exchange.call.having(**standing.facts)
+        exchange.call = exchange.call.knowing(standing.facts)
 
     async def _subject(self, headers: Headers, actor: Verified) -> Verified | None:
         """The verified token on whose behalf the actor calls, if it forwarded one."""

@@ -7,7 +7,7 @@ the token holds, no key was changed and nothing was revoked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Standing:
     """
 
     project: str
-    facts: Mapping[str, Any] = field(repr=False)
+    facts: dict[str, Any] = field(repr=False)
     bearers: tuple[Principal, ...]
     ends: float
     generation: tuple[int, int]

@@ -124,7 +124,7 @@ class Caller:
             raise _no_time(self.service, said.timeout)
         behalf = outer if outer and not scope.as_self and outer.realm == self.realm else BLANK
         headers = dict(said.metadata)
-        call = BLANK.having(
+        call = Call.of(
             service=self.service,
             method=method.path,
             tenant=self._tenant(said, scope),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, EncodeError
@@ -29,7 +28,7 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
         request: Class of the requests.
         reply: Class of the replies.
     """
-    return transcoding(partial(_decode, kind=request), partial(_encode, kind=reply))
+    return transcoding(_decoder(request), _encoder(reply))
 
 
 def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> Middleware:
@@ -75,21 +74,27 @@ def _request_late() -> MeshError:
     return DeadlineExceeded(f"the request message did not come within {REQUEST_S:g} s", reason="REQUEST_LATE")
 
 
-def _decode(raw: bytes, kind: type[Message]) -> Message:
-    try:
-        return kind.FromString(raw)
-    except DecodeError:
-        raise InvalidArgument(
-            f"the request is no {kind.DESCRIPTOR.full_name}", reason="REQUEST_MALFORMED"
-        ) from None
+def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
+    def decode(raw: bytes) -> Message:
+        try:
+            return kind.FromString(raw)
+        except DecodeError:
+            raise InvalidArgument(
+                f"the request is no {kind.DESCRIPTOR.full_name}", reason="REQUEST_MALFORMED"
+            ) from None
+
+    return decode
 
 
-def _encode(message: Any, kind: type[Message]) -> bytes:
-    if not isinstance(message, kind):
-        raise TypeError(
-            f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}"
-        )
-    try:
-        return message.SerializeToString()
-    except EncodeError as error:
-        raise Internal("the reply cannot be serialized") from error
+def _encoder(kind: type[Message]) -> Callable[[Any], bytes]:
+    def encode(message: Any) -> bytes:
+        if not isinstance(message, kind):
+            raise TypeError(
+                f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}"
+            )
+        try:
+            return message.SerializeToString()
+        except EncodeError as error:
+            raise Internal("the reply cannot be serialized") from error
+
+    return encode
