@@ -89,10 +89,11 @@ class Guard:
                     if demand.permission:
                         raise
                     return next(exchange)
-                self._demand_proof(proof)
-                if proof is not None:
-                    if standing.checker is None:
-                        return examined(exchange)
+                if proof is None:
+                    self._do_without_proof()
+                elif standing.checker is None:
+                    return examined(exchange)
+                else:
                     self._check_address(exchange.headers, proof)
                 self._let_in(exchange, standing, proof)
                 return next(exchange)
@@ -118,7 +119,8 @@ class Guard:
             if demand.permission:
                 raise
             return None  # the method is public: a caller whose token does not hold is anybody
-        self._demand_proof(proof)
+        if proof is None:
+            self._do_without_proof()
         criticality, tenant = _criticality(headers), _tenant(headers, demand)
         if proof is not None:
             self._check_address(headers, proof)
@@ -187,8 +189,8 @@ class Guard:
         proof.check_fresh(self.clock(), self.skew)
         return proof
 
-    def _demand_proof(self, proof: Proof | None) -> None:
-        if proof is None and self.mode == "required":
+    def _do_without_proof(self) -> None:
+        if self.mode == "required":
             raise Unauthenticated("the call carries no x-cu-proof", reason="PROOF_MISSING")
 
     def _check_address(self, headers: Headers, proof: Proof) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
 
@@ -86,6 +86,9 @@ class Said:
             first_message_timeout,
             idle_timeout,
         )
+
+
+NOTHING_SAID: Final = Said()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,8 @@ def checked_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str 
 
 def said(options: CallOptions) -> Said:
     """What the options of a typed client's call say."""
+    if not options:
+        return NOTHING_SAID
     unknown = set(options) - CallOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"no such call option: {', '.join(sorted(unknown))}")
