@@ -62,7 +62,9 @@ def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) 
     return wrap
 
 
-def _decoding(receive: Callable[[], Awaitable[Any]], decode: Callable[[bytes], Any]) -> Callable[[], Awaitable[Any]]:
+def _decoding(
+    receive: Callable[[], Awaitable[Any]], decode: Callable[[bytes], Any]
+) -> Callable[[], Awaitable[Any]]:
     async def receive_message() -> Any:
         raw = await receive()
         return END if raw is END else decode(raw)

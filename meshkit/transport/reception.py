@@ -173,9 +173,7 @@ class _Served:
         return Exchange(method, call, receive, send, None, headers, {}, context)
 
     async def _abort(self, context: Context, error: MeshError) -> None:
-        await context.abort(
-            code_of(error), text_of(error), (self._reception.answered, *trailers_of(error))
-        )
+        await context.abort(code_of(error), text_of(error), (self._reception.answered, *trailers_of(error)))
 
 
 class _Single(_Served):
