@@ -20,7 +20,7 @@ help:
 	@echo "make test-lowest                 the tests with the lowest version of each dependency that is allowed"
 	@echo "make test-soak                   minutes of load: no growth in tasks, descriptors, memory"
 	@echo "make test-node                   a client for Node against brain and Shield, as docs/wire.md says"
-	@echo "make test-deploy                 the containers for real: built, scaled, killed, cut off, misconfigured (root, Debian)"
+	@echo "make test-deploy                 containers and systemd for real: scaled, killed, cut off, misconfigured (root, Debian)"
 	@echo "make fuzz                        a million inputs for all that parses what comes from outside"
 	@echo "make bench                       the overhead of the mesh beside bare grpc.aio"
 	@echo "make bench-discovery             how fast changes reach the watchers, and what the registry costs"

@@ -21,6 +21,9 @@ log = structlog.get_logger("meshkit.supervisor")
 KILL_AFTER_S = 8.0
 """Seconds beyond its drain that a replica has to end by itself."""
 
+ABORT_S = 2.0
+"""Seconds that a process which hangs has to say where (SIGABRT) before it is killed."""
+
 _serials = count(1)
 """Numbers of sockets, each of which is one process's."""
 
@@ -182,6 +185,15 @@ class Child:
         return self.serving and self._listening is not None and self._listening.ready
 
     @property
+    def outdated(self) -> bool:
+        """Whether the process says that it refused the settings that it read last."""
+        return self._listening is not None and self._listening.outdated
+
+    def has_read_settings(self, since: float) -> bool:
+        """Whether the process has read its settings since a time (`time.monotonic()`), as far as it serves."""
+        return not self.serving or (self._listening is not None and self._listening.settled_at >= since)
+
+    @property
     def status(self) -> str:
         """What the process says of itself, for people."""
         return self._listening.status if self._listening is not None else ""
@@ -275,13 +287,16 @@ class Child:
             raise
 
     async def _kill_when_hung(self) -> None:
-        """Kills the process when its event loop gives no sign of life any more; not before it has given one."""
+        """Ends the process when its event loop gives no sign of life any more; not before it has given one."""
         if not self._restarts.hung or (listening := self._listening) is None:
             return
         while True:
             await asyncio.sleep(self._restarts.hung / 4)
             if listening.is_silent(self._restarts.hung):
                 log.error("killed: it hangs", replica=self.name, seconds=self._restarts.hung)
+                self.signal(signal.SIGABRT)
+                self.signal(signal.SIGCONT)
+                await asyncio.sleep(ABORT_S)
                 self.signal(signal.SIGKILL)
                 return
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from meshkit.notify import IS_READY
+from meshkit.notify import IS_OUTDATED, IS_READY
 
 MAX_BYTES = 4096
 """Length of what is heard at once; systemd hears as much."""
@@ -22,11 +23,14 @@ class Listening:
 
     Attributes:
         told: What it told last.
+        settled_at: Time (`time.monotonic()`) since when it has read its settings.
     """
 
     def __init__(self, path: Path, on_news: Callable[[], object]) -> None:
         self.path = path
         self.told: Mapping[str, str] = {}
+        self.settled_at = time.monotonic()
+        self._reads_since: float | None = None
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._heard_at: float | None = None
@@ -48,6 +52,11 @@ class Listening:
     def ready(self) -> bool:
         """Whether it says that it serves, and lacks nothing."""
         return self.serving and self.told.get(IS_READY, "1") == "1"
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it says that it refused the settings that it read last."""
+        return self.told.get(IS_OUTDATED) == "1"
 
     @property
     def status(self) -> str:
@@ -72,6 +81,14 @@ class Listening:
         self._heard_at = self._loop.time()
         lines = (line.partition("=") for line in message.decode(errors="replace").splitlines())
         told = {name: value for name, _, value in lines}
-        if "WATCHDOG" not in told:
-            self.told = told
-            self._on_news()
+        if "RELOADING" in told:
+            usec = told.get("MONOTONIC_USEC", "")
+            self._reads_since = int(usec) / 1e6 if usec.isdecimal() else time.monotonic()
+        elif "WATCHDOG" not in told:
+            self._take(told)
+
+    def _take(self, told: Mapping[str, str]) -> None:
+        self.told = told
+        if self._reads_since is not None:
+            self.settled_at, self._reads_since = self._reads_since, None
+        self._on_news()

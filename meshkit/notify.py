@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -17,6 +18,11 @@ log = structlog.get_logger("meshkit.notify")
 IS_READY = "X_MESHKIT_READY"
 """Beside systemd's own words: `1` while the process lacks nothing, for `READY=1` says only that it serves."""
 
+IS_OUTDATED = "X_MESHKIT_OUTDATED"
+"""`1` while the process goes on with settings of before, for it refused what it read since."""
+
+OUTDATED = "its new settings are refused, as the log says"
+
 
 class Notifier:
     """Tells how this process is, and gives signs of life from its event loop: one that hangs gives none.
@@ -25,12 +31,19 @@ class Notifier:
 
     Args:
         whom: Where to, and how often.
+
+    Attributes:
+        outdated: Whether settings that were read since are refused, so that those of before hold; it is told as well.
     """
 
     def __init__(self, whom: Notifying) -> None:
+        self.outdated = False
         self._whom = whom
         self._socket: socket.socket | None = None
+        self._fields: Mapping[str, str] = {}
         self._told: Mapping[str, str] = {}
+        self._is_up = False
+        self._reloading = False
         self._beating: asyncio.TimerHandle | None = None
         self._failed = False
 
@@ -61,10 +74,28 @@ class Notifier:
         tell()
 
     def tell(self, fields: Mapping[str, str]) -> None:
-        """Tells something, where it is something new."""
-        if fields != self._told:
-            self._told = dict(fields)
-            self._send(fields)
+        """Tells how it is, with a `STATUS` for people, where that is new; in the midst of a reload, when it is over."""
+        self._fields = fields
+        self._is_up = "STOPPING" not in fields and (self._is_up or "READY" in fields)
+        told = dict(fields)
+        if self.outdated:
+            told |= {"STATUS": f"{fields['STATUS']}; {OUTDATED}", IS_OUTDATED: "1"}
+        if told != self._told and not (self._reloading and self._is_up):
+            self._told = told
+            self._send(told)
+
+    def reloading(self) -> None:
+        """Tells that the settings are being read again. Whoever asked for it waits for `reloaded`."""
+        self._reloading = True
+        if self._is_up:
+            now = time.monotonic_ns() // 1000
+            self._send({"RELOADING": "1", "MONOTONIC_USEC": str(now), "STATUS": "reading its settings again"})
+
+    def reloaded(self) -> None:
+        """Tells that they were read, and how it is."""
+        self._reloading, self._told = False, {}
+        if self._fields:
+            self.tell({**self._fields, "READY": "1"} if self._is_up else self._fields)
 
     def _beat(self) -> None:
         self._send({"WATCHDOG": "1"})

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from meshkit.config import ConfigError, Environment
+from meshkit.config.notifying import Notifying
 from meshkit.config.stamps import Stamp, stamp
+from meshkit.notify import Notifier
 
 if TYPE_CHECKING:
     from meshkit.config import Change, SharedConfig
@@ -39,15 +41,18 @@ class Reloading:
     Args:
         load: Reads the settings of each service anew, all checked; raises `ConfigError`.
         replicas: The process's replicas, as far as there are any yet.
+        notifier: Tells whoever runs the process of each reload; by default nobody.
     """
 
     def __init__(
         self,
         load: Callable[[], Mapping[type[CUService], SharedConfig]],
         replicas: Callable[[], Iterable[Replica]],
+        notifier: Notifier | None = None,
     ) -> None:
         self._load = load
         self._replicas = replicas
+        self._notifier = notifier or Notifier(Notifying())
         self._asked = asyncio.Event()
         self._read: dict[Path, Stamp] = {}
         self._seen: dict[Path, Stamp] = {}
@@ -109,10 +114,15 @@ class Reloading:
         self._read = {path: before.get(path, found) for path, found in files.items()}
 
     def _again(self) -> None:
+        taken = False
+        self._notifier.reloading()
         try:
-            self.reload()
+            taken = self.reload()
         except Exception:
             log.error("settings could not be read again", exception=traceback.format_exc())
+        finally:
+            self._notifier.outdated = not taken
+            self._notifier.reloaded()
 
     def _stamps(self) -> dict[Path, Stamp]:
         return {path: stamp(path) for path in self._read}
@@ -124,6 +134,7 @@ async def kept_current(
     load: Callable[[], Mapping[type[CUService], SharedConfig]],
     replicas: Callable[[], Iterable[Replica]],
     stop: asyncio.Event,
+    notifier: Notifier,
 ) -> AsyncIterator[None]:
     """Keeps the settings of a process current for as long as the block lasts, and SIGHUP with it.
 
@@ -132,8 +143,9 @@ async def kept_current(
         load: Reads them anew; raises `ConfigError`.
         replicas: Its replicas, as far as there are any yet.
         stop: Set where the terminal is gone.
+        notifier: Tells whoever runs the process of each reload.
     """
-    reloading = Reloading(load, replicas)
+    reloading = Reloading(load, replicas, notifier)
     reloading.follow(configs.values())
     on_hangup(reloading.ask, stop.set)
     watching = asyncio.create_task(reloading.run(), name="meshkit settings")

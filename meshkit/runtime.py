@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from meshkit.config import ConfigError, Problem, SharedConfig, known_secrets
+from meshkit.config.journal import STDERR, complain
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
+from meshkit.parts import Overrides, check_tls
 from meshkit.reloading import kept_current
-from meshkit.replica import Overrides, Replica, check_tls
+from meshkit.replica import Replica
 from meshkit.telemetry.extra import missing_sdk
 from meshkit.transport.server import PortTaken
 
@@ -122,8 +125,9 @@ class Runtime:
             if self._owns_process and (telemetry := self.replicas[0].telemetry) is not None:
                 telemetry.share()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
-            if first.metrics_port:
-                await page.open(first.metrics_host, first.metrics_port)
+            if first.metrics_port and (port := await page.open(first.metrics_host, first.metrics_port)):
+                for replica in self.replicas:
+                    replica.shows_metrics(port)
             await self._start(stop)
             if self._owns_process:
                 _freeze_heap()
@@ -166,7 +170,8 @@ class Runtime:
     def run(self, *, with_parent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT; a second one cuts the drain short.
 
-        Whoever listens at `NOTIFY_SOCKET`, as systemd does, is told how it is.
+        Whoever listens at `NOTIFY_SOCKET`, as systemd does, is told how it is. A process that is aborted, as one that
+        hangs is, says where it was.
 
         Args:
             with_parent: Also end when standard input is closed: when the process that holds its other end is gone.
@@ -177,6 +182,7 @@ class Runtime:
         from meshkit.telemetry.logs import configure
 
         self._owns_process = True
+        faulthandler.enable(STDERR)
         try:
             self._configs = self.configure()  # what `serve` goes by as well
             settings = next(iter(self._configs.values()))
@@ -185,10 +191,10 @@ class Runtime:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._until_signalled(with_parent))
         except ConfigError as error:
-            sys.stderr.write(f"{error}\n")
+            complain(str(error))
             return EXIT_CONFIG
         except (PortTaken, MeshError) as error:
-            sys.stderr.write(f"{error}\n")
+            complain(str(error))
             return EXIT_FAILED
         except Exception:
             log.error("could not serve", exception=traceback.format_exc())
@@ -209,7 +215,9 @@ class Runtime:
         self._notifier = Notifier(notifying())
         self._notifier.start()
         try:
-            async with kept_current(self._configs, self.configure, lambda: self.replicas, stop):
+            async with kept_current(
+                self._configs, self.configure, lambda: self.replicas, stop, self._notifier
+            ):
                 await self.serve(stop, hurry)
         finally:
             self._notifier.close()

@@ -6,14 +6,16 @@ import asyncio
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from meshkit.child import EXIT_CONFIG, KILL_AFTER_S, Program, Restarts
+from meshkit.child import EXIT_CONFIG, KILL_AFTER_S, Child, Program, Restarts
 from meshkit.cli.control import control_socket
 from meshkit.cli.output import ExitCode
 from meshkit.cli.pidfile import is_locked, only_one
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.1
 """Seconds between two looks at the processes."""
+
+RELOAD_S = 10.0
+"""Seconds that the processes have to read their settings again, until whoever asked for it waits no longer."""
 
 _NAME = re.compile(r"run-(.+)\.sock")
 
@@ -121,14 +126,15 @@ async def _run(program: Program, config: SharedConfig, processes: int, *, with_p
     grace = config.drain_grace_s + config.drain_propagation_s + KILL_AFTER_S
     restarts = Restarts(hung=whom.watchdog_s)
     notifier = Notifier(whom)
+    reload = Reload(notifier)
     notifier.start()
     stop = asyncio.Event()
     try:
         async with Supervisor(None, restarts=restarts, grace=grace) as supervisor:
             async with _controlled(supervisor, program.service, config):
-                _heed_signals(stop, supervisor, with_parent)
+                _heed_signals(stop, supervisor, reload, with_parent)
                 supervisor.resize(program, processes)
-                code = await _until_over(stop, supervisor, program.service, notifier)
+                code = await _until_over(stop, supervisor, program.service, notifier, reload)
             notifier.tell({"STOPPING": "1", "STATUS": "draining", IS_READY: "0"})
             log.info("draining", service=program.service)
         return code
@@ -162,7 +168,38 @@ async def _controlled(supervisor: Supervisor, service: str, config: SharedConfig
             yield
 
 
-def _heed_signals(stop: asyncio.Event, supervisor: Supervisor, with_parent: bool) -> None:
+class Reload:
+    """A reload of all processes, as one that is begun and over.
+
+    Args:
+        notifier: Tells of it.
+    """
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._since: float | None = None
+
+    def begin(self, supervisor: Supervisor) -> None:
+        """Has all processes read their settings again."""
+        self._notifier.reloading()
+        self._since = time.monotonic()
+        supervisor.reload()
+
+    def look(self, children: Sequence[Child]) -> None:
+        """Ends it where all processes that serve have read them, or the time for it is over."""
+        self._notifier.outdated = any(child.outdated for child in children)
+        if self._since is None:
+            return
+        late = [child.name for child in children if not child.has_read_settings(self._since)]
+        if late and time.monotonic() - self._since < RELOAD_S:
+            return
+        if late:
+            log.warning("have not read their settings again", replicas=", ".join(late), seconds=RELOAD_S)
+        self._since = None
+        self._notifier.reloaded()
+
+
+def _heed_signals(stop: asyncio.Event, supervisor: Supervisor, reload: Reload, with_parent: bool) -> None:
     def signalled() -> None:
         if stop.is_set():
             supervisor.hurry()
@@ -171,24 +208,34 @@ def _heed_signals(stop: asyncio.Event, supervisor: Supervisor, with_parent: bool
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled)
-    on_hangup(supervisor.reload, stop.set)
+    on_hangup(partial(reload.begin, supervisor), stop.set)
     if with_parent:
         end_with_parent(loop, stop)
 
 
-async def _until_over(stop: asyncio.Event, supervisor: Supervisor, service: str, notifier: Notifier) -> int:
+async def _until_over(
+    stop: asyncio.Event, supervisor: Supervisor, service: str, notifier: Notifier, reload: Reload
+) -> int:
     """Waits until it is to stop, or no process runs any more; the exit code."""
     while not stop.is_set():
         children = supervisor.children.get(service, [])
         if all(child.ended for child in children):
             wrong = any(child.exit_code == EXIT_CONFIG for child in children)
             return ExitCode.CONFIG if wrong else ExitCode.FAILED
-        ready, serving = (sum(flags) for flags in zip(*((c.ready, c.serving) for c in children), strict=True))
-        told = {"STATUS": f"{ready} of {len(children)} ready", IS_READY: str(int(ready == len(children)))}
-        notifier.tell({"READY": "1", **told} if serving == len(children) else told)
+        reload.look(children)
+        notifier.tell(told_of(children))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), LOOK_S)
     return ExitCode.OK
+
+
+def told_of(children: Sequence[Child]) -> dict[str, str]:
+    """What is told of the processes: all of it serves when each of them does."""
+    ready = sum(child.ready for child in children)
+    wrong = ", ".join(child.name for child in children if child.ended)
+    status = f"{ready} of {len(children)} ready" + (f"; cannot run: {wrong}" if wrong else "")
+    told = {"STATUS": status, IS_READY: str(int(ready == len(children)))}
+    return {"READY": "1", **told} if all(child.serving for child in children) else told
 
 
 def _pidfile(folder: Path, service: str) -> Path:

@@ -139,13 +139,8 @@ class Checker:
     __slots__ = ("_holds", "_middle")
 
     def __init__(self, claim: Claim, key: CheckingKey) -> None:
-        head = claim.head()
         self._middle = claim.middle()
-        if isinstance(key, bytes):
-            mac = Mac(key, head).of
-            self._holds = lambda rest, signature: hmac.compare_digest(_b64(mac(rest)), signature)
-        else:
-            self._holds = lambda rest, signature: _is_signed(key, head + rest, signature)
+        self._holds = _by_mac(key, claim.head()) if isinstance(key, bytes) else _by_key(key, claim.head())
 
     def check(self, proof: Proof, body_digest: str) -> None:
         """Refuses a proof that is not the token holder's about this very request.
@@ -228,6 +223,18 @@ class Proof(NamedTuple):
             Unauthenticated: Something of the request was altered, or another key signed.
         """
         Checker(claim, key).check(self, claim.body_digest)
+
+
+_Holds = Callable[[bytes, str], bool]
+
+
+def _by_mac(key: bytes, head: bytes) -> _Holds:
+    mac = Mac(key, head)
+    return lambda rest, signature: hmac.compare_digest(_b64(mac.of(rest)), signature)
+
+
+def _by_key(key: Ed25519PublicKey, head: bytes) -> _Holds:
+    return lambda rest, signature: _is_signed(key, head + rest, signature)
 
 
 def _is_signed(key: Ed25519PublicKey, text: bytes, signature: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -12,8 +11,8 @@ from meshkit.call import Call
 from meshkit.errors import Unauthenticated
 from meshkit.instance import Instance
 from meshkit.pipeline import Exchange, Handler, Middleware
-from meshkit.security.minting import Minted
 from meshkit.security.digests import sha256_hex
+from meshkit.security.minting import Minted
 from meshkit.security.proof import ANY_INSTANCE, Claim, Signer
 from meshkit.security.revocations import TOKEN_REVOKED
 from meshkit.security.tokens import digest

@@ -69,10 +69,15 @@ class Standings:
         return found
 
     def keep(self, exchange: Exchange, standing: Standing) -> None:
-        """Remembers what the caller is."""
-        self._known[_place(exchange)] = standing
-        if len(self._known) > self._capacity:
-            del self._known[next(iter(self._known))]
+        """Remembers what the caller is, and forgets those whose time is over, or who are too many."""
+        place, now = _place(exchange), self._clock()
+        self._known.pop(place, None)
+        self._known[place] = standing
+        while len(self._known) > 1:
+            oldest = next(iter(self._known))
+            if len(self._known) <= self._capacity and self._known[oldest].ends > now:
+                return
+            del self._known[oldest]
 
 
 def _place(exchange: Exchange) -> _Place:

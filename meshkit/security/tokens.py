@@ -172,9 +172,17 @@ class TokenVerifier:
         self._check_unrevoked(verified)
         if generation == self._ring.generation:
             self._seen[(token, audience)] = _Remembered(verified, self.revocations.generation)
-            if len(self._seen) > self._capacity:
-                self._seen.popitem(last=False)
+            self._forget()
         return verified
+
+    def _forget(self) -> None:
+        """Forgets the oldest tokens, as far as they have ended or are too many."""
+        now = self._clock()
+        while self._seen:
+            oldest = next(iter(self._seen.values()))
+            if len(self._seen) <= self._capacity and self.ends(oldest.verified) > now:
+                return
+            self._seen.popitem(last=False)
 
     def _check_unrevoked(self, verified: Verified) -> None:
         for bearer in verified.bearers:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
-from typing import TextIO
+from collections.abc import Iterable, MutableMapping
+from typing import Any, TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
+from meshkit.config.journal import with_priority, writes_to_journal
 from meshkit.telemetry.redaction import Redactor
+
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""Syslog's, by level."""
 
 
 def configure(level: str, *, json: bool, secret: Iterable[str] = ()) -> None:
     """Sets up logging for this process. A library never does that; the program that runs the services does.
 
     Lines of the standard library's `logging` come out in the same form. Tracebacks never show local variables, and what
-    is secret is hidden in all that is written (`meshkit.telemetry.redaction`).
+    is secret is hidden in all that is written (`meshkit.telemetry.redaction`). Where systemd's journal reads them, it
+    is told their priorities.
 
     Args:
         level: The least severe level written.
@@ -31,7 +36,7 @@ def configure(level: str, *, json: bool, secret: Iterable[str] = ()) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
     tell, render = _as_json() if json else _as_text()
-    end = (tell, Redactor(secret), render)
+    end = (tell, Redactor(secret), _for_journal(render) if writes_to_journal() else render)
     structlog.configure(
         processors=[*prepare, *end],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -73,6 +78,14 @@ class _Stderr(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         """Standard error."""
         return sys.stderr
+
+
+def _for_journal(render: Processor) -> Processor:
+    def rendered(logger: Any, method: str, facts: MutableMapping[str, Any]) -> str:
+        priority = _PRIORITIES.get(facts.get("level", ""), _PRIORITIES["info"])
+        return with_priority(str(render(logger, method, facts)), priority)
+
+    return rendered
 
 
 def _as_json() -> tuple[Processor, Processor]:

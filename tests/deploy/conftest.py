@@ -1,4 +1,4 @@
-"""One engine and one image for all of these tests. What one test leaves behind, the next one finds, and fails."""
+"""One engine, image and machine for all of these tests. What one test leaves behind, the next one finds, and fails."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 
 from tests.deploy.deployment import Deployment
 from tests.deploy.engine import Engine, Traces, running
+from tests.deploy.machine import Machine, booted, cgroups
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,14 @@ def checkout(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deploy
     deployment.write_env()
     deployment.compose("build", "--quiet", timeout=900)
     return deployment
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """A Debian with systemd, as it is after it was installed."""
+    groups = cgroups()
+    with booted() as machine:
+        yield machine
+    left = Traces.of(machine.root.parent)
+    assert (left.processes, left.mounts, cgroups()) == (frozenset(), frozenset(), groups)
+    assert not machine.root.exists()

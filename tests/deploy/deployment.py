@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.docs.pages import ROOT
 NEEDED = (
     *("Dockerfile", ".dockerignore", "docker-compose.yml", ".env.example", "Makefile", "scripts"),
     *("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "docs", "meshkit", "reference_services"),
+    "infrastructure",
 )
 """What a person needs of the checkout."""
 
@@ -74,13 +75,7 @@ class Deployment:
 
     def copy_checkout(self) -> None:
         """Makes the copy."""
-        self.folder.mkdir()
-        for name in NEEDED:
-            source, target = ROOT / name, self.folder / name
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, target)
+        copy_checkout(self.folder, NEEDED)
         # an engine that reaches no further than its own bridges builds with the machine's network
         self.override({service: {"build": {"network": "host"}} for service in BUILT})
 
@@ -179,6 +174,18 @@ class Deployment:
             tenant=TENANT,
             **settings,
         )
+
+
+def copy_checkout(folder: Path, names: Sequence[str]) -> None:
+    """Copies what is named of the checkout into a new folder."""
+    folder.mkdir()
+    for name in names:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
 
 
 def until(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> float:

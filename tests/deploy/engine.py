@@ -15,10 +15,15 @@ from tests.docs.pages import ROOT
 
 SCRIPT = ROOT / "scripts" / "engine"
 IMAGES = Path(__file__).parent / "images"
-BASES = {"python": "python:3.11-slim", "postgres": "meshkit-test/postgres", "redis": "meshkit-test/redis"}
+BASES = {
+    "python": "python:3.11-slim",
+    "postgres": "meshkit-test/postgres",
+    "redis": "meshkit-test/redis",
+    "prometheus": "meshkit-test/prometheus",
+}
 """Root file systems that the script makes, and what they are imported as."""
 
-STAND_INS = {"postgres": "pgvector/pgvector:pg17", "redis": "redis:7"}
+STAND_INS = {"postgres": "pgvector/pgvector:pg17", "redis": "redis:7", "prometheus": "prom/prometheus:v3.5.0"}
 """Images that are built upon them, in the place of those that the compose file names."""
 
 START_S = 60.0
@@ -126,7 +131,7 @@ def running(folder: Path) -> Iterator[Engine]:
     Raises:
         RuntimeError: This machine cannot have one; the message says what it lacks.
     """
-    cache = prepared()
+    cache = prepared("install", "images")
     settings = folder / "client"
     settings.mkdir()
     (settings / "cli-plugins").symlink_to(cache / "cli-plugins")
@@ -162,9 +167,9 @@ def running(folder: Path) -> Iterator[Engine]:
         daemon.wait(60)
 
 
-def prepared() -> Path:
-    """Has the script install an engine and make images; gives the folder that it keeps them in."""
-    for work in ("install", "images"):
+def prepared(*works: str) -> Path:
+    """Has the script install programs and make root file systems; gives the folder that it keeps them in."""
+    for work in works:
         done = subprocess.run([SCRIPT, work], stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr.strip())

@@ -30,12 +30,12 @@ NODE = ROOT / "examples" / "node" / "README.md"
 """What it needs is not always there: `tests/node` has it, and runs the page."""
 
 DEPLOY = tuple(sorted((ROOT / "docs" / "deploy").glob("*.md")))
-"""They need an engine for containers: `tests/deploy` has one, and runs each of them."""
+"""They need an engine for containers, or a machine: `tests/deploy` has both, and runs each of them."""
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *DEPLOY, *EXAMPLES)
 """All pages that the project shows to its users."""
 
-KINDS = frozenset({"python", "proto", "toml", "console", "sh", "text"})
+KINDS = frozenset({"python", "proto", "toml", "yaml", "console", "sh", "text"})
 
 _FENCE = re.compile(r"(?P<indent>\s*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
 _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')

@@ -26,9 +26,6 @@ ANY = "…"
 _OBITUARY = re.compile(r"bash: line \d+: +\d+ (Killed|Terminated)")
 """How the shell says that a program in the background was ended; a page need not show it."""
 
-_SECONDS = 90.0
-"""How long a command may take, and a program in the background to say what it is to say."""
-
 
 @dataclass(frozen=True)
 class Typed:
@@ -106,11 +103,21 @@ class Terminal:
     Args:
         folder: Where it begins.
         home: The home folder, and the place for what commands put out.
+        shell: What to start.
+        seconds: How long a command may take, and a program in the background to say what it is to say.
         **settings: Variables beside its own, or in their place.
     """
 
-    def __init__(self, folder: Path, home: Path, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        home: Path,
+        shell: Sequence[str] = ("bash", "--norc", "--noprofile"),
+        seconds: float = 90.0,
+        **settings: str,
+    ) -> None:
         self._home = home
+        self._seconds = seconds
         self._count = 0
         self._behind: list[tuple[Path, int]] = []
         environment = {
@@ -124,7 +131,7 @@ class Terminal:
             **settings,
         }
         self._shell: subprocess.Popen[bytes] = subprocess.Popen(
-            ["bash", "--norc", "--noprofile"],
+            shell,
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
@@ -159,7 +166,11 @@ class Terminal:
         output = self._home / f".output-{self._count}"
         if typed.stays:
             self._say(f"{typed.command[:-1]} > '{output}' 2>&1 < /dev/null &")
-            came = _wait_for(lambda: _lines(output), lambda lines: beginning(typed.output, lines) is not None)
+            came = _wait_for(
+                lambda: _lines(output),
+                lambda lines: beginning(typed.output, lines) is not None,
+                self._seconds,
+            )
             told = beginning(typed.output, came)
             assert told is not None, _difference(typed, came)
             self._behind.append((output, told))
@@ -185,8 +196,8 @@ class Terminal:
             yield from map(int, self._heard().split()[1:])
 
     def _heard(self) -> str:
-        ready, _, _ = select.select([self._out], [], [], _SECONDS)
-        assert ready, f"the shell said nothing for {_SECONDS:g} s"
+        ready, _, _ = select.select([self._out], [], [], self._seconds)
+        assert ready, f"the shell said nothing for {self._seconds:g} s"
         return self._out.readline().decode().strip()
 
 
@@ -195,9 +206,9 @@ def _lines(file: Path) -> list[str]:
     return text.splitlines()
 
 
-def _wait_for(look: Callable[[], list[str]], good: Callable[[list[str]], bool]) -> list[str]:
+def _wait_for(look: Callable[[], list[str]], good: Callable[[list[str]], bool], seconds: float) -> list[str]:
     """Looks until it is good, or the time is up."""
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     while not good(seen := look()) and time.monotonic() < end:
         time.sleep(0.05)
     return seen

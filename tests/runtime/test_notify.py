@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ from tests.runtime.test_runtime import config
 from tests.serving.probe import Probe
 
 SERVING = {"READY": "1", "STATUS": "serving", "X_MESHKIT_READY": "1"}
+
+
+REFUSED = {
+    "READY": "1",
+    "STATUS": "serving; its new settings are refused, as the log says",
+    "X_MESHKIT_READY": "1",
+    "X_MESHKIT_OUTDATED": "1",
+}
 
 
 class Listener:
@@ -104,6 +113,72 @@ async def test_a_runtime_tells_of_its_whole_life(
     signal.raise_signal(signal.SIGTERM)
     assert (await listener.next())["STOPPING"] == "1"
     await running
+
+
+async def test_a_reload_is_told_from_its_beginning_to_its_end(
+    listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text("CU_MAX_CALLS = 7\n")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("CU_CONFIG_FILE", str(file))
+    monkeypatch.setenv("CU_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("GRPC_PORT", "0")
+    monkeypatch.setenv("CU_DRAIN_PROPAGATION_S", "0")
+    runtime = Runtime(Probe, registry=MemoryRegistry())
+    runtime._configs = runtime.configure()
+    running = asyncio.create_task(runtime._until_signalled(with_parent=False))
+    while await listener.next() != SERVING:
+        pass
+    for text, told in (
+        ("CU_MAX_CALLS = 0\n", REFUSED),
+        ("CU_MAX_CALLS = 0\n\n", REFUSED),
+        ("CU_MAX_CALLS = 8\n", SERVING),
+    ):
+        file.write_text(text)
+        asked = time.monotonic_ns() // 1000
+        signal.raise_signal(signal.SIGHUP)
+        reloading = await listener.next()
+        assert reloading["RELOADING"] == "1"
+        assert int(reloading["MONOTONIC_USEC"]) >= asked
+        assert await listener.next() == told
+    signal.raise_signal(signal.SIGTERM)
+    assert (await listener.next())["STOPPING"] == "1"
+    await running
+
+
+async def test_what_would_end_a_reload_waits_for_its_end_and_a_drain_does_not(
+    listener: Listener, tmp_path: Path
+) -> None:
+    notifier = Notifier(Notifying(str(tmp_path / "notify")))
+    notifier.start()
+    notifier.reloading()
+    notifier.reloaded()
+    notifier.tell({"STATUS": "starting"})
+    notifier.reloading()
+    notifier.reloaded()
+    assert [await listener.next(), await listener.next()] == [{"STATUS": "starting"}] * 2
+    notifier.tell({"READY": "1", "STATUS": "2 of 2 ready"})
+    notifier.tell({"STATUS": "1 of 2 ready"})
+    notifier.reloading()
+    notifier.tell({"STATUS": "0 of 2 ready"})
+    notifier.reloaded()
+    notifier.reloading()
+    notifier.tell({"STOPPING": "1", "STATUS": "draining"})
+    notifier.reloading()
+    told = [await listener.next() for _ in range(6)]
+    assert [each.get("RELOADING", each["STATUS"]) for each in told] == [
+        "2 of 2 ready",
+        "1 of 2 ready",
+        "1",
+        "0 of 2 ready",
+        "1",
+        "draining",
+    ]
+    assert told[3]["READY"] == "1", "whoever asked for the reload waits for it"
+    with pytest.raises(BlockingIOError):
+        listener.socket.recv(4096)
+    notifier.close()
 
 
 async def test_signs_of_life_come_from_the_event_loop(listener: Listener, tmp_path: Path) -> None:

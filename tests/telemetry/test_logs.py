@@ -1,8 +1,10 @@
 """Logs: one form for all, nothing of a frame's variables."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import logging, structlog
@@ -50,3 +52,22 @@ def test_text_shows_the_traceback_and_the_level_filters() -> None:
     text = logged(level="WARNING", as_json=False)
     assert text.count("ValueError: it failed") == 2
     assert "quiet" not in text
+
+
+def test_the_journal_is_told_how_grave_a_line_is(tmp_path: Path) -> None:
+    log = tmp_path / "journal"
+    with log.open("wb") as journal:
+        found = os.fstat(journal.fileno())
+        stream = f"{found.st_dev}:{found.st_ino}"
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(level="INFO", json=True)],
+            env=os.environ | {"JOURNAL_STREAM": stream},
+            stderr=journal,
+            check=True,
+        )
+    lines = [line.partition("{") for line in log.read_text().splitlines()]
+    assert [(tag, json.loads(brace + rest)["level"]) for tag, brace, rest in lines] == [
+        ("<3>", "error"),
+        ("<3>", "error"),
+        ("<6>", "info"),
+    ]
