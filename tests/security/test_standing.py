@@ -9,7 +9,7 @@ from meshkit.call import Call
 from meshkit.errors import MeshError
 from meshkit.pipeline import END, Exchange, Handler, Method
 from meshkit.security.guard import Demand, Guard
-from meshkit.security.keys import KeyRing, own_ring
+from meshkit.security.keys import own_ring
 from meshkit.security.proof import NonceCache
 from meshkit.security.standing import Standing, Standings
 from meshkit.security.tokens import TokenVerifier
@@ -17,15 +17,16 @@ from tests.security.handmade import ABSENT, SECRET, Clock, Handmade
 
 PATH = "/a.B/C"
 BODY = b"pay"
+READ = Demand("brain:read")
 OTHER_SECRET = "another-secret-of-tests-that-is-long-02"
 
 
 class Door:
     """One method behind one guard, which comes to know its callers; how often it had to examine one is counted."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, demand: Demand = Demand("brain:read")) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, demand: Demand = READ) -> None:
         self.clock = Clock()
-        self.ring: KeyRing = own_ring("local", [("k1", SECRET)])
+        self.ring = own_ring("local", [("k1", SECRET)])
         self.verifier = TokenVerifier("brain", self.ring, namespace="contextunity", clock=self.clock)
         guard = Guard(
             "brain",
