@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from secrets import token_hex
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from meshkit.balancing.endpoint import Dial, Link
+from meshkit.balancing.endpoint import Dial, Endpoint, Link
 from meshkit.balancing.policy import Policy
 from meshkit.balancing.pool import EndpointPool
 from meshkit.call import Criticality, Trace, scoped
-from meshkit.calling import Choices, Policies, hedged, methods_of, onion
+from meshkit.calling import Choices, Policies, hedged, methods_of, onion, straight
 from meshkit.client import Client
 from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.outbound import of_mesh
-from meshkit.pipeline import Middleware
+from meshkit.pipeline import Handler, Middleware
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience
 from meshkit.security.assembly import identity_of, realm_of, tokens_of
@@ -152,7 +152,8 @@ class Mesh:
         """
         patience = Patience(first_message_timeout, idle_timeout)
         choices = Choices(policy, hedged(hedge, described), patience)
-        return MeshChannel(self._caller(service, permissions, choices), self.pool(service))
+        caller = self._caller(service, permissions, self._balanced(service, choices))
+        return MeshChannel(caller, self.pool(service))
 
     def client(
         self,
@@ -193,7 +194,33 @@ class Mesh:
         patience = Patience(first_message_timeout, idle_timeout)
         known = methods_of(contract) if hedge else {}
         choices = Choices(policy, hedged(hedge, known.get, known), patience)
-        return client(MeshInvoker(self._caller(service or service_name(contract.name), permissions, choices)))
+        name = service or service_name(contract.name)
+        return client(MeshInvoker(self._caller(name, permissions, self._balanced(name, choices))))
+
+    @asynccontextmanager
+    async def reaching(
+        self, client: type[C], instance: Instance, *, permissions: Sequence[str] = ("*",)
+    ) -> AsyncIterator[C]:
+        """A typed client to one instance, over a connection of its own that ends with the block.
+
+        For who looks at an instance, whatever the mesh thinks of it: its state and its gate do not matter, and a call
+        that fails is not made once more. No connection, and it fails at once.
+
+        Args:
+            client: The class.
+            instance: The instance, as the registry has it.
+            permissions: Rights that calls claim.
+
+        Raises:
+            ValueError: What is claimed is no permission.
+        """
+        link = self.dial(instance, lambda: None)
+        try:
+            service = instance.service
+            handler = straight(Endpoint(instance, link), self.tokens, self._watching(service))
+            yield client(MeshInvoker(self._caller(service, permissions, handler)))
+        finally:
+            await link.close(0.0)
 
     def scope(
         self,
@@ -305,16 +332,21 @@ class Mesh:
             grace=self.config.stream_max_age_s,
         )
 
-    def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
+    def _balanced(self, service: str, choices: Choices) -> Handler:
+        """What carries calls to whichever instance of a service is picked."""
+        pool = self.pool(service)
+        watching = self._watching(service)
+        return onion(pool, self._policies[service], self.tokens, self.budget, choices, watching)
+
+    def _caller(self, service: str, permissions: Sequence[str], handler: Handler) -> Caller:
         if isinstance(permissions, str):
             raise TypeError(f"permissions={permissions!r}: give a list of permissions")
         for permission in permissions:
             if not PERMISSION.fullmatch(permission):
                 raise ValueError(f"permission {permission!r} is none: write service:verb, service:* or *")
-        pool = self.pool(service)
         return Caller(
             service,
-            onion(pool, self._policies[service], self.tokens, self.budget, choices, self._watching(service)),
+            handler,
             tenant=self.config.tenant,
             timeout=self.config.default_timeout_s,
             permissions=tuple(permissions),

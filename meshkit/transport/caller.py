@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
 
@@ -89,6 +89,9 @@ class Said:
         )
 
 
+NOTHING_SAID: Final = Said()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Makes calls to one service.
@@ -125,7 +128,7 @@ class Caller:
             raise _no_time(self.service, said.timeout)
         behalf = outer if outer and not scope.as_self and outer.realm == self.realm else BLANK
         headers = dict(said.metadata)
-        call = BLANK.having(
+        call = Call.of(
             service=self.service,
             method=method.path,
             tenant=self._tenant(said, scope),
@@ -202,6 +205,8 @@ def checked_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str 
 
 def said(options: CallOptions) -> Said:
     """What the options of a typed client's call say."""
+    if not options:
+        return NOTHING_SAID
     known = CallOptions.__annotations__
     for name in options.keys() - known.keys():
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
