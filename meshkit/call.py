@@ -338,12 +338,26 @@ def serving(call: Call) -> None:
     _scope.set(call)
 
 
+def _without_call(scope: Scope) -> Scope:
+    """What is left of a scope for work that goes on when its call has been answered."""
+    if scope.call is None:
+        return scope
+    return replace(
+        scope,
+        call=None,
+        tenant=scope.tenant or scope.call.tenant,
+        criticality=scope.criticality or scope.call.criticality,
+        trace=scope.trace or scope.call.trace,
+    )
+
+
 @contextmanager
 def scoped(
     *,
     tenant: str = "",
     criticality: Criticality | None = None,
     as_self: bool | None = None,
+    detached: bool = False,
     trace: Trace | None = None,
 ) -> Iterator[None]:
     """Changes what outgoing calls carry within the block; see `Mesh.scope`.
@@ -356,6 +370,8 @@ def scoped(
     if criticality is not None and criticality not in CRITICALITIES:
         raise ValueError(f"criticality {criticality!r} is none of {', '.join(CRITICALITIES)}")
     outer = current_scope()
+    if detached:
+        outer = _without_call(outer)
     inner = replace(
         outer,
         tenant=tenant or outer.tenant,

@@ -105,7 +105,8 @@ def error_boundary(next: Handler) -> Handler:
     """Lets nothing out but a `MeshError` meant for the caller.
 
     Any other exception becomes `Internal` with an incident id; what it says stays in this process, in the log under
-    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered; but where the
+    that id. So does `sys.exit`, by which one call would end all others, and at its next attempt those of the next
+    instance; and a cancellation that the caller did not ask for, which gRPC would leave unanswered; but where the
     instance ends the call, its verdict is what the caller is told.
     """
 
@@ -128,7 +129,7 @@ def error_boundary(next: Handler) -> Handler:
             if (verdict := exchange.ended()) is not None:
                 raise verdict from None
             raise
-        except Exception as error:  # whatever it is must not leave the process
+        except (Exception, SystemExit) as error:  # whatever it is must not leave the process
             raise incident(exchange, error) from None
 
     return bounded

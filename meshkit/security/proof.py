@@ -197,8 +197,10 @@ class Proof(NamedTuple):
         off = self.time - now
         if abs(off) > skew:
             where = "ahead of" if off > 0 else "behind"
+            held_up = "" if off > 0 else ", and the call may have been held up for as long"
             raise Unauthenticated(
-                f"the proof's time is {abs(off):.1f} s {where} this service's clock; at most {skew:g} s are allowed",
+                f"the proof's time is {abs(off):.1f} s {where} this service's clock; at most {skew:g} s are allowed"
+                f"{held_up}",
                 reason="CLOCK_SKEW",
                 seconds=f"{off:.1f}",
             )

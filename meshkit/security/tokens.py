@@ -275,7 +275,11 @@ class TokenVerifier:
 
     def _decode(self, token: Compact, key: CheckingKey, audience: str) -> Mapping[str, Any]:
         if not token.is_signed_with(key):
-            raise Unauthenticated("the token's signature does not hold", reason="TOKEN_SIGNATURE")
+            raise Unauthenticated(
+                "the token's signature does not hold: it was made with another secret, or for another service than "
+                f"{audience}",
+                reason="TOKEN_SIGNATURE",
+            )
         try:
             claims = read_object(token.payload)
         except ValueError:

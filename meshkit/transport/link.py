@@ -26,6 +26,9 @@ log = structlog.get_logger("meshkit.transport")
 _TOO_LARGE = "larger than max"
 """What gRPC's own refusal of a message says; for wording only."""
 
+_LATE = "Deadline Exceeded"
+"""What gRPC says on this side when a call's time is up; it may say more around it."""
+
 _WRITE_FAILED = "Internal error from Core"
 """What gRPC says on this side when it cannot write to a call that is over."""
 
@@ -102,6 +105,14 @@ class Attempts:
                 failure = _cut_off(exchange)
                 failure.instance = exchange.endpoint.instance.instance_id
                 raise failure from None
+            if (
+                isinstance(failure, DeadlineExceeded)
+                and failure.instance is None
+                and _LATE in failure.message
+            ):
+                failure = DeadlineExceeded(
+                    f"{exchange.method.path[1:]} had not answered when the time was up"
+                )
             if (
                 isinstance(failure, ResourceExhausted)
                 and failure.instance is None
