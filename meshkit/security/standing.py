@@ -61,9 +61,6 @@ class Standings:
         self._capacity = capacity
         self._known: dict[_Place, Standing] = {}
 
-    def __len__(self) -> int:
-        return len(self._known)
-
     def find(self, exchange: Exchange) -> Standing | None:
         """What the caller is, if that is known and still so."""
         found = self._known.get(_place(exchange))

@@ -1,141 +1,197 @@
-"""A caller that is known: what is worked out once lets nobody in who would not get in without."""
+"""A caller that is known: what it was let in for counts only while all of it still holds."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from meshkit.call import Call
 from meshkit.errors import MeshError
-from meshkit.pipeline import Exchange, Method
+from meshkit.pipeline import END, Exchange, Handler, Method
 from meshkit.security.guard import Demand, Guard
 from meshkit.security.keys import own_ring
 from meshkit.security.proof import NonceCache
-from meshkit.security.revocations import Revocations
 from meshkit.security.standing import Standing, Standings
 from meshkit.security.tokens import TokenVerifier
-from tests.security.handmade import ABSENT, SECRET, Clock, Handmade, Headers
+from tests.security.handmade import ABSENT, SECRET, Clock, Handmade
 
 PATH = "/a.B/C"
+BODY = b"pay"
+READ = Demand("brain:read")
+OTHER_SECRET = "another-secret-of-tests-that-is-long-02"
 
 
-class Bench:
-    """One method behind a guard, which has seen the caller once."""
+class Door:
+    """One method behind one guard, which comes to know its callers; how often it had to examine one is counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, demand: Demand = READ) -> None:
         self.clock = Clock()
+        self.ring = own_ring("local", [("k1", SECRET)])
+        self.verifier = TokenVerifier("brain", self.ring, namespace="contextunity", clock=self.clock)
+        guard = Guard(
+            "brain",
+            "brain-1",
+            self.verifier,
+            NonceCache(60, clock=self.clock),
+            clock=self.clock,
+            booted_at=self.clock.now - 1000,
+        )
+        self.examined = 0
+        examine = Guard._examine
+
+        async def counted(guard: Guard, *given: Any) -> Any:
+            self.examined += 1
+            return await examine(guard, *given)
+
+        monkeypatch.setattr(Guard, "_examine", counted)
+
+        async def reached(exchange: Exchange) -> None:
+            self.body = await exchange.receive()
+
+        self._handler: Handler = guard.layer(demand)(reached)
         self.caller = Handmade("brain", clock=self.clock)
         self.token = self.caller.token()
-        self.revocations = Revocations(clock=self.clock)
-        ring = own_ring("local", [("k1", SECRET)])
-        self.verifier = TokenVerifier(
-            "brain", ring, namespace="contextunity", clock=self.clock, revocations=self.revocations
-        )
-        guard = Guard("brain", "brain-1", self.verifier, NonceCache(60, clock=self.clock), clock=self.clock)
-        self.layered = guard.layer(Demand("brain:read"))(_reads)
 
-    def signed(self, **said: Any) -> Headers:
-        return self.caller.headers(PATH, b"pay", **{"token": self.token, "to": "brain-1", **said})
+    async def enter(self, *, by: Handmade | None = None, body: bytes = BODY, **signed: Any) -> Call:
+        """Makes a call, with the same token as all others; what the handler knows of it."""
+        signed.setdefault("token", self.token)
+        return await self.replay((by or self.caller).headers(PATH, BODY, **signed), body)
 
-    async def call(self, headers: Headers, body: bytes = b"pay") -> Call:
+    async def replay(self, headers: list[tuple[str, str]], body: bytes = BODY) -> Call:
+        messages = [body]
+
         async def receive() -> Any:
-            return body
+            return messages.pop() if messages else END
 
         async def send(message: Any) -> None: ...
 
         exchange = Exchange(Method(PATH), Call(service="brain"), receive, send, headers=dict(headers))
-        await self.layered(exchange)
+        await self._handler(exchange)
+        assert self.body == body
         return exchange.call
 
-    async def refusal(self, headers: Headers, body: bytes = b"pay") -> str:
+    async def refusal(self, **signed: Any) -> str:
         with pytest.raises(MeshError) as error:
-            await self.call(headers, body)
+            await self.enter(**signed)
         return error.value.reason
 
 
-async def _reads(exchange: Exchange) -> None:
-    await exchange.receive()
-
-
 @pytest.fixture
-async def bench() -> Bench:
-    bench = Bench()
-    await bench.call(bench.signed())
-    return bench
+async def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+    """A door whose caller was let in once."""
+    made = Door(monkeypatch)
+    await made.enter()
+    return made
 
 
-async def test_a_known_caller_is_what_it_was_at_its_first_call(bench: Bench) -> None:
-    first, second = await Bench().call(bench.signed()), await bench.call(bench.signed())
-    for fact in ("principal", "subject", "tenant", "criticality", "subject_token", "forwarded"):
-        assert getattr(first, fact) == getattr(second, fact)
-    assert second.tenant == "acme"
+async def test_a_caller_that_is_known_is_not_examined_again_and_the_call_knows_the_same(door: Door) -> None:
+    calls = [await door.enter() for _ in range(3)]
+    assert door.examined == 1
+    for call in calls:
+        assert call.principal is not None
+        assert (call.principal.name, call.tenant, call.criticality) == ("script", "acme", "default")
+        assert call.subject == call.principal
 
 
-async def test_a_token_is_checked_at_the_first_call_only(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def unexpected(*_: Any) -> Any:
-        raise AssertionError
+def revoke_the_token(door: Door) -> None:
+    known = door.verifier.known(door.token)
+    assert known is not None
+    door.verifier.revocations.revoke_token(known.principal.token_id, known.principal.expires_at)
 
-    monkeypatch.setattr(TokenVerifier, "verify", unexpected)
-    monkeypatch.setattr(TokenVerifier, "known", unexpected)
-    await bench.call(bench.signed())
+
+def take_the_key(door: Door) -> None:
+    door.ring.replace([])
+
+
+def let_time_pass(door: Door) -> None:
+    door.clock.now += 331
 
 
 @pytest.mark.parametrize(
-    ("said", "body", "reason"),
+    ("change", "reason"),
     [
-        ({}, b"pay more", "PROOF_MISMATCH"),
-        ({"tenant": "beta", "sent": {"x-cu-tenant": "acme"}}, b"pay", "PROOF_MISMATCH"),
-        ({"to": "brain-2", "sent": {"x-cu-to": "brain-1"}}, b"pay", "PROOF_MISMATCH"),
-        ({"sent": {"x-cu-criticality": "critical"}}, b"pay", "PROOF_MISMATCH"),
-        ({"sent": {"x-cu-proof": ABSENT}}, b"pay", "PROOF_MISSING"),
-        ({"sent": {"x-cu-proof": "none"}}, b"pay", "PROOF_MALFORMED"),
-        ({"sent": {"x-cu-to": ABSENT}}, b"pay", "TO_MISSING"),
-        ({"sent": {"authorization": ABSENT}}, b"pay", "TOKEN_MISSING"),
-        ({"to": "brain-2"}, b"pay", "PROOF_MISDIRECTED"),
-        ({"ts": 1}, b"pay", "CLOCK_SKEW"),
+        (revoke_the_token, "TOKEN_REVOKED"),
+        (take_the_key, "KEY_UNKNOWN"),
+        (let_time_pass, "TOKEN_EXPIRED"),
     ],
 )
-async def test_a_known_caller_is_held_to_its_proof(
-    bench: Bench, said: dict[str, Any], body: bytes, reason: str
+async def test_what_ends_a_token_ends_what_is_known_of_its_bearer(
+    door: Door, change: Callable[[Door], None], reason: str
 ) -> None:
-    assert await bench.refusal(bench.signed(**said), body) == reason
+    await door.enter()
+    change(door)
+    assert await door.refusal() == reason
+    assert await door.refusal() == reason
+    assert door.examined == 3
 
 
-async def test_a_known_callers_request_passes_once(bench: Bench) -> None:
-    headers = bench.signed()
-    await bench.call(headers)
-    assert await bench.refusal(headers) == "PROOF_REPLAYED"
+@pytest.mark.parametrize(
+    ("signed", "reason"),
+    [
+        ({"sent": {"x-cu-proof": ABSENT}}, "PROOF_MISSING"),
+        ({"sent": {"x-cu-proof": "ts=1;nonce=2;sig=3"}}, "PROOF_MALFORMED"),
+        ({"by": "thief"}, "PROOF_MISMATCH"),
+        ({"body": b"pay twice"}, "PROOF_MISMATCH"),
+        ({"ts": 1_799_999_000_000}, "CLOCK_SKEW"),
+        ({"sent": {"x-cu-tenant": "other"}}, "TENANT_FORBIDDEN"),
+        ({"tenant": "other"}, "TENANT_FORBIDDEN"),
+        ({"sent": {"x-cu-criticality": "critical"}}, "PROOF_MISMATCH"),
+        ({"sent": {"x-cu-to": "brain-1"}}, "PROOF_MISMATCH"),
+        ({"to": "brain-2"}, "PROOF_MISDIRECTED"),
+        ({"subject": "no token"}, "SUBJECT_TOKEN_MALFORMED"),
+    ],
+)
+async def test_who_is_known_must_prove_each_call_all_the_same(
+    door: Door, signed: dict[str, Any], reason: str
+) -> None:
+    if signed.get("by") == "thief":
+        signed = {"by": Handmade("brain", secret=OTHER_SECRET, clock=door.clock)}
+    assert await door.refusal(**signed) == reason
+    await door.enter()
 
 
-async def test_a_known_caller_whose_token_is_revoked_is_refused_from_then_on(bench: Bench) -> None:
-    bench.revocations.revoke_before("local", bench.clock.now + 1)
-    assert await bench.refusal(bench.signed()) == "TOKEN_REVOKED"
+async def test_a_call_of_one_who_is_known_passes_once(door: Door) -> None:
+    headers = door.caller.headers(PATH, BODY, token=door.token)
+    await door.replay(headers)
+    with pytest.raises(MeshError) as error:
+        await door.replay(headers)
+    assert error.value.reason == "PROOF_REPLAYED"
+    assert door.examined == 1
 
 
-async def test_a_known_caller_is_refused_once_its_token_has_ended(bench: Bench) -> None:
-    bench.clock.now += 331
-    assert await bench.refusal(bench.signed()) == "TOKEN_EXPIRED"
+async def test_who_has_lost_its_standing_is_nobody_to_a_public_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    door = Door(monkeypatch, Demand(tenant="none"))
+    assert (await door.enter(tenant="")).principal is not None
+    stale = await door.enter(tenant="", ts=1_799_999_000_000)
+    take_the_key(door)
+    unknown = await door.enter(tenant="")
+    assert stale.principal is None
+    assert unknown.principal is None
 
 
-def test_as_many_callers_are_remembered_as_fit_and_none_whose_time_is_over() -> None:
-    bench = Bench()
-    known = Standings(bench.verifier, clock=bench.clock, capacity=3)
+async def test_no_more_callers_are_remembered_than_there_is_room_for(door: Door) -> None:
+    async def receive() -> Any: ...
 
-    def exchange(number: int) -> Exchange:
-        headers = {"authorization": f"Bearer {number}"}
-        return Exchange(Method(PATH), Call(service="brain"), _nothing, _nothing, headers=headers)
+    async def send(message: Any) -> None: ...
 
-    def standing(ends: float) -> Standing:
-        return Standing("local", {}, (), bench.clock.now + ends, bench.verifier.generation, None)
+    def call_of(name: str) -> Exchange:
+        return Exchange(
+            Method(PATH), Call(service="brain"), receive, send, headers={"authorization": f"Bearer {name}"}
+        )
 
-    for number in range(4):
-        known.keep(exchange(number), standing(10.0 + number))
-    assert [known.find(exchange(number)) is not None for number in range(4)] == [False, True, True, True]
-    bench.clock.now += 12.5
-    known.keep(exchange(9), standing(10.0))
-    assert len(known) == 2
+    def standing(seconds: float) -> Standing:
+        return Standing("local", {}, (), door.clock.now + seconds, door.verifier.generation, None)
 
-
-async def _nothing(*_: Any) -> Any:
-    return None
+    standings = Standings(door.verifier, clock=door.clock, capacity=2)
+    for name in ("one", "two", "three"):
+        standings.keep(call_of(name), standing(60))
+    assert [standings.find(call_of(name)) is not None for name in ("one", "two", "three")] == [
+        False,
+        True,
+        True,
+    ]
+    door.clock.now += 61
+    standings.keep(call_of("four"), standing(60))
+    assert len(standings._known) == 1
