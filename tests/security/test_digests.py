@@ -7,13 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshkit.security.digests import hmac_sha256, sha256_hex
+from meshkit.security.digests import Mac, hmac_sha256, sha256_hex
 
 
 @given(st.binary(max_size=64), st.binary(max_size=2000))
 def test_it_is_hmac_sha256(key: bytes, message: bytes) -> None:
     assert hmac_sha256(key, message) == hmac.digest(key, message, "sha256")
     assert hmac_sha256(key, message) == hmac.digest(key, message, "sha256"), "a second use of a key differs"
+
+
+@given(st.binary(max_size=64), st.binary(max_size=500), st.lists(st.binary(max_size=500), max_size=3))
+def test_a_beginning_is_hashed_once_for_all_messages(
+    key: bytes, beginning: bytes, rests: list[bytes]
+) -> None:
+    mac = Mac(key, beginning)
+    for rest in rests:
+        assert mac.of(rest) == hmac.digest(key, beginning + rest, "sha256")
 
 
 @given(st.binary(max_size=2000))
