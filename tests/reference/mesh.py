@@ -91,7 +91,7 @@ def feed(folder: Path, products: int = 50) -> Path:
 
 
 async def harvest(
-    mesh: Mesh, path: Path, *, tenant: str = "", key: str = "k", **options: Any
+    mesh: Mesh, path: Path, *, tenant: str = "", key: str = "k", patience: float = 60.0, **options: Any
 ) -> worker.Workflow:
     """Harvests a feed, and waits until that has ended."""
     client = mesh.client(WorkerClient)
@@ -99,7 +99,7 @@ async def harvest(
     request.arguments.update({"feed": str(path), "source": "gnomes"})
     started = await client.start_workflow(request, tenant=tenant, **options)
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(patience),
         client.watch_workflow(worker.WatchWorkflowRequest(id=started.id), tenant=tenant) as states,
     ):
         async for standing in states:

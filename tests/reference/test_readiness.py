@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ KEEPS = {"brain": "store", "router": "store", "worker": "storage", "zero": "priv
 TEXT = "Write to ada@example.org"
 
 
+PATIENCE_S = 240.0
+"""Seconds in which services that lost their database come to themselves on a machine that does much else."""
+
+
+@pytest.fixture
+def eventually(eventually: Callable[..., Awaitable[None]]) -> Eventually:
+    return partial(eventually, patience=PATIENCE_S)
+
+
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshkit.readiness.LOOK_S", 0.05)
@@ -65,7 +75,9 @@ async def together(
     *kinds: type[CUService], configs: dict[type[CUService], dict[str, Any]], **settings: Any
 ) -> AsyncIterator[tuple[Mesh, dict[str, Lifecycle]]]:
     """Services in one process, and where each stands."""
-    local = LocalMesh(*kinds, configs=configs, settings=SETTINGS | settings, tenant="acme")
+    local = LocalMesh(
+        *kinds, configs=configs, settings={**SETTINGS, "default_timeout_s": 30.0, **settings}, tenant="acme"
+    )
     async with local as mesh:
         yield mesh, {each.service.definition.name: each.lifecycle for each in local._running.values()}
 
@@ -133,7 +145,7 @@ async def test_none_is_ready_while_their_postgresql_is_away(
     async with together(*ALL, configs=configs) as (mesh, standing):
         await eventually(lambda: all(each.ready for each in standing.values()))
         await write(mesh, set(standing))
-        harvested = await harvest(mesh, feed(tmp_path, 20))
+        harvested = await harvest(mesh, feed(tmp_path, 20), patience=PATIENCE_S)
         await asyncio.to_thread(postgres.server().stop)
         await check_away(mesh, standing, eventually)
         await asyncio.to_thread(postgres.server().start)
@@ -192,7 +204,7 @@ async def test_a_harvest_goes_on_by_itself_when_postgresql_is_back(
     local = local_mesh(probe, tmp_path, database=database)
     async with local as mesh:
         lifecycles = {each.service.definition.name: each.lifecycle for each in local._running.values()}
-        harvesting = asyncio.create_task(harvest(mesh, feed(tmp_path, 300)))
+        harvesting = asyncio.create_task(harvest(mesh, feed(tmp_path, 300), patience=PATIENCE_S))
         for end, rounds in ((server.stop, 3), (server.kill, 1)):
             await eventually(places.locked)
             with structlog.testing.capture_logs() as logs:
