@@ -86,19 +86,22 @@ class Machine:
 
 
 @contextmanager
-def booted() -> Iterator[Machine]:
+def booted(release: str) -> Iterator[Machine]:
     """A machine as it is after Debian was installed, for as long as the block lasts.
+
+    Args:
+        release: Debian's, by name.
 
     Raises:
         RuntimeError: This machine cannot have one; the message says what it lacks.
         AssertionError: It does not boot.
     """
-    cache = prepared("machine")
+    cache = prepared("machines")
     with _folder() as folder, _cgroups_removed():
         root, shared = folder / "root", folder / "shared"
         for each in (root, shared):
             each.mkdir()
-        subprocess.run(["tar", "-C", root, "-xf", cache / "machine.tar"], check=True)
+        subprocess.run(["tar", "-C", root, "-xf", cache / f"{release}.tar"], check=True)
         with _booting(root, folder / "console", shared) as container:
             machine = Machine(root, shared, _leader(container, folder / "console"))
             until(lambda: _is_up(machine), "the machine is up", BOOT_S)
