@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import structlog
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.engine import Order
@@ -28,7 +29,6 @@ from reference_services.worker.harvester import workflows
 from reference_services.worker.harvester.planning import outline
 from reference_services.worker.postgres.opening import open_postgres
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue
 
 TENANT = "bench"
 

@@ -12,7 +12,7 @@ from meshkit.balancing import POLICIES
 from meshkit.balancing.gate import GateState
 from meshkit.balancing.peak_ewma import PeakEwma
 from meshkit.call import Call
-from meshkit.config.explain import explain
+from meshkit.config.explained import explain
 from meshkit.declaration import PUBLIC, Rpc
 from meshkit.errors import NotFound
 from meshkit.service import CUService, has_policy, rpc
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshkit.balancing.pool import EndpointPool
     from meshkit.config.certificates import Certificate
     from meshkit.latency import Latencies
-    from meshkit.replica import Replica
+    from meshkit.parts import Parts
     from meshkit.resilience.fair_limit import FairLimit
     from meshkit.security.certificates import CertificateFiles
     from meshkit.telemetry.calls import Tally
@@ -33,7 +33,7 @@ PERMISSION = "mesh:inspect"
 class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService"], name="mesh"):
     """`meshkit.v1.MeshService` of one replica. It belongs to no tenant and changes nothing."""
 
-    replica: Replica
+    replica: Parts
 
     @rpc(permission=PERMISSION, tenant="none")
     async def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeResponse:
@@ -121,7 +121,7 @@ class Inspection(CUService, contract=pb.DESCRIPTOR.services_by_name["MeshService
         )
 
 
-def inspection_of(replica: Replica) -> Inspection:
+def inspection_of(replica: Parts) -> Inspection:
     """The inspection of a replica."""
     inspection = Inspection(config=replica.config, mesh=replica.mesh)
     inspection.replica = replica
@@ -139,7 +139,7 @@ def _calls(name: str, tally: Tally) -> pb.MethodCalls:
     )
 
 
-def _method(rpc: Rpc, replica: Replica) -> pb.ServedMethod:
+def _method(rpc: Rpc, replica: Parts) -> pb.ServedMethod:
     limit = replica.admission.methods.get(rpc.method.path)
     return pb.ServedMethod(
         path=rpc.method.path,

@@ -42,6 +42,7 @@ class Instance:
         started_at: Unix time of its boot, in seconds.
         contracts: Full protobuf names of the gRPC services it serves.
         tenants: Tenants it serves; empty means all.
+        metrics: `host:port` of its page for Prometheus; empty where it has none.
         state: Where it stands in its life.
         record_version: Version of this record.
     """
@@ -56,6 +57,7 @@ class Instance:
     started_at: float = 0.0
     contracts: tuple[str, ...] = ()
     tenants: tuple[str, ...] = ()
+    metrics: str = ""
     state: State = State.SERVING
     record_version: int = field(default=RECORD_VERSION)
 

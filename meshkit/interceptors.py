@@ -16,6 +16,9 @@ certificates of the mesh.
 What is revoked in Redis and by Shield counts as it does for services, from the first call, or from `await
 guard.start()`; `await guard.close()` when the server has stopped.
 
+Calls have their lines in the log, figures and spans by the settings that services have; a process with several of these
+has one set-up of OpenTelemetry with `sign(…, telemetry=guard.telemetry)`.
+
 Neither takes part in discovery, balancing or retries; how many calls the server takes, and how it stops, stays its own
 affair. Calls are signed for any instance (`x-cu-to: -`), so a server
 that wants them to be for itself alone has to become a `CUService`.
@@ -24,20 +27,21 @@ that wants them to be for itself alone has to become a `CUService`.
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc.aio import EOF, AbortError
 
 from meshkit.balancing.attempting import attempt
 from meshkit.balancing.endpoint import Endpoint
 from meshkit.call import Call, current_scope
-from meshkit.errors import PermissionDenied, Unimplemented
+from meshkit.errors import PermissionDenied
+from meshkit.inbound import of_observer, of_this_process
 from meshkit.instance import SERVICE_NAME, Instance, new_instance_id
 from meshkit.mesh import shielded_of
-from meshkit.pipeline import END, Exchange, Handler, Method, compose
+from meshkit.outbound import of_calls
+from meshkit.pipeline import Exchange, Handler, Method, Middleware, compose
 from meshkit.redis.tasks import end
 from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
@@ -45,24 +49,23 @@ from meshkit.security.guard import Demand
 from meshkit.security.peers import only_peers
 from meshkit.security.shared import shared_of
 from meshkit.security.signing import presenting, signing
-from meshkit.serving import aging, deadline, error_boundary, processing, requests_of
-from meshkit.telemetry.observing import Observer
+from meshkit.serving import aging, deadline, error_boundary, processing
+from meshkit.telemetry.access import AccessLog
+from meshkit.telemetry.calls import Calls
+from meshkit.telemetry.extra import open_telemetry
+from meshkit.telemetry.figures import Family, merged
+from meshkit.telemetry.observing import Observer, calling
+from meshkit.telemetry.page import MetricsPage
+from meshkit.transport.adopted import AdoptedChannel, OneChannel
 from meshkit.transport.caller import Caller
-from meshkit.transport.calls import (
-    MeshCall,
-    StreamStreamCall,
-    StreamUnaryCall,
-    UnaryStreamCall,
-    UnaryUnaryCall,
-)
-from meshkit.transport.channel import MeshChannel, described
+from meshkit.transport.channel import described
 from meshkit.transport.codec import transcoding
-from meshkit.transport.link import Attempts
 from meshkit.transport.reception import Reception, Serving
+from meshkit.transport.servicer import leaving_it_to_grpc, servicing, telling
 
 if TYPE_CHECKING:
     from meshkit.config import SharedConfig
-    from meshkit.shielded import Shielded
+    from meshkit.telemetry.otlp import OpenTelemetry
 
 __all__ = ["Demand", "MeshInterceptor", "current_call", "sign"]
 
@@ -83,6 +86,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         demands: What each method asks of its callers, by path. A method that is not named is refused.
         config: Settings; by default they are read from the environment.
 
+    Attributes:
+        telemetry: What traces are recorded with, for `sign` in the same process; None where `OTEL_ENABLED` is not set.
+
     Raises:
         ConfigError: The settings are wrong.
         ValueError: The service's name is none.
@@ -94,8 +100,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if not SERVICE_NAME.fullmatch(service):
             raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
         self._demands = dict(demands)
-        self._reception = Reception(service, new_instance_id(service), own_headers=True)
         settings = config or _settings()
+        self._reception = Reception(service, new_instance_id(service), own_headers=True)
         self._shielded = shielded_of(settings, service)
         only = self._shielded.ring if self._shielded else None
         self._shared = shared_of(settings, projects=self._shielded is None, strict=False)
@@ -103,7 +109,16 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._following: asyncio.Task[None] | None = None
         self._stream_max_age = settings.stream_max_age_s
         self._namespace = settings.namespace
-        self._observer = Observer()
+        self.telemetry = open_telemetry(settings, service, self._reception.instance_id)
+        self._observer = Observer(
+            access=AccessLog(settings.log_access_rate) if settings.log_access_rate else None,
+            tracing=self.telemetry.tracing if self.telemetry else None,
+        )
+        self._page = MetricsPage(self._figures)
+        self._metrics = settings.metrics_host, settings.metrics_port
+        if self.telemetry is not None:
+            self.telemetry.tracing.server_address = settings.grpc_advertise.rpartition(":")[0]
+            self.telemetry.measure_threadsafe(lambda: of_observer(self._observer))
         self._wrapped: dict[str, Serving] = {}
 
     async def intercept_service(
@@ -128,17 +143,35 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         if self._following is None:
             if self._shielded is not None:
                 self._shielded.follow(self._guard.verifier.revocations)
-            self._following = asyncio.create_task(self._shared.start(), name="meshkit interceptor")
+            self._following = asyncio.create_task(self._begin(), name="meshkit interceptor")
         if not self._following.done():
             await asyncio.shield(self._following)  # other calls wait for it, too
 
     async def close(self) -> None:
-        """Ends the connections to Redis and Shield, where there are any. Stop the server first: it hears no more."""
+        """Ends the connections to Redis and Shield, where there are any, and sends what is left of the spans.
+
+        Stop the server first: it hears no more.
+        """
         if self._following is not None:
             await end(self._following)
+        await self._page.close()
         await self._shared.close()
         if self._shielded is not None:
             await self._shielded.close()
+        if self.telemetry is not None:
+            await self.telemetry.close()
+
+    async def _begin(self) -> None:
+        host, port = self._metrics
+        if port:
+            await self._page.open(host, port)
+        await self._shared.start()
+
+    def _figures(self) -> Iterable[Family]:
+        return (
+            *merged([({"service": self._reception.service}, of_observer(self._observer))]),
+            *of_this_process(),
+        )
 
     def _wrap(self, path: str, handler: Any) -> Serving:
         known = described(path)
@@ -146,8 +179,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         demand = self._demands.get(path)
         streams = method.streams_requests or method.streams_replies
         layers = (
-            _aborting,
-            *self._observer.layers(path),
+            leaving_it_to_grpc,
+            self._observer.layer(path),
             error_boundary,
             *((only_peers(demand.peers, self._namespace),) if demand and demand.peers else ()),
             _refusing(path) if demand is None else self._guard.layer(demand),
@@ -155,9 +188,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             *((aging(self._stream_max_age), ending(self._guard.verifier.revocations)) if streams else ()),
             transcoding(handler.request_deserializer or _same, handler.response_serializer or _same),
             processing,
-            _abortable,
+            telling,
         )
-        return self._reception.serving(method, compose(layers, _calling(method, handler)))
+        return self._reception.serving(method, compose(layers, servicing(method, handler)))
 
 
 def sign(
@@ -167,10 +200,12 @@ def sign(
     config: SharedConfig | None = None,
     name: str = "",
     permissions: Sequence[str] = ("*",),
-) -> MeshChannel:
+    telemetry: OpenTelemetry | None = None,
+) -> SignedChannel:
     """Wraps a channel in one whose calls carry token and proof.
 
-    Closing it does not close the channel; it ends the connection to Shield, where there is one.
+    Closing it does not close the channel; it ends the connection to Shield, where there is one, and sends what is left
+    of the spans.
 
     Args:
         channel: The channel.
@@ -178,6 +213,8 @@ def sign(
         config: Settings; by default they are read from the environment.
         name: Name under which calls are made; `SERVICE_NAME` by default.
         permissions: Rights that calls claim.
+        telemetry: What traces are recorded with, of a `MeshInterceptor` or another channel of the process; by default
+            what the settings say, closed with the channel.
 
     Raises:
         ConfigError: The settings are wrong.
@@ -185,167 +222,69 @@ def sign(
     settings = config or _settings()
     shielded = shielded_of(settings, name)
     tokens = tokens_of(settings, name) if shielded is None else shielded.tokens
-    link = _OneChannel(channel)
-    unknown = Endpoint(Instance(service=service, instance_id="unknown:1", address="unknown:1"), link)
-
-    def picked(next: Handler) -> Handler:
-        async def handle(exchange: Exchange) -> None:
-            exchange.endpoint = unknown
-            await next(exchange)
-
-        return handle
-
+    own = open_telemetry(settings, name) if telemetry is None else None
+    telemetry = telemetry or own
+    link, calls = OneChannel(channel), Calls()
+    watching = () if telemetry is None else (calling(service, calls, telemetry.tracing),)
     caller = Caller(
         service,
-        compose((presenting(tokens), picked, signing()), attempt),
+        compose((*watching, presenting(tokens), _nowhere_else(service, link), signing()), attempt),
         tenant=settings.tenant,
         timeout=settings.default_timeout_s,
         permissions=tuple(permissions),
         realm=realm_of(settings),
     )
-    signed = _Signed(caller, link)
-    signed.shielded = shielded
+    signed = SignedChannel(caller, link, telemetry)
+    if telemetry is not None:
+        forget = telemetry.measure_threadsafe(lambda: of_calls({service: calls}))
+        signed.holds(forget if own is None else own.close)
+    if shielded is not None:
+        signed.holds(shielded.close)
     return signed
 
 
-class _OneChannel(Attempts):
-    """A channel that somebody else keeps."""
+def _nowhere_else(service: str, link: OneChannel) -> Middleware:
+    """The layer that picks the one endpoint that there is; which instance answers there is not known."""
+    only = Endpoint(Instance(service=service, instance_id="unknown:1", address="unknown:1"), link)
 
-    trouble = ""
-    degraded = False
+    def wrap(next: Handler) -> Handler:
+        async def picked(exchange: Exchange) -> None:
+            exchange.endpoint = only
+            try:
+                await next(exchange)
+            finally:
+                exchange.endpoint = None
 
-    def _begin(self, exchange: Exchange) -> Any:
-        call = exchange.context = super()._begin(exchange)
-        return call
+        return picked
 
-    def any_ready(self) -> bool:
-        """Whether a call made now would be sent at once."""
-        return self.ready
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is connected."""
-        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
-
-    async def changed(self) -> None:
-        """Waits until that may be different."""
-        await self._channel.wait_for_state_change(self._channel.get_state(try_to_connect=True))
-
-    async def ping(self, timeout: float) -> bool:
-        """Whether it is connected."""
-        return self.ready
-
-    async def close(self, grace: float) -> None:
-        """Leaves the channel to whom it belongs."""
+    return wrap
 
 
-class _Forthcoming(MeshCall):
-    """A call whose initial metadata, which services of the mesh do not send, are the server's own."""
+class SignedChannel(AdoptedChannel):
+    """What `sign` makes of a channel.
 
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        """What the server sent ahead of its replies; empty where the call never reached it."""
-        call = self._flow.exchange.context
-        sent = None if call is None else await call.initial_metadata()
-        return grpc.aio.Metadata() if sent is None else sent
+    Args:
+        caller: Makes its calls.
+        link: The channel that was wrapped.
+        telemetry: What traces are recorded with; None where they are not.
 
+    Attributes:
+        telemetry: To be given to other channels of the process.
+    """
 
-class _UnaryUnary(_Forthcoming, UnaryUnaryCall):
-    """One request, one reply."""
+    def __init__(self, caller: Caller, link: OneChannel, telemetry: OpenTelemetry | None) -> None:
+        super().__init__(caller, link)
+        self.telemetry = telemetry
+        self._held = AsyncExitStack()
 
-
-class _UnaryStream(_Forthcoming, UnaryStreamCall):
-    """One request, a stream of replies."""
-
-
-class _StreamUnary(_Forthcoming, StreamUnaryCall):
-    """A stream of requests, one reply."""
-
-
-class _StreamStream(_Forthcoming, StreamStreamCall):
-    """Streams both ways."""
-
-
-_KINDS: dict[Any, type[_Forthcoming]] = {
-    UnaryUnaryCall: _UnaryUnary,
-    UnaryStreamCall: _UnaryStream,
-    StreamUnaryCall: _StreamUnary,
-    StreamStreamCall: _StreamStream,
-}
-
-
-class _Signed(MeshChannel):
-    """A channel over the one that was wrapped."""
-
-    shielded: Shielded | None = None
+    def holds(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Has something closed with it."""
+        self._held.push_async_callback(close)
 
     async def close(self, grace: float | None = None) -> None:
         """Ends what it holds itself."""
         await super().close(grace)
-        if self.shielded is not None:
-            await self.shielded.close()
-
-    def _callable(
-        self,
-        path: str,
-        streams_requests: bool,
-        streams_replies: bool,
-        serialize: Any,
-        deserialize: Any,
-        kind: Callable[..., Any],
-    ) -> Callable[..., Any]:
-        kind = _KINDS[kind]
-        return super()._callable(path, streams_requests, streams_replies, serialize, deserialize, kind)
-
-
-class _Context:
-    """A servicer's context whose messages pass through the exchange; all else is gRPC's own."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._exchange.context, name)
-
-    async def read(self) -> Any:
-        """The next request, or `grpc.aio.EOF`."""
-        message = await self._exchange.receive()
-        return EOF if message is END else message
-
-    async def write(self, message: Any) -> None:
-        """Sends a reply."""
-        await self._exchange.send(message)
-
-    def set_trailing_metadata(self, pairs: Sequence[tuple[str, Any]]) -> None:
-        """Adds to what is sent at the end."""
-        self._exchange.trailers.update(pairs)
-
-
-class _Aborted(BaseException):
-    """Carries `context.abort`, by which servicers end a call, past the error boundary."""
-
-    def __init__(self, cause: AbortError) -> None:
-        super().__init__()
-        self.cause = cause
-
-
-def _abortable(next: Handler) -> Handler:
-    async def passed(exchange: Exchange) -> None:
-        try:
-            await next(exchange)
-        except AbortError as error:
-            raise _Aborted(error) from None
-
-    return passed
-
-
-def _aborting(next: Handler) -> Handler:
-    async def passed(exchange: Exchange) -> None:
-        try:
-            await next(exchange)
-        except _Aborted as aborted:
-            raise aborted.cause from None
-
-    return passed
+        await self._held.aclose()
 
 
 def _refusing(path: str) -> Callable[[Handler], Handler]:
@@ -356,26 +295,6 @@ def _refusing(path: str) -> Callable[[Handler], Handler]:
         return refuse
 
     return wrap
-
-
-def _calling(method: Method, handler: Any) -> Handler:
-    """The innermost handler: calls the servicer's own method, in whichever of gRPC's styles it is written."""
-    function = getattr(handler, method.arity)
-    yields = inspect.isasyncgenfunction(function)
-
-    async def call(exchange: Exchange) -> None:
-        request = requests_of(exchange) if method.streams_requests else exchange.request
-        if not (yields or inspect.iscoroutinefunction(function)):
-            raise Unimplemented(f"{method.name} is not `async def`", reason="HANDLER_NOT_ASYNC")
-        if yields:
-            async for reply in function(request, _Context(exchange)):
-                await exchange.send(reply)
-            return
-        reply = await function(request, _Context(exchange))
-        if not method.streams_replies:
-            await exchange.send(reply)
-
-    return call
 
 
 def _settings() -> SharedConfig:

@@ -16,8 +16,8 @@ from meshkit.client import Client
 from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
-from meshkit.measuring import of_mesh
 from meshkit.naming import service_name
+from meshkit.outbound import of_mesh
 from meshkit.pipeline import Middleware
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience
@@ -26,7 +26,7 @@ from meshkit.security.certificates import client_certificates
 from meshkit.security.rights import PERMISSION
 from meshkit.telemetry.calls import Calls
 from meshkit.telemetry.extra import open_telemetry
-from meshkit.telemetry.observing import counting
+from meshkit.telemetry.observing import calling
 from meshkit.transport.caller import Caller, MeshInvoker
 from meshkit.transport.channel import MeshChannel, described
 from meshkit.transport.link import GrpcLink
@@ -312,8 +312,8 @@ class Mesh:
         """The layers that see each call to a service; none where nobody wants to know."""
         if not (self.config.otel_enabled or self.config.metrics_port):
             return ()
-        counted = counting(self.calls.setdefault(service, Calls()))
-        return (counted,) if self.telemetry is None else (self.telemetry.tracing.calling(service), counted)
+        tracing = None if self.telemetry is None else self.telemetry.tracing
+        return (calling(service, self.calls.setdefault(service, Calls()), tracing),)
 
 
 def shielded_of(config: SharedConfig, name: str) -> Shielded | None:
@@ -322,4 +322,16 @@ def shielded_of(config: SharedConfig, name: str) -> Shielded | None:
         return None
     from meshkit.shielded import Shielded
 
-    return Shielded(config, name)
+    return Shielded(config, name, mesh_of_shield(config, name))
+
+
+def mesh_of_shield(config: SharedConfig, name: str) -> Mesh:
+    """A mesh in which there is nothing but the Shield that the settings name; calls carry the project's own tokens."""
+    alone = {
+        "shield_grpc_url": "",
+        "registry_url": f"static://shield={config.shield_grpc_url}",
+        "lb_subset_size": 0,
+        "otel_enabled": False,
+        "metrics_port": 0,
+    }
+    return Mesh(config.model_copy(update=alone), name=name)

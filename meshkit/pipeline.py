@@ -18,7 +18,8 @@ To see or change messages it replaces `exchange.send` or `exchange.receive` by f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,8 @@ from meshkit.call import Call, Principal
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
+
+    from meshkit.errors import MeshError
 
 
 class End(Enum):
@@ -108,6 +111,8 @@ class Exchange:
         context: The transport's own object for the call. Nothing but `interceptors` looks at it.
         begun: On the way in, whether the service's own code has begun.
         bearers: On the way in, whose tokens it falls with: the caller's, its subject's, those of all who act between.
+        verdict: On the way in, what the transport has the caller told: that the metadata are malformed; or that the
+            instance ends the call, whose task is cancelled then.
 
     On the calling side only:
         permissions: Rights that the token for the call claims.
@@ -136,6 +141,7 @@ class Exchange:
     context: Any = field(default=None, repr=False)
     begun: bool = False
     bearers: tuple[Principal, ...] = ()
+    verdict: MeshError | None = None
     permissions: tuple[str, ...] = ("*",)
     token: Any = field(default=None, repr=False)
     endpoint: Any = None
@@ -150,6 +156,14 @@ class Exchange:
     first_message_timeout: float | None = None
     idle_timeout: float | None = None
 
+    def ended(self) -> MeshError | None:
+        """What to raise in the place of a cancellation of its task, where only the verdict cancelled it; else None."""
+        task = asyncio.current_task()
+        if self.verdict is None or task is None or task.cancelling() != 1:
+            return None
+        task.uncancel()
+        return self.verdict
+
 
 Handler = Callable[[Exchange], Awaitable[None]]
 """Serves, or makes, one call; returns when the call is over, raises when it failed."""
@@ -158,8 +172,29 @@ Middleware = Callable[[Handler], Handler]
 """Wraps a handler in a layer."""
 
 
+class StatusSent(BaseException):
+    """Ends a call whose caller has its status already, sent by somebody else; it passes by the error boundary.
+
+    Args:
+        code: See `code`.
+
+    Attributes:
+        code: Name of the gRPC status code.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def compose(layers: Iterable[Middleware], handler: Handler) -> Handler:
     """Wraps the handler in the layers, the first of which becomes the outermost."""
     for layer in reversed(tuple(layers)):
         handler = layer(handler)
     return handler
+
+
+async def requests_of(exchange: Exchange) -> AsyncIterator[Any]:
+    """The caller's stream of requests."""
+    while (message := await exchange.receive()) is not END:
+        yield message

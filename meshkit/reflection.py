@@ -19,7 +19,7 @@ from meshkit.transport.reflection import (
 )
 
 if TYPE_CHECKING:
-    from meshkit.replica import Replica
+    from meshkit.parts import Parts
 
 _INSPECTION = mesh_pb2.DESCRIPTOR.services_by_name["MeshService"].full_name
 
@@ -50,7 +50,7 @@ class OpenReflection(Reflection):
             yield answer
 
 
-def reflection_of(replica: Replica) -> Reflection:
+def reflection_of(replica: Parts) -> Reflection:
     """The reflection of a replica."""
     kind = OpenReflection if replica.config.env is Environment.LOCAL else Reflection
     reflection = kind(config=replica.config, mesh=replica.mesh)

@@ -7,52 +7,31 @@ import contextlib
 import socket
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from meshkit.config import ConfigError, Live, Problem
-from meshkit.config.tls import check_serving
-from meshkit.instance import Instance, State, new_instance_id
-from meshkit.jobs import Runs, repeat
-from meshkit.lifecycle import Lifecycle
-from meshkit.measuring import of_mesh, of_replica
-from meshkit.mesh import Mesh
-from meshkit.pipeline import compose
+from meshkit.inspection import inspection_of
+from meshkit.instance import Instance, State
+from meshkit.jobs import repeat
+from meshkit.measuring import of_replica
+from meshkit.outbound import of_mesh
+from meshkit.parts import Parts
 from meshkit.readiness import depend, look_after
-from meshkit.resilience.admission import Admission
-from meshkit.resources import Opener, Resources
-from meshkit.security.assembly import guard_of, own_ring_of, rekey
-from meshkit.security.certificates import server_certificates
-from meshkit.security.shared import shared_of
-from meshkit.service import is_authority
+from meshkit.reflection import reflection_of
 from meshkit.serving import handlers
-from meshkit.telemetry.access import AccessLog
-from meshkit.telemetry.extra import open_telemetry
-from meshkit.telemetry.observing import Observer
-from meshkit.transport.health import Health, HealthPort
-from meshkit.transport.server import Server
 from meshkit.transport.tls import server_credentials
 
 if TYPE_CHECKING:
-    from meshkit.config import SharedConfig
     from meshkit.declaration import Job
-    from meshkit.discovery import Lease, Registry
-    from meshkit.service import CUService
 
 log = structlog.get_logger("meshkit.replica")
 
-Overrides = Mapping[Callable[..., Any], Opener]
-"""Openers of resources, each with the one to use in its stead."""
-
 LEASE_S = 2.0
 """Seconds that the registry has to take note of a drain, and as many to take note of its end."""
-
-SHARED_PROPAGATION_S = 0.1
-"""Seconds for callers to notice the drain of one of several processes on a port: until their connection ends they have
-no other, and wait."""
 
 CLOSE_S = 3.0
 """Seconds beyond the grace of a drain that resources have to close."""
@@ -63,99 +42,11 @@ LAST_MOMENT_S = 1.0
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 
 
-class Replica:
-    """One instance of a service in this process.
+class Replica(Parts):
+    """One instance of a service in this process, and its life."""
 
-    Args:
-        kind: The service's class.
-        config: Its settings.
-        registry: Where it registers and finds others.
-        overrides: Openers to use instead of those of its resources.
-        shares_port: Whether other processes listen on its port as well, on purpose.
-
-    Attributes:
-        lifecycle: Where it stands, and what it lacks to be ready.
-        runs: How often its background jobs ran, by the name of the method.
-
-    Raises:
-        ConfigError: There is no project secret, and none may be made; or the keys file is wrong, or a certificate.
-    """
-
-    def __init__(
-        self,
-        kind: type[CUService],
-        config: SharedConfig,
-        registry: Registry,
-        *,
-        overrides: Overrides | None = None,
-        shares_port: bool = False,
-    ) -> None:
-        self.kind = kind
-        self.config = config
-        self.live = Live(config)
-        self.registry = registry
-        self.name = config.service_name or kind.definition.name
-        if problems := check_tls(kind, config):
-            raise ConfigError(problems)
-        self.certificates = server_certificates(config, self.name)
-        self.instance_id = new_instance_id(self.name)
-        self.admission = Admission.of(config.max_calls, config.max_lag_s, refusing="STARTING")
-        self.lifecycle = Lifecycle(self.name, self.instance_id)
-        self.telemetry = open_telemetry(config, self.name, self.instance_id)
-        self.observer = Observer(
-            access=AccessLog(config.log_access_rate) if config.log_access_rate else None,
-            tracing=self.telemetry.tracing if self.telemetry else None,
-        )
-        self.health = Health((kind.definition.contract.full_name,))
-        self.lifecycle.follow(lambda: self.health.set(self.lifecycle.state, self.lifecycle.lacking))
-        self.health_port = None if config.health_port is None else HealthPort(self.health)
-        self.server = Server(
-            self.name,
-            self.instance_id,
-            max_message_bytes=config.max_message_bytes,
-            draining=self.lifecycle.draining,
-            shares_port=shares_port,
-            connection_age=config.stream_max_age_s if config.grpc_tls_enabled else None,
-            around=partial(compose, self.observer.layers()),
-        )
-        self.mesh = Mesh(config, registry, name=self.name, telemetry=self.telemetry)
-        self.service = kind(config=config, mesh=self.mesh)
-        self.service.live = self.live
-        self.instance: Instance | None = None
-        self._own = own_ring_of(config)
-        keyed = self.mesh.shielded is None and not is_authority(kind)
-        self._shared = shared_of(config, projects=keyed)
-        self._guard = guard_of(
-            config,
-            self.name,
-            self.instance_id,
-            shared=self._shared,
-            own=self._own,
-            ring=self.service.key_ring(self._shared.revocations),
-            only=self.mesh.shielded.ring if self.mesh.shielded else None,
-        )
-        self._overrides = overrides or {}
-        self._propagation_s = config.drain_propagation_s
-        if shares_port:
-            self._propagation_s = min(self._propagation_s, SHARED_PROPAGATION_S)
-        self._resources = Resources(self.service, _openers(kind, self._overrides))
-        self.runs = {job.attribute: Runs() for job in kind.definition.jobs}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._lease: Lease | None = None
-        self._closed = False
-        self._made_at = time.monotonic()
-        self.probed_at: int | None = None
-        self.live.follow("max_calls", "max_lag_s", apply=self._resize)
-        self.live.follow("project_secret", apply=self._rekey, check=lambda new: new.ensure_project_secrets())
-
-    def uptime(self) -> float:
-        """Seconds since it was made."""
-        return time.monotonic() - self._made_at
-
-    def lease_age(self) -> float | None:
-        """Seconds since its place in the registry was last renewed; None where it has none, or one without end."""
-        renewed_at = self._lease.renewed_at if self._lease is not None else None
-        return None if renewed_at is None else time.monotonic() - renewed_at
+    _tasks: Sequence[asyncio.Task[None]] = ()
+    _closed = False
 
     def bind(self) -> None:
         """Takes the port, and that for probes.
@@ -180,6 +71,20 @@ class Replica:
             contracts=(self.kind.definition.contract.full_name,),
         )
 
+    def shows_metrics(self, port: int) -> None:
+        """Has others told where its page for Prometheus is, once it registers.
+
+        Args:
+            port: The page's port, on `METRICS_HOST`.
+        """
+        assert self.instance is not None
+        host = self.config.metrics_host
+        if host in _ALL_ADDRESSES:
+            host = self.instance.address.rpartition(":")[0]
+        elif ":" in host:
+            host = f"[{host}]"
+        self.instance = self.service.instance = replace(self.instance, metrics=f"{host}:{port}")
+
     async def start(self) -> None:
         """Opens the resources, registers and serves. What was begun is undone when it fails.
 
@@ -188,9 +93,6 @@ class Replica:
         if self.instance is None:
             self.bind()
         assert self.instance is not None
-        from meshkit.inspection import inspection_of
-        from meshkit.reflection import reflection_of
-
         for service in (self.service, inspection_of(self), reflection_of(self)):
             self.server.add(
                 handlers(
@@ -313,14 +215,6 @@ class Replica:
             if files is not None:
                 files.look()
 
-    def _resize(self, config: SharedConfig) -> None:
-        self.admission.change(max_calls=config.max_calls, max_lag=config.max_lag_s)
-
-    def _rekey(self, config: SharedConfig) -> None:
-        """Takes the project's secrets as they are now: to let calls in by all of them, to call with the newest."""
-        rekey(self._own, config)
-        self.mesh.rekey(config)
-
     def _looking(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What looks after that which it needs to be ready."""
         definition = self.kind.definition
@@ -354,24 +248,6 @@ class Replica:
         if self.certificates is None:
             return None
         return server_credentials(self.certificates, require_client=self.config.grpc_tls_require_client_auth)
-
-
-def check_tls(kind: type[CUService], config: SharedConfig) -> list[Problem]:
-    """What keeps a service from serving as its certificates are set up, and from telling its peers apart."""
-    name = config.service_name or kind.definition.name
-    problems = check_serving(config, name)
-    choosy = any(rpc.allow_peers for rpc in kind.definition.rpcs)
-    if choosy and not (config.grpc_tls_enabled and config.grpc_tls_require_client_auth):
-        what = (
-            f"{name} lets certain peers in only (allow_peers), and without certificates of theirs knows none"
-        )
-        problems.append(Problem("GRPC_TLS_REQUIRE_CLIENT_AUTH", what, "set it and GRPC_TLS_ENABLED to true"))
-    return problems
-
-
-def _openers(kind: type[CUService], overrides: Overrides) -> dict[str, Opener]:
-    resources = kind.definition.resources
-    return {name: overrides.get(each.opener, each.opener) for name, each in resources.items()}
 
 
 def _reachable(host: str) -> str:

@@ -19,8 +19,9 @@ from meshkit.config.journal import STDERR, complain
 from meshkit.config.notifying import Notifying, notifying
 from meshkit.errors import MeshError
 from meshkit.notify import Notifier
+from meshkit.parts import Overrides, check_tls
 from meshkit.reloading import kept_current
-from meshkit.replica import Overrides, Replica, check_tls
+from meshkit.replica import Replica
 from meshkit.telemetry.extra import missing_sdk
 from meshkit.transport.server import PortTaken
 
@@ -124,8 +125,9 @@ class Runtime:
             if self._owns_process and (telemetry := self.replicas[0].telemetry) is not None:
                 telemetry.share()
             log.info("starting", registry=str(registry), state=str(first.state_dir))
-            if first.metrics_port:
-                await page.open(first.metrics_host, first.metrics_port)
+            if first.metrics_port and (port := await page.open(first.metrics_host, first.metrics_port)):
+                for replica in self.replicas:
+                    replica.shows_metrics(port)
             await self._start(stop)
             if self._owns_process:
                 _freeze_heap()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshkit.call import Deadline, serving
 from meshkit.declaration import PUBLIC, Rpc
@@ -21,7 +20,7 @@ from meshkit.errors import (
     Unimplemented,
 )
 from meshkit.limits import TimeLimit, TimeLimitExceeded
-from meshkit.pipeline import END, Exchange, Handler, Middleware, compose
+from meshkit.pipeline import Exchange, Handler, Middleware, compose, requests_of
 from meshkit.resilience.admission import Admission, admitting, sharing
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand, Guard
@@ -78,7 +77,7 @@ def layers(
     streams = rpc.method.streams_requests or rpc.method.streams_replies
     limits = () if rpc.limit is None else (admission.limited(rpc.method.path, rpc.limit, waits=not streams),)
     return (
-        *observer.layers(rpc.method.path),
+        observer.layer(rpc.method.path),
         error_boundary,
         admitting(admission),
         *((only_peers(rpc.allow_peers, namespace),) if rpc.allow_peers else ()),
@@ -105,10 +104,13 @@ def error_boundary(next: Handler) -> Handler:
     """Lets nothing out but a `MeshError` meant for the caller.
 
     Any other exception becomes `Internal` with an incident id; what it says stays in this process, in the log under
-    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered.
+    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered; but where the
+    instance ends the call, its verdict is what the caller is told.
     """
 
     async def bounded(exchange: Exchange) -> None:
+        if exchange.verdict is not None:
+            raise exchange.verdict
         try:
             await next(exchange)
         except MeshError as error:
@@ -117,9 +119,11 @@ def error_boundary(next: Handler) -> Handler:
             raise incident(exchange, error) from None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise incident(exchange, error) from None
+            if task is not None and not task.cancelling():
+                raise incident(exchange, error) from None
+            if (verdict := exchange.ended()) is not None:
+                raise verdict from None
+            raise
         except Exception as error:  # whatever it is must not leave the process
             raise incident(exchange, error) from None
 
@@ -284,9 +288,3 @@ def invoking(service: CUService, rpc: Rpc) -> Handler:
                 await exchange.send(reply)
 
     return invoke
-
-
-async def requests_of(exchange: Exchange) -> AsyncIterator[Any]:
-    """The caller's stream of requests."""
-    while (message := await exchange.receive()) is not END:
-        yield message

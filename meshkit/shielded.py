@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from meshkit.mesh import Mesh
+from meshkit.client import Client
 from meshkit.protocol import ShieldClient
 from meshkit.security.assembly import tokens_of
 from meshkit.security.revocations import Revocations
@@ -15,12 +15,32 @@ if TYPE_CHECKING:
     from meshkit.config import SharedConfig
 
 
+C = TypeVar("C", bound=Client)
+
+
+class Way(Protocol):
+    """The way to Shield: a mesh with nothing else in it."""
+
+    def client(self, client: type[C], /) -> C:
+        """A client of Shield."""
+        ...
+
+    def rekey(self, config: SharedConfig, /) -> None:
+        """Calls with the newest project secret of these settings from now on."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        ...
+
+
 class Shielded:
     """What a process has of the Shield that its settings name.
 
     Args:
         config: Settings; the project's newest secret proves to Shield who this is.
         name: Name under which calls are made; `SERVICE_NAME` by default.
+        way: The way to it, with the project's own tokens; closed with this.
 
     Attributes:
         tokens: Where tokens for calls come from.
@@ -31,10 +51,10 @@ class Shielded:
         ConfigError: There is no project secret, and none may be made.
     """
 
-    def __init__(self, config: SharedConfig, name: str) -> None:
+    def __init__(self, config: SharedConfig, name: str, way: Way) -> None:
         self._address = config.shield_grpc_url
-        self._mesh = mesh_of_shield(config, name)
-        self._client = cache(lambda: self._mesh.client(ShieldClient))  # connecting begins when it is needed
+        self._way = way
+        self._client = cache(lambda: self._way.client(ShieldClient))  # connecting begins when it is needed
         self._feed: Feed | None = None
         self.ring = ShieldRing(self._client, address=self._address)
         self.own = tokens_of(config, name, forwards=False)
@@ -49,7 +69,7 @@ class Shielded:
 
     def rekey(self, config: SharedConfig) -> None:
         """Proves itself to Shield with the newest project secret of these settings from now on."""
-        self._mesh.rekey(config)
+        self._way.rekey(config)
 
     async def close(self) -> None:
         """Ends what is under way, and the connection."""
@@ -57,16 +77,4 @@ class Shielded:
             await self._feed.close()
         await self.tokens.close()
         await self.ring.close()
-        await self._mesh.close()
-
-
-def mesh_of_shield(config: SharedConfig, name: str) -> Mesh:
-    """A mesh in which there is nothing but the Shield that the settings name; calls carry the project's own tokens."""
-    alone = {
-        "shield_grpc_url": "",
-        "registry_url": f"static://shield={config.shield_grpc_url}",
-        "lb_subset_size": 0,
-        "otel_enabled": False,
-        "metrics_port": 0,
-    }
-    return Mesh(config.model_copy(update=alone), name=name)
+        await self._way.close()

@@ -12,26 +12,28 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from meshkit.config import ConfigError, Problem, SharedConfig, Wrong
+
 KEY_BYTES = 32
 
 MAKE_MASTER_KEY = "openssl rand -base64 32 | tr '+/' '-_'"
 """The command that makes a key."""
 
-_WRONG = f"it is not base64url of {KEY_BYTES} bytes; `{MAKE_MASTER_KEY}` makes one"
+_MEND = f"make one with `{MAKE_MASTER_KEY}`"
 
 
 def parse_master_key(text: str) -> bytes:
     """Reads a key that is written in base64url, with or without padding.
 
     Raises:
-        ValueError: It is no such key; the message quotes nothing of it.
+        Wrong: It is no such key; the message quotes nothing of it.
     """
     stripped = text.strip().rstrip("=")
     key = b""
     with contextlib.suppress(binascii.Error, ValueError):
         key = base64.b64decode(stripped + "=" * (-len(stripped) % 4), altchars=b"-_", validate=True)
     if len(key) != KEY_BYTES:
-        raise ValueError(_WRONG)
+        raise Wrong(f"it is not base64url of {KEY_BYTES} bytes", _MEND)
     return key
 
 
@@ -43,14 +45,37 @@ def check_master_key(value: SecretStr, env: object) -> SecretStr:
         env: `CU_ENV`.
 
     Raises:
-        ValueError: It is no key, or is missing.
+        Wrong: It is no key, or is missing.
     """
     text = value.get_secret_value()
     if text:
         parse_master_key(text)
     elif env == "production":
-        raise ValueError(f"it is missing, and production makes none; `{MAKE_MASTER_KEY}` makes one")
+        raise Wrong("it is missing, and production makes none", _MEND)
     return value
+
+
+def master_key(config: SharedConfig, setting: str, configured: SecretStr, name: str) -> bytes:
+    """The key that is configured, or this machine's own. Blocking.
+
+    Args:
+        config: Says where the state folder is.
+        setting: Name of the setting.
+        configured: What it says; empty where it says nothing.
+        name: Name of the file with the machine's own key.
+
+    Raises:
+        ConfigError: The file with the machine's own key is none, or is open to others than its owner.
+        OSError: It cannot be read or made.
+    """
+    if text := configured.get_secret_value():
+        return parse_master_key(text)
+    folder = config.ensure_state_dir()
+    try:
+        return local_master_key(folder, name)
+    except Wrong as wrong:
+        what = f"it is not set, and the key in {folder / name} is not used: {wrong.what}"
+        raise ConfigError([Problem(setting, what, wrong.mend)]) from None
 
 
 def local_master_key(folder: Path, name: str) -> bytes:
@@ -61,7 +86,7 @@ def local_master_key(folder: Path, name: str) -> bytes:
         name: Name of the file in it.
 
     Raises:
-        ValueError: The file is there, and is no key or is open to others than its owner.
+        Wrong: The file is there, and is no key or is open to others than its owner.
         OSError: The folder cannot be written to.
     """
     path = folder / name
@@ -90,4 +115,4 @@ def _make(folder: Path, path: Path) -> None:
 def _check_private(path: Path) -> None:
     facts = path.stat()
     if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o077:
-        raise ValueError(f"{path} must belong to you and be readable by nobody else: chmod 600, or delete it")
+        raise Wrong(f"{path} must belong to you and be readable by nobody else", "chmod 600 it, or delete it")

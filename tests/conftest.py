@@ -1,12 +1,15 @@
-"""What all tests share: logs that stay in the process, and a loop that is left as it was found."""
+"""What all tests share: logs that stay in the process, waiting for a condition, and a Redis."""
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import structlog
+
+from meshkit.redis.server import LocalServer
 
 PATIENCE_S = 30.0
 
@@ -40,3 +43,10 @@ def eventually() -> Callable[..., object]:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
+    """A Redis of the test's own."""
+    async with LocalServer(tmp_path / "redis") as running:
+        yield running

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -23,6 +24,7 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from urllib.parse import quote
 
+import psutil  # comes with the server's wheel
 import psycopg
 from psycopg.sql import SQL, Identifier
 
@@ -84,6 +86,23 @@ class Server:
         """Ends it and all connections to it, at once."""
         self._control("stop", "-m", "immediate")
 
+    def kill(self) -> None:
+        """Ends it as a crash does: what it had not written down is lost, and its next start recovers."""
+        file = self.directory / "postmaster.pid"
+        server = psutil.Process(int(file.read_text().split()[0]))
+        parts = [server, *server.children()]
+        server.kill()
+        until = time.monotonic() + 30.0
+        while any(map(_is_alive, parts)):  # its children leave when they see that it is gone
+            assert time.monotonic() < until, "a part of the server outlives it"
+            time.sleep(0.01)
+        file.unlink()  # a pid that nobody has collected looks alive to the next start
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started, and neither stopped nor killed."""
+        return (self.directory / "postmaster.pid").exists()
+
     def start(self) -> None:
         """Starts it again."""
         self._control("start", "-l", str(self.directory / "log"), "-o", f'-h "" -k {self.directory}')
@@ -95,7 +114,7 @@ class Server:
         )
 
     def _end(self, folder: Path) -> None:
-        if (self.directory / "postmaster.pid").exists():
+        if self.runs:
             self.stop()
         rmtree(folder)
 
@@ -109,6 +128,13 @@ class Server:
             stderr=subprocess.DEVNULL,
             env={"PATH": os.environ.get("PATH", "")},
         )
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _becoming(user: str) -> list[str]:

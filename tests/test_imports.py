@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ PUBLIC = {"authority", "config", "protocol"}
 
 NOBODY_IMPORTS = {"cli", "testing"}
 
+BACK = {
+    ("meshkit.config.shared", "meshkit.config.loading"),  # SharedConfig.load()
+    ("meshkit.service", "meshkit.runtime"),  # CUService.run()
+}
+"""Where a class has what makes or runs it as a method of its own. All other imports run one way."""
+
 
 def modules(package: str) -> Iterator[Path]:
     yield from (path for path in (ROOT / package).rglob("*.py") if "_gen" not in path.parts)
@@ -74,6 +81,25 @@ def room_of_file(path: Path) -> str:
     return path.relative_to(ROOT / "meshkit").parts[0].removesuffix(".py")
 
 
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for package in ("meshkit", "reference_services") for path in modules(package)}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Our modules that a file imports: when it runs, within functions, and for types alone."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return found & MODULES.keys()
+
+
 ROOMS = {
     path.name.removesuffix(".py") for path in (ROOT / "meshkit").iterdir() if not path.name.startswith("__")
 }
@@ -88,6 +114,13 @@ def test_each_room_imports_only_what_it_may() -> None:
         if room_of(name) in ROOMS and room_of(name) not in ALLOWED[room_of_file(path)] | {room_of_file(path)}
     ]
     assert not faults, "\n".join(faults)
+
+
+def test_imports_run_one_way() -> None:
+    graph = {name: modules_imported(path) - {name} for name, path in MODULES.items()}
+    for name, imported in BACK:
+        graph[name].remove(imported)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_nothing_imports_the_command_line_or_the_test_kit() -> None:
@@ -146,6 +179,11 @@ def test_reference_services_stand_on_the_public_face_only() -> None:
         (
             "from meshkit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
             ("grpc", "redis", "dbos"),
+        ),
+        ("import meshkit.config; meshkit.config.quiet_grpc", ("pydantic",)),
+        (
+            "from meshkit.cli import main\ntry: main(['health', '127.0.0.1:1'])\nexcept SystemExit: pass",
+            ("typer", "rich", "pydantic", "redis"),
         ),
     ],
 )

@@ -28,6 +28,9 @@ UNKNOWN_S = 0.001
 MAX_KNOWN = 20_000
 """Instances of which anything is remembered."""
 
+FORGOTTEN_TIMES = 15.0
+"""After so many times `tau` without a call nothing is left of an average: 0.1 ms of the longest penalty."""
+
 PENALISED = frozenset(
     {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "DATA_LOSS"}
 )
@@ -62,6 +65,7 @@ class PeakEwma:
         self._clock = clock
         self._uniform = uniform
         self._known: dict[str, tuple[float, float]] = {}
+        self._forgotten_at = clock()
 
     def pick(self, candidates: Candidates, call: Call) -> Endpoint:
         """The one of two with the lower cost."""
@@ -128,7 +132,15 @@ class PeakEwma:
         return self._remember(endpoint.instance.instance_id, usual, now)
 
     def _remember(self, instance_id: str, average: float, now: float) -> tuple[float, float]:
+        if now - self._forgotten_at >= self._tau:
+            self._forget(now)
         if len(self._known) >= MAX_KNOWN and instance_id not in self._known:
             del self._known[next(iter(self._known))]
         known = self._known[instance_id] = (average, now)
         return known
+
+    def _forget(self, now: float) -> None:
+        """Forgets those of whom nothing was heard for long: most of them have left."""
+        self._forgotten_at = now
+        oldest = now - FORGOTTEN_TIMES * self._tau
+        self._known = {each: known for each, known in self._known.items() if known[1] > oldest}

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from meshkit.config import quiet_grpc
 
             quiet_grpc()
-        _app(verb)(args=words, prog_name="meshkit")
+        _run(verb, words)
     except Failure as failure:
         _end(str(failure), failure.code)
     except KeyboardInterrupt:
@@ -75,6 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (code := _known(error)) is None:
             raise
         _end(str(error), code)
+
+
+def _run(verb: str | None, words: list[str]) -> None:
+    """Run a verb, and end the process where its exit code is not 0."""
+    if verb == "health" and len(words) == 2:
+        from meshkit.cli import address
+
+        if address.is_address(words[1]):
+            sys.exit(address.check(words[1]))
+    _app(verb)(args=words, prog_name="meshkit")
 
 
 def _app(chosen: str | None) -> typer.Typer:

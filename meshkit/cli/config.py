@@ -93,7 +93,7 @@ def reference(targets: Targets = None) -> None:
 
 
 def _check(target: str | None, config: SharedConfig) -> None:
-    """What a service checks beyond its settings: its certificates, which must be in its name.
+    """What a service checks beyond its settings: its certificates, which must be in its name, and the keys file.
 
     Raises:
         ConfigError: They are not right.
@@ -104,9 +104,16 @@ def _check(target: str | None, config: SharedConfig) -> None:
     found = load_object(target) if target else None
     if not (isinstance(found, type) and issubclass(found, CUService)):
         return
-    from meshkit.replica import check_tls
+    from meshkit.parts import check_tls
+    from meshkit.security.assembly import file_ring
 
-    if problems := check_tls(found, config):
+    problems = check_tls(found, config)
+    if config.project_keys_file is not None:
+        try:
+            file_ring(config.project_keys_file)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
         raise ConfigError(problems)
 
 

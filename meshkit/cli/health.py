@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshkit.cli.address import TIMEOUT_S, is_address, line, remark
 from meshkit.cli.finding import (
     by_age,
     configured_registry,
@@ -52,7 +53,7 @@ def health(
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds that each instance has to answer.")
-    ] = 3.0,
+    ] = TIMEOUT_S,
     tls: Annotated[
         str,
         typer.Option(
@@ -84,7 +85,8 @@ async def _check(target: str | None, timeout: float, tls: str) -> list[Checked]:
     from meshkit.transport.probing import probe
 
     if target is not None and ":" in target:
-        _require_address(target)
+        if not is_address(target):
+            raise Failure(f"{target!r} is not host:port", code=ExitCode.USAGE)
         secured = _securing(await settings())(tls) if tls else None
         return [Checked(tls, "", target, await probe(target, timeout=timeout, secured=secured))]
     if tls:
@@ -134,38 +136,24 @@ async def _instances(service: str | None, config: SharedConfig) -> list[Instance
         return found
 
 
-def _require_address(text: str) -> None:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Failure(f"{text!r} is not host:port", code=ExitCode.USAGE)
-
-
 def _show(checked: Sequence[Checked], *, as_json: bool, table: bool) -> None:
     if as_json:
         show_json([_as_json(each) for each in checked])
     elif table:
         rows = [
-            (each.service, each.instance, each.address, _status(each.probe), _remark(each.probe))
+            (each.service, each.instance, each.address, _status(each.probe), remark(each.probe))
             for each in checked
         ]
         show(table_of(("service", "instance", "address", "health", ""), rows))
     else:
         for each in checked:
-            say(f"{each.address} {each.probe.status} ({_remark(each.probe)})")
+            say(line(each.address, each.probe))
 
 
 def _status(probe: Probe) -> Text:
     from rich.text import Text
 
     return Text(probe.status, style="green" if probe.serves else "red")
-
-
-def _remark(probe: Probe) -> str:
-    if probe.lacking:
-        return f"not ready: lacks {', '.join(probe.lacking)}"
-    if probe.state and not probe.serves:
-        return probe.state
-    return probe.problem or f"{probe.seconds * 1000:.0f} ms"
 
 
 def _as_json(checked: Checked) -> dict[str, object]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import structlog
 
+from meshkit.cli.told import told_in
 from meshkit.errors import MeshError
 from meshkit.rotation import MAX_BYTES, Bounds
 
@@ -156,19 +157,46 @@ async def running(kept: Kept[S]) -> AsyncIterator[None]:
         await kept.stop()
 
 
-@contextmanager
-def told_in(path: Path, text: str) -> Iterator[None]:
-    """Has a line in a file that nobody else can read, for as long as the block lasts."""
-    write_private(path, text)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+class Reachable(Server, Protocol):
+    """A server that programs find by a URL."""
+
+    @property
+    def url(self) -> str:
+        """The URL with the password: not for people."""
+        ...
 
 
-def write_private(path: Path, text: str) -> None:
-    """Writes a line to a file that nobody else can read, not even for a moment."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{text}\n")
+R = TypeVar("R", bound=Reachable)
+
+
+@dataclass(frozen=True)
+class Found(Generic[R]):
+    """A server that is kept, and that other programs of this user find. Its `str` is for people.
+
+    Attributes:
+        url_file: Holds its URL with the password, for this user only, while the server is kept.
+        kept: The server.
+    """
+
+    url_file: Path
+    kept: Kept[R]
+
+    @property
+    def url(self) -> str:
+        """The URL with the password: not for people."""
+        return self.kept.server.url
+
+    def __str__(self) -> str:
+        return str(self.kept)
+
+
+@asynccontextmanager
+async def running_found(kept: Kept[R], url_file: Path) -> AsyncIterator[Found[R]]:
+    """Keeps a server, and its URL in a file, for as long as the block lasts.
+
+    Raises:
+        MeshError: It cannot be started.
+    """
+    async with running(kept):
+        with told_in(url_file, kept.server.url):
+            yield Found(url_file, kept)

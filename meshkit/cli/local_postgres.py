@@ -10,40 +10,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshkit.cli.kept import Kept, running, told_in
+from meshkit.cli.kept import Found, Kept, running_found
 from meshkit.cli.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from meshkit.child import Restarts
 
 
-@dataclass(frozen=True)
-class LocalPostgres:
-    """A PostgreSQL that is kept. Its `str` is for people.
-
-    Attributes:
-        url_file: Holds its URL with the password, for this user only, while the server is kept.
-        kept: The server.
-    """
-
-    url_file: Path
-    kept: Kept[PostgresServer]
-
-    @property
-    def url(self) -> str:
-        """The URL with the password: not for people."""
-        return self.kept.server.url
-
-    def __str__(self) -> str:
-        return str(self.kept)
-
-
 @asynccontextmanager
-async def local_postgres(state_dir: Path, restarts: Restarts) -> AsyncIterator[LocalPostgres]:
+async def local_postgres(state_dir: Path, restarts: Restarts) -> AsyncIterator[Found[PostgresServer]]:
     """Keeps a PostgreSQL for as long as the block lasts.
 
     Args:
@@ -56,10 +34,8 @@ async def local_postgres(state_dir: Path, restarts: Restarts) -> AsyncIterator[L
     """
     folder = state_dir / "postgres"
     kept = Kept("postgres", lambda port: PostgresServer(folder, port), restarts)
-    local = LocalPostgres(folder / "url", kept)
-    async with running(kept):
-        with told_in(local.url_file, local.url):
-            yield local
+    async with running_found(kept, folder / "url") as found:
+        yield found
 
 
 def without_database(services: Iterable[str]) -> list[str]:

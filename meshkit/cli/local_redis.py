@@ -10,44 +10,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshkit.cli.kept import Kept, running, told_in
-from meshkit.cli.output import Failure
-from meshkit.cli.pidfile import is_up
+from meshkit.cli.kept import Found, Kept, running_found
+from meshkit.cli.told import told
 
 if TYPE_CHECKING:
     from meshkit.child import Restarts
     from meshkit.redis.server import LocalServer
 
-_MAX_URL_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class LocalRedis:
-    """A Redis that is kept. Its `str` is for people.
-
-    Attributes:
-        url_file: Holds its URL with the password, for this user only, while the server is kept.
-        kept: The server.
-    """
-
-    url_file: Path
-    kept: Kept[LocalServer]
-
-    @property
-    def url(self) -> str:
-        """The URL with the password: not for people."""
-        return self.kept.server.url
-
-    def __str__(self) -> str:
-        return str(self.kept)
-
 
 @asynccontextmanager
-async def local_redis(state_dir: Path, restarts: Restarts) -> AsyncIterator[LocalRedis]:
+async def local_redis(state_dir: Path, restarts: Restarts) -> AsyncIterator[Found[LocalServer]]:
     """Keeps a Redis for as long as the block lasts.
 
     Args:
@@ -64,10 +39,8 @@ async def local_redis(state_dir: Path, restarts: Restarts) -> AsyncIterator[Loca
     kept = Kept(
         "redis-server", lambda port: LocalServer(state_dir / "redis", port=port, password=password), restarts
     )
-    local = LocalRedis(url_file_in(state_dir), kept)
-    async with running(kept):
-        with told_in(local.url_file, local.url):
-            yield local
+    async with running_found(kept, url_file_in(state_dir)) as found:
+        yield found
 
 
 def url_file_in(state_dir: Path) -> Path:
@@ -81,11 +54,4 @@ def local_redis_url(state_dir: Path) -> str:
     Raises:
         Failure: There is one, and its URL cannot be read.
     """
-    path = url_file_in(state_dir)
-    if not path.exists() or not is_up(state_dir):  # left behind by one that was killed
-        return ""
-    try:
-        with path.open(encoding="ascii") as file:
-            return file.read(_MAX_URL_BYTES).strip()
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path} cannot be read ({error}): start `meshkit up --redis` again") from None
+    return told(state_dir, url_file_in(state_dir), "--redis")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from meshkit.cli.output import Failure
-from meshkit.cli.pidfile import is_up
+from meshkit.cli.told import told, told_in
 
 SHIELD = "shield"
 """Its name."""
@@ -17,7 +16,6 @@ TARGET = "reference_services.shield.service:Shield"
 """Its class."""
 
 _FILE = "shield-address"
-_MAX_BYTES = 512
 _EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
 
@@ -32,13 +30,9 @@ def local_shield(state_dir: Path, host: str) -> Iterator[str]:
     Yields:
         Its address, `host:port`.
     """
-    path = state_dir / _FILE
     address = _free_address(host)
-    path.write_text(f"{address}\n", encoding="ascii")
-    try:
+    with told_in(state_dir / _FILE, address):
         yield address
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def local_shield_address(state_dir: Path) -> str:
@@ -47,14 +41,7 @@ def local_shield_address(state_dir: Path) -> str:
     Raises:
         Failure: There is one, and its address cannot be read.
     """
-    path = state_dir / _FILE
-    if not path.exists() or not is_up(state_dir):  # left behind by one that was killed
-        return ""
-    try:
-        with path.open(encoding="ascii") as file:
-            return file.read(_MAX_BYTES).strip()
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path} cannot be read ({error}): start `meshkit up --shield` again") from None
+    return told(state_dir, state_dir / _FILE, "--shield")
 
 
 def _free_address(host: str) -> str:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from meshkit.cli.kept import write_private
+from meshkit.cli.told import write_private
 from meshkit.errors import FailedPrecondition, Unavailable
 
 HOST = "127.0.0.1"

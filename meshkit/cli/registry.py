@@ -104,17 +104,17 @@ async def _reseal() -> dict[str, Any]:
     from meshkit.security.projects.rows import projects_key
 
     async with _open() as (found, config):
-        if found.sealer.kid is None:
+        if found.store.sealer.kid is None:
             raise Failure("REDIS_SECRET_KEY is not set: there is no key to seal with", code=ExitCode.CONFIG)
-        tally = await reseal_hash(found.database, found.sealer, projects_key(config.namespace))
+        tally = await reseal_hash(found.store.database, found.store.sealer, projects_key(config.namespace))
         others = [
             {"instance": row.instance_id, "sealed_with": row.kid, "problem": row.problem}
             for name in await found.services()
             async for row in rows(found, name)
-            if row.kid != found.sealer.kid or row.problem
+            if row.kid != found.store.sealer.kid or row.problem
         ]
         return {
-            "key": found.sealer.kid,
+            "key": found.store.sealer.kid,
             "projects_resealed": tally.resealed,
             "projects_current": tally.current,
             "changed": tally.changed,

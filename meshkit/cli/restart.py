@@ -80,9 +80,9 @@ def _whom(folder: Path, services: Sequence[str]) -> dict[Path, list[str]]:
     Raises:
         Failure: Nothing runs.
     """
+    from meshkit.cli.changing import no_such_service
     from meshkit.cli.control import SOCKET
     from meshkit.cli.processes import is_running, running_in, socket_of
-    from meshkit.cli.scaling import no_such_service
 
     mesh = folder / SOCKET
     if not services:

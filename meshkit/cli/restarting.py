@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from meshkit.cli.changing import Request, no_such_service, under_way
 from meshkit.cli.control import JsonObject
-from meshkit.cli.scaling import MAX_TIMEOUT_S, no_such_service
-from meshkit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from meshkit.errors import FailedPrecondition, NotFound
 from meshkit.supervisor import Supervisor
 
 
-class RestartRequest(BaseModel):
+class RestartRequest(Request):
     """What is to be restarted.
 
     Attributes:
@@ -22,10 +22,7 @@ class RestartRequest(BaseModel):
         timeout_s: Seconds that each new process has until it is ready.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     services: list[Annotated[str, Field(max_length=40)]] = Field(default_factory=list, max_length=64)
-    timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIMEOUT_S)
 
 
 class RestartAnswer(BaseModel):
@@ -61,13 +58,7 @@ class Restarter:
             InvalidArgument: The request is wrong.
             MeshError: As `restart`.
         """
-        try:
-            request = RestartRequest.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InvalidArgument(f"{where}: {first['msg']}", reason="BAD_REQUEST") from None
-        return (await self.restart(request)).model_dump()
+        return (await self.restart(RestartRequest.read(fields))).model_dump()
 
     async def restart(self, request: RestartRequest) -> RestartAnswer:
         """Replaces each replica; the next one when the new one is ready and the old one has ended.
@@ -87,11 +78,7 @@ class Restarter:
             async with asyncio.timeout(request.timeout_s):
                 await self._turn.acquire()
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"another scaling or restart is under way, and has not ended in {request.timeout_s:g} s; nothing was "
-                "changed",
-                reason="RESTART_UNDER_WAY",
-            ) from None
+            raise under_way(request.timeout_s, "RESTART_UNDER_WAY") from None
         try:
             return await self._restart(request)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
 from meshkit.child import Child
@@ -19,14 +19,16 @@ class Roster:
 
     Args:
         registry: Where the instances are.
+        told: Called whenever it says something new.
 
     Attributes:
         snapshots: What the registry last said, by service.
         changed: Set whenever it says something new; cleared by who waits for that.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, told: Callable[[Iterable[Snapshot]], None] | None = None) -> None:
         self.registry = registry
+        self._told = told
         self.snapshots: dict[str, Snapshot] = {}
         self.changed = asyncio.Event()
 
@@ -74,3 +76,5 @@ class Roster:
             async for snapshot in snapshots:
                 self.snapshots[service] = snapshot
                 self.changed.set()
+                if self._told is not None:
+                    self._told(self.snapshots.values())

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from meshkit.child import EXIT_CONFIG, Child, Program
+from meshkit.cli.changing import Request, no_such_service, under_way
 from meshkit.cli.control import JsonObject
 from meshkit.cli.counts import MAX_REPLICAS
-from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.roster import Roster
 from meshkit.cli.tables import age
 from meshkit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from meshkit.supervisor import Resized, Supervisor
 
-MAX_TIMEOUT_S = 3600.0
-
 LOOK_S = 0.05
 """Seconds between two looks at the processes."""
 
 
-class ScaleRequest(BaseModel):
+class ScaleRequest(Request):
     """How many replicas are wanted.
 
     Attributes:
@@ -33,11 +31,8 @@ class ScaleRequest(BaseModel):
         timeout_s: Seconds to wait at most, another scaling that is under way included.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     replicas: dict[str, Annotated[int, Field(ge=0, le=MAX_REPLICAS)]] = Field(min_length=1, max_length=64)
     wait: bool = True
-    timeout_s: float = Field(default=60.0, gt=0, le=MAX_TIMEOUT_S)
 
 
 class Scaled(BaseModel):
@@ -95,13 +90,7 @@ class Scaler:
             InvalidArgument: The request is wrong.
             MeshError: As `scale`.
         """
-        try:
-            request = ScaleRequest.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InvalidArgument(f"{where}: {first['msg']}", reason="BAD_REQUEST") from None
-        return (await self.scale(request)).model_dump()
+        return (await self.scale(ScaleRequest.read(fields))).model_dump()
 
     async def scale(self, request: ScaleRequest) -> ScaleAnswer:
         """Brings services to the wanted numbers. What was begun goes on when the wait for it ends early.
@@ -151,10 +140,7 @@ class Scaler:
 
     def _late(self, changes: Mapping[str, Resized], seconds: float) -> DeadlineExceeded:
         if not changes:
-            return DeadlineExceeded(
-                f"another scaling or restart is under way, and has not ended in {seconds:g} s; nothing was changed",
-                reason="SCALING_UNDER_WAY",
-            )
+            return under_way(seconds, "SCALING_UNDER_WAY")
         missing = self._missing(changes)
         leaving = [child for change in changes.values() for child in change.leaving if not child.ended]
         parts = [
@@ -172,12 +158,6 @@ class Scaler:
             return ""
         since = age(time.time() - self._roster.stale_since)
         return f"; {self._roster.registry} cannot be read since {since}, so who serves is not known"
-
-
-def no_such_service(name: str, known: Iterable[str]) -> str:
-    """Says that there is no such service, what may have been meant, and what there is."""
-    known = list(known)
-    return f"this mesh has no service {name!r}{did_you_mean(name, known)}\n  it has {', '.join(known)}"
 
 
 def _told(changes: Mapping[str, Resized]) -> list[Scaled]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,7 @@ from meshkit.cli.output import Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
 from meshkit.cli.sight import Sight, as_object, doubt, drawn, iso, lines
 from meshkit.cli.tables import console, show
+from meshkit.cli.targets import Pages
 from meshkit.errors import MeshError
 from meshkit.instance import SERVICE_NAME
 
@@ -49,6 +51,14 @@ def services(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; with --watch an object a line.")
     ] = False,
+    prometheus: Annotated[
+        Path | None,
+        typer.Option(
+            "--prometheus",
+            metavar="FILE",
+            help="Write where their pages of metrics are to a file for Prometheus (file_sd_configs) instead.",
+        ),
+    ] = None,
 ) -> None:
     """Shows the instances of the services in the registry.
 
@@ -61,16 +71,23 @@ def services(
     """
     if name is not None and not SERVICE_NAME.fullmatch(name):
         raise Failure(f"{name!r} is no name of a service: {SERVICE_NAME.pattern}", code=2)
+    if as_json and prometheus is not None:
+        raise Failure("--json prints, and --prometheus writes a file: leave one out", code=2)
+    pages = Pages(prometheus) if prometheus is not None else None
     with until_nobody_reads():
-        asyncio.run(_watch(name, as_json=as_json) if watch else _once(name, as_json=as_json))
+        run = _watch if watch else _once
+        asyncio.run(run(name, as_json=as_json, pages=pages))
 
 
-async def _once(name: str | None, *, as_json: bool) -> None:
+async def _once(name: str | None, *, as_json: bool, pages: Pages | None) -> None:
     async with configured_registry() as registry:
         known = await services_of(registry)
         if name is not None:
             require_known(name, known, registry)
         snapshots = await snapshots_of(registry, known if name is None else [name])
+        if pages is not None:
+            pages.write(snapshots.values())
+            return
         seen = Sight(str(registry), snapshots, await leases_of(registry, snapshots))
         if as_json:
             show_json(as_object(seen))
@@ -80,14 +97,11 @@ async def _once(name: str | None, *, as_json: bool) -> None:
             note(f"no services in {registry}; start one with `meshkit run module:Class`")
 
 
-async def _watch(name: str | None, *, as_json: bool) -> None:
+async def _watch(name: str | None, *, as_json: bool, pages: Pages | None) -> None:
     async with configured_registry() as registry:
         board = Board(registry, name)
         async with _stopped_by_signal() as stop, board.following():
-            show = (
-                board.report_json() if as_json else board.redraw() if sys.stdout.isatty() else board.report()
-            )
-            showing = asyncio.create_task(show)
+            showing = asyncio.create_task(board.show(as_json=as_json, pages=pages))
             waiting = asyncio.create_task(stop.wait())
             await asyncio.wait({showing, waiting}, return_when=asyncio.FIRST_COMPLETED)
             for task in (showing, waiting):
@@ -141,6 +155,26 @@ class Board:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def show(self, *, as_json: bool, pages: Pages | None) -> None:
+        """Shows what is known, until it is cancelled.
+
+        Args:
+            as_json: As JSON.
+            pages: The file that is kept instead; None to print.
+
+        Raises:
+            Failure: The file cannot be written.
+        """
+        if pages is not None:
+            async for seen in self._changes():
+                pages.write(seen.snapshots.values())
+        elif as_json:
+            await self.report_json()
+        elif sys.stdout.isatty():
+            await self.redraw()
+        else:
+            await self.report()
 
     async def redraw(self) -> None:
         """Keeps a table on the terminal."""

@@ -204,9 +204,8 @@ async def _asking(question: Callable[[ShieldClient], Awaitable[T]]) -> T:
 async def _client() -> AsyncIterator[ShieldClient]:
     """The Shield that the settings name, or else the one in the registry."""
     from meshkit.cli.finding import settings
-    from meshkit.mesh import Mesh
+    from meshkit.mesh import Mesh, mesh_of_shield
     from meshkit.protocol import ShieldClient
-    from meshkit.shielded import mesh_of_shield
     from meshkit.telemetry.logs import configure
 
     config = await settings()

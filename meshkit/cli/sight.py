@@ -190,6 +190,7 @@ def _fields(instance: Instance, lease_left: float | None) -> dict[str, object]:
         "up_since": iso(instance.started_at or None),
         "contracts": [*instance.contracts],
         "tenants": [*instance.tenants],
+        "metrics": instance.metrics,
     }
 
 

@@ -94,7 +94,7 @@ def make_plan(words: Sequence[str], scale: Sequence[str]) -> Plan:
     Raises:
         Failure: A word makes no sense.
     """
-    from meshkit.cli.scaling import no_such_service
+    from meshkit.cli.changing import no_such_service
 
     counts = counts_of(word for word in [*scale, *words] if "=" in word)
     named = [word for word in words if "=" not in word]
@@ -152,6 +152,7 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
     from meshkit.cli.restarting import Restarter
     from meshkit.cli.roster import Roster
     from meshkit.cli.scaling import Scaler
+    from meshkit.cli.targets import NAME, Pages
     from meshkit.discovery import registry_of
     from meshkit.supervisor import Supervisor
 
@@ -159,8 +160,11 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
     logs = config.state_dir / "logs"
     grace = config.drain_grace_s + config.drain_propagation_s + KILL_AFTER_S
     programs = _programs(plan, surroundings)
-    roster = Roster(registry_of(config))
+    pages = Pages(config.state_dir / NAME) if config.metrics_port else None
+    roster = Roster(registry_of(config), None if pages is None else pages.told)
     note(f"state in {config.state_dir}, logs in {logs}; Ctrl-C drains and ends")
+    if pages is not None:
+        note(f"where Prometheus finds the metrics (file_sd_configs): {pages.path}")
     try:
         async with Supervisor(logs, restarts=restarts, grace=grace) as supervisor, roster.following(programs):
             scaler = Scaler(supervisor, programs, roster)
@@ -172,6 +176,8 @@ async def _run(plan: Plan, surroundings: Surroundings, restarts: Restarts) -> No
             note("draining …")
     finally:
         await roster.registry.close()
+        if pages is not None:
+            pages.told(())
 
 
 def _programs(plan: Plan, surroundings: Surroundings) -> dict[str, Program]:

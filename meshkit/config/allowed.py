@@ -44,6 +44,8 @@ def _bound(item: object) -> str:
             return f"below {bound}"
         case annotated_types.Le(le=bound):
             return f"at most {bound}"
+        case annotated_types.MaxLen(max_length=bound):
+            return f"at most {bound} characters"
     return ""
 
 

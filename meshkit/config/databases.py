@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator
 
 from meshkit.config.problems import Wrong
+from meshkit.config.redaction import quote
 from meshkit.config.redis_url import RedisUrl, is_redis_url
 
 _SQLITE = "sqlite:///"
 _POSTGRESQL = ("postgresql://", "postgres://")
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _FORMS = "write postgresql://user:password@host/database, sqlite:////absolute/path, or leave it empty"
 
 
@@ -25,10 +28,27 @@ def _check(url: str) -> str:
         return url
     if not is_postgresql_url(url):
         raise Wrong("it is the URL of neither PostgreSQL nor SQLite", _FORMS)
-    rest = urlsplit(f"//{url.partition('://')[2]}")
-    if not rest.path.strip("/"):
-        raise Wrong("it names no database", _FORMS)
+    _check_postgresql(url.partition("://")[2])
     return url
+
+
+def _check_postgresql(rest: str) -> None:
+    """Checks what comes after the scheme; says nothing of what it cannot know, such as who may log in."""
+    try:
+        parts = urlsplit(f"//{rest}")
+    except ValueError:
+        raise Wrong("it cannot be read as a URL", _FORMS) from None
+    if "@" in parts.path:
+        raise Wrong("there is an @ beyond the host", "percent-encode what is special in user and password")
+    if not parts.path.strip("/"):
+        raise Wrong("it names no database", _FORMS)
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::([0-9]{0,5}))?", host)
+        if port is None or not 0 < int(port[1] or 5432) < 65536:
+            raise Wrong("the port of a host is not within 1 to 65535", _FORMS)
+    for mode in parse_qs(parts.query).get("sslmode", ()):
+        if mode not in _SSL_MODES:
+            raise Wrong(f"there is no sslmode {quote(mode)}", f"it must be {', '.join(_SSL_MODES)}")
 
 
 def _check_or_redis(url: str) -> str:

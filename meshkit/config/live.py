@@ -165,7 +165,7 @@ def _refusals(concerned: Iterable[_Follower[C]], config: C) -> Iterable[Problem]
 
 
 def _told(old: SharedConfig, new: SharedConfig, name: str) -> str:
-    from meshkit.config.explain import show
+    from meshkit.config.explained import show
 
     before, after = getattr(old, name), getattr(new, name)
     if isinstance(after, (SecretStr, SecretBytes)) or show(before) == show(after):

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from meshkit.config import sources, state, tls
+from meshkit.config import sources, state
+from meshkit.config.files import check_files
 from meshkit.config.grammar import NAMESPACE, Environment
 from meshkit.config.problems import ConfigError, Problem, Wrong
 from meshkit.config.rules import check_databases, check_production
@@ -71,7 +72,7 @@ def attempt(
     problems = reading.problems + problems
     known = config or _shared_part(raws)
     if known is not None:
-        problems += _unreported(_check_files(known), problems)
+        problems += _unreported(check_files(known), problems)
         if known.env is Environment.PRODUCTION:
             problems += _unreported(check_production(known), problems)
             problems += _unreported(check_databases(_own_values(config_class, raws)), problems)
@@ -153,12 +154,3 @@ def _default_state_dir(
         return None
     source = "XDG_STATE_HOME" if state_home.startswith("/") else "default"
     return sources.Raw(state.default_folder(namespace, state_home, home), source)
-
-
-def _check_files(config: SharedConfig) -> list[Problem]:
-    problems = tls.check_files(config)
-    path = config.project_keys_file
-    if path is not None and not path.is_file():
-        what = f"there is no file {path}"
-        problems.append(Problem("CU_PROJECT_KEYS_FILE", what, "mend the path, or unset it"))
-    return problems

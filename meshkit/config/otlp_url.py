@@ -16,7 +16,10 @@ def check_otlp_url(url: str) -> str:
     """Returns the URL of an OTLP endpoint, or the empty string; raises `Wrong` for anything else."""
     if not url:
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise Wrong("it cannot be read as a URL", _MEND) from None
     if parts.scheme not in ("http", "https"):
         raise Wrong("it is no http:// or https:// URL", _MEND)
     if not parts.hostname:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from meshkit.config.allowed import allowed
-from meshkit.config.explain import default_text, summary
+from meshkit.config.explained import default_text, summary
 from meshkit.config.shared import SharedConfig
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,12 +13,12 @@ from meshkit.config.redis_url import RedisUrl, is_redis_url
 from meshkit.config.registry_url import is_shared
 
 if TYPE_CHECKING:
-    from meshkit.config.shared import SharedConfig
+    from meshkit.config.fields import SharedFields
 
 _MAKE_SECRET = "set it, or CU_PROJECT_SECRET_FILE; make one with `openssl rand -hex 32`"
 
 
-def check_consistency(config: SharedConfig) -> list[Problem]:
+def check_consistency(config: SharedFields) -> list[Problem]:
     """What is wrong between settings that are each right by themselves, in any environment."""
     problems = []
     if config.token_ttl_s > config.token_max_ttl_s:
@@ -39,16 +39,27 @@ def check_consistency(config: SharedConfig) -> list[Problem]:
         )
         mend = "unset it, and have Shield know the projects: `meshkit shield projects`; or unset CU_SHIELD_GRPC_URL"
         problems.append(Problem("CU_PROJECT_KEYS_FILE", what, mend))
-    if config.health_port and config.health_port == config.grpc_port:
-        what = f"{config.health_port} is GRPC_PORT already"
-        problems.append(Problem("CU_HEALTH_PORT", what, "give it another port, or unset it"))
+    problems += _check_ports(config)
     problems += tls.check_settings(config)
     if config.env is Environment.LOCAL and (missing := missing_secret(config)):
         problems.append(missing)
     return problems
 
 
-def missing_secret(config: SharedConfig) -> Problem | None:
+def _check_ports(config: SharedFields) -> Iterator[Problem]:
+    """The ports that are wanted twice; 0 is any free one, or none."""
+    wanted = {
+        "GRPC_PORT": config.grpc_port,
+        "CU_HEALTH_PORT": config.health_port,
+        "METRICS_PORT": config.metrics_port,
+    }
+    owners: dict[int, str] = {}
+    for setting, port in wanted.items():
+        if port and (owner := owners.setdefault(port, setting)) != setting:
+            yield Problem(setting, f"{port} is {owner} already", "give it another port, or unset it")
+
+
+def missing_secret(config: SharedFields) -> Problem | None:
     """The problem that there is no project secret where one must be set, else None."""
     if config.project_secret.get_secret_value():
         return None
@@ -60,7 +71,7 @@ def missing_secret(config: SharedConfig) -> Problem | None:
     return Problem("CU_PROJECT_SECRET", what, f"{_MAKE_SECRET}; or bind to 127.0.0.1")
 
 
-def check_production(config: SharedConfig) -> list[Problem]:
+def check_production(config: SharedFields) -> list[Problem]:
     """Every production rule that a configuration breaks; `load` runs it where `CU_ENV` is production.
 
     That TLS is complete where it is on is checked in any environment.
@@ -91,7 +102,7 @@ def check_databases(values: Mapping[str, object]) -> list[Problem]:
     return [Problem(name, *wrong) for name, value in databases.items() if (wrong := _check_database(value))]
 
 
-def _check_redis(config: SharedConfig) -> list[Problem]:
+def _check_redis(config: SharedFields) -> list[Problem]:
     """The rules of the registry, and of the Redis that it is in and the mesh uses."""
     urls = {"REDIS_URL": config.redis_url.get_secret_value(), "CU_REGISTRY_URL": config.registry_url}
     redis = {name: url for name, url in urls.items() if is_redis_url(url)}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from meshkit.config.allowed import grammar_of
-from meshkit.config.explain import default_text
-from meshkit.config.secrets import is_secret_type
-from meshkit.config.sources import CONFIG_FILE, takes_file
+from meshkit.config.explained import default_text
+from meshkit.config.secrets import is_secret_type, takes_file
+from meshkit.config.sources import CONFIG_FILE
 from meshkit.config.units import units_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 
-from pydantic import SecretBytes, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 from meshkit.config.grammar import KID
 from meshkit.config.problems import Wrong
@@ -151,3 +151,8 @@ def is_secret_type(annotation: object, kinds: tuple[type, ...] = (SecretStr, Sec
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
         return any(is_secret_type(part, kinds) for part in typing.get_args(annotation))
     return False
+
+
+def takes_file(config_class: type[BaseModel], name: str) -> bool:
+    """Whether a field may stand in a file of its own: secrets, and URLs, which may carry a password."""
+    return is_secret_type(config_class.model_fields[name].annotation) or name.endswith("_url")

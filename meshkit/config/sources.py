@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from meshkit.config.problems import Problem
 from meshkit.config.redaction import redact_url
-from meshkit.config.secrets import is_secret_type
+from meshkit.config.secrets import is_secret_type, takes_file
 from meshkit.config.stamps import Stamp, stamp
 from meshkit.config.strangers import check_names
 
@@ -104,11 +104,6 @@ def _files(
         elif credentials:
             found += (Path(credentials) / setting, Path(credentials) / setting.lower())
     return {path: stamp(path) for path in map(Path.absolute, found)}
-
-
-def takes_file(config_class: type[SharedConfig], name: str) -> bool:
-    """Whether a field may stand in a file of its own: secrets, and URLs, which may carry a password."""
-    return is_secret_type(config_class.model_fields[name].annotation) or name.endswith("_url")
 
 
 def wrap(config_class: type[SharedConfig], name: str, value: Any) -> Any:

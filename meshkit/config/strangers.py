@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshkit.config.names import nearest
 from meshkit.config.problems import Problem
+from meshkit.config.secrets import takes_file
 
 if TYPE_CHECKING:
     from meshkit.config.shared import SharedConfig
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
 _SLIP = 2
 _NOT_SETTINGS = frozenset({"CU_CONFIG_FILE"})
 _SERVICE_LINK = "_SERVICE_HOST"
+_OURS = "names of the form CU_* are meshkit's: unset it; `meshkit config explain` shows all there are"
 
 
 def known_names(config_class: type[SharedConfig]) -> frozenset[str]:
     """All names that the sources of a config class may hold."""
-    from meshkit.config.sources import takes_file
-
     own = {config_class.env_name(field) for field in config_class.model_fields}
     files = {
         f"{config_class.env_name(f)}_FILE" for f in config_class.model_fields if takes_file(config_class, f)
@@ -74,5 +74,5 @@ def _mend(name: str, known: frozenset[str], *, strict: bool, file: bool) -> str:
     close, distance = nearest(upper, known)
     hint = f"did you mean {close}?"
     if upper.startswith("CU_"):
-        return hint if distance <= len(upper) // 3 else f"names of the form CU_* are meshkit's; {hint}"
+        return hint if distance <= len(upper) // 3 else _OURS
     return hint if strict or distance <= _SLIP else ""

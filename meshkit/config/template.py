@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretBytes, SecretStr
 
 from meshkit.config.allowed import allowed
-from meshkit.config.explain import NOT_SET, default_text, show, summary
+from meshkit.config.explained import NOT_SET, default_text, show, summary
 from meshkit.config.grammar import Environment
 from meshkit.config.secrets import is_secret_type
 from meshkit.config.shared import SharedConfig

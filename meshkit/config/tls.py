@@ -23,7 +23,7 @@ from meshkit.config.problems import Problem, Wrong
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from meshkit.config.shared import SharedConfig
+    from meshkit.config.fields import SharedFields
 
 ENABLED = "GRPC_TLS_ENABLED"
 AUTHORITY = "GRPC_TLS_CA_CERT"
@@ -39,7 +39,7 @@ def settings_of(use: Use) -> tuple[str, str]:
     return f"GRPC_TLS_{use.name}_CERT", f"GRPC_TLS_{use.name}_KEY"
 
 
-def files_of(config: SharedConfig, use: Use, service: str = "") -> tuple[Path | None, Path | None]:
+def files_of(config: SharedFields, use: Use, service: str = "") -> tuple[Path | None, Path | None]:
     """The files of a certificate and of its key, with the service's name for `{service}` in their paths.
 
     Args:
@@ -53,7 +53,7 @@ def files_of(config: SharedConfig, use: Use, service: str = "") -> tuple[Path | 
     return _named(certificate, service), _named(key, service)
 
 
-def check_settings(config: SharedConfig) -> Iterator[Problem]:
+def check_settings(config: SharedFields) -> Iterator[Problem]:
     """What is wrong between the settings, whatever the files hold."""
     if not config.grpc_tls_enabled:
         if config.grpc_tls_require_client_auth:
@@ -77,7 +77,7 @@ def check_settings(config: SharedConfig) -> Iterator[Problem]:
         yield Problem(settings_of(Use.CLIENT)[0], what, mend)
 
 
-def check_files(config: SharedConfig, *, now: float | None = None) -> list[Problem]:
+def check_files(config: SharedFields, *, now: float | None = None) -> list[Problem]:
     """What is wrong with the files, as far as that does not depend on which service reads them."""
     if not config.grpc_tls_enabled:
         return []
@@ -90,7 +90,7 @@ def check_files(config: SharedConfig, *, now: float | None = None) -> list[Probl
     return problems
 
 
-def check_serving(config: SharedConfig, service: str, *, now: float | None = None) -> list[Problem]:
+def check_serving(config: SharedFields, service: str, *, now: float | None = None) -> list[Problem]:
     """What keeps a service from serving with TLS as it is set up: all that is wrong with its certificates.
 
     Args:
@@ -112,7 +112,7 @@ def check_serving(config: SharedConfig, service: str, *, now: float | None = Non
 
 
 def read_material(
-    config: SharedConfig, use: Use, service: str, *, script: str = "", now: float | None = None
+    config: SharedFields, use: Use, service: str, *, script: str = "", now: float | None = None
 ) -> tuple[Material | None, list[Problem]]:
     """Reads the files of one side: what they hold, or all that is wrong with them.
 
@@ -150,7 +150,7 @@ class Certificates(NamedTuple):
     chain: Sequence[x509.Certificate] = ()
 
 
-def read_authorities(config: SharedConfig) -> tuple[Certificates, list[Problem]]:
+def read_authorities(config: SharedFields) -> tuple[Certificates, list[Problem]]:
     """Reads the authorities, or says what is wrong with their file."""
     problems: list[Problem] = []
     path = config.grpc_tls_ca_cert

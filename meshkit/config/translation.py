@@ -16,7 +16,7 @@ from meshkit.config.redaction import credentials_of, quote
 from meshkit.config.secrets import is_secret_type
 
 if TYPE_CHECKING:
-    from meshkit.config.shared import SharedConfig
+    from meshkit.config.fields import SharedFields
 
 _EXPECTED = {
     "int": "a whole number",
@@ -33,7 +33,7 @@ _SHORTEST_SCRUBBED = 4
 
 
 def translate(
-    config_class: type[SharedConfig], error: ValidationError, values: Mapping[str, Any]
+    config_class: type[SharedFields], error: ValidationError, values: Mapping[str, Any]
 ) -> list[Problem]:
     """The problems that a failed validation stands for.
 
@@ -47,7 +47,7 @@ def translate(
     return [_scrub(_problem(config_class, detail), hidden) for detail in details]
 
 
-def _problem(config_class: type[SharedConfig], detail: ErrorDetails) -> Problem:
+def _problem(config_class: type[SharedFields], detail: ErrorDetails) -> Problem:
     field = str(detail["loc"][0]) if detail["loc"] else ""
     info = config_class.model_fields.get(field)
     if detail["type"] == "extra_forbidden":
@@ -71,6 +71,8 @@ def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
         return str(cause), ""
     if kind in _BOUNDS:
         return f"{value} is out of range", mend
+    if kind.endswith("too_long"):
+        return f"{value} is too long", mend
     if kind in ("enum", "literal_error"):
         return f"{value} is none of its values", mend
     if expected := _EXPECTED.get(kind.partition("_")[0]):
@@ -78,17 +80,23 @@ def _explain(detail: ErrorDetails, value: str, fits: str) -> tuple[str, str]:
     return f"{value} does not fit ({detail['msg']})", mend
 
 
-def _suggest(field: str, config_class: type[SharedConfig]) -> str:
+def _suggest(field: str, config_class: type[SharedFields]) -> str:
     close = difflib.get_close_matches(field, config_class.model_fields, n=1)
     return f"did you mean {close[0]}?" if close else "take it out"
 
 
-def _secret_texts(config_class: type[SharedConfig], values: Mapping[str, Any]) -> Iterator[str]:
-    """Secret texts, whole and in parts, that a validator of somebody else's might have quoted."""
+def _secret_texts(config_class: type[SharedFields], values: Mapping[str, Any]) -> Iterator[str]:
+    """Secret texts, whole and in parts, that a validator of somebody else's might have quoted.
+
+    What the setting's description says is no secret, such as the usual port of a Redis.
+    """
     for field, value in values.items():
         info = config_class.model_fields.get(field)
         if info is not None and is_secret_type(info.annotation):
-            yield from (part for part in _parts(value) if len(part) >= _SHORTEST_SCRUBBED)
+            said = info.description or ""
+            yield from (
+                part for part in _parts(value) if len(part) >= _SHORTEST_SCRUBBED and part not in said
+            )
         elif isinstance(value, str):
             yield from (part for part in credentials_of(value) if len(part) >= _SHORTEST_SCRUBBED)
 

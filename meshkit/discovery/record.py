@@ -13,7 +13,7 @@ MAX_RECORD_BYTES = 64 * 1024
 """What is longer is no record of ours."""
 
 _REQUIRED = ("service", "instance_id", "address")
-_TEXTS = (*_REQUIRED, "zone", "version", "shard_key")
+_TEXTS = (*_REQUIRED, "zone", "version", "shard_key", "metrics")
 _NUMBERS = ("weight", "started_at")
 _LISTS = ("contracts", "tenants")
 

@@ -179,7 +179,7 @@ class FairLimit:
         loop = asyncio.get_running_loop()
         place = Place(tenant, call.criticality, loop.create_future())
         self._line_up(place)
-        place.timer = loop.call_later(patience, self._tire, place, loop, loop.time() + patience)
+        place.timer = loop.call_later(patience, self._tire, place, loop, loop.time() + patience, patience)
         try:
             granted = await place.granted
         except asyncio.CancelledError:
@@ -293,11 +293,18 @@ class FairLimit:
         if not place.granted.done():
             place.granted.set_result(False)
 
-    def _tire(self, place: Place, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        """Sends a call away that waited for long enough; while the loop stood still, no place could become free."""
-        late = loop.time() - due
+    def _tire(self, place: Place, loop: asyncio.AbstractEventLoop, due: float, respite: float) -> None:
+        """Sends a call away that waited for long enough; while the loop stood still, no place could become free.
+
+        Args:
+            place: What it waits for.
+            loop: The event loop.
+            due: When it should have been sent away, by the clock of the loop.
+            respite: Seconds that it may be left for longer, where the loop stands still again and again.
+        """
+        late = min(loop.time() - due, respite)
         if late > LATE_S:
-            place.timer = loop.call_later(late, self._tire, place, loop, loop.time() + late)
+            place.timer = loop.call_later(late, self._tire, place, loop, loop.time() + late, respite - late)
         else:
             self._send_away(place)
 

@@ -130,7 +130,7 @@ def key_ring(
     """
     rings: list[KeyRing] = [own or own_ring_of(config)]
     if config.project_keys_file is not None:
-        rings.append(_file_ring(config.project_keys_file))
+        rings.append(file_ring(config.project_keys_file))
     if projects is not None:
         from meshkit.security.projects import StoredRing
 
@@ -165,7 +165,12 @@ def _tell_of_unused_keys(service: str) -> None:
     )
 
 
-def _file_ring(path: Path) -> FileRing:
+def file_ring(path: Path) -> FileRing:
+    """The rows of a keys file.
+
+    Raises:
+        ConfigError: It cannot be read, or is wrong.
+    """
     from meshkit.config import ConfigError, Problem
 
     try:

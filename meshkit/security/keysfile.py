@@ -70,8 +70,10 @@ def read_keys(path: Path) -> list[KeyRow]:
             whom = "its group" if not wrong & stat.S_IRWXO else "everybody"
             raise ValueError(f"can be {done} by {whom} (mode {mode:04o}): chmod 600 it")
         return parse_keys(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"keys file {path} cannot be read: {type(error).__name__}") from None
+    except OSError as error:
+        raise ValueError(f"keys file {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"keys file {path} is not UTF-8") from None
     except ValueError as error:
         raise ValueError(f"keys file {path} {error}") from None
 

@@ -136,7 +136,7 @@ class TokenVerifier:
             self._generation = self._ring.generation
             self._seen.clear()
         found = self._seen.get((token, audience or self._service))
-        if found is None or found.verified.principal.expires_at + self._skew <= self._clock():
+        if found is None or self._has_ended(found, self._clock()):
             return None
         if found.unrevoked != self.revocations.generation:
             self._check_unrevoked(found.verified)
@@ -163,9 +163,20 @@ class TokenVerifier:
         self._check_unrevoked(verified)
         if generation == self._ring.generation:
             self._seen[(token, audience)] = _Remembered(verified, self.revocations.generation)
-            if len(self._seen) > self._capacity:
-                self._seen.popitem(last=False)
+            self._forget()
         return verified
+
+    def _forget(self) -> None:
+        """Forgets the oldest tokens, as far as they have ended or are too many."""
+        now = self._clock()
+        while self._seen:
+            oldest = next(iter(self._seen.values()))
+            if len(self._seen) <= self._capacity and not self._has_ended(oldest, now):
+                return
+            self._seen.popitem(last=False)
+
+    def _has_ended(self, remembered: _Remembered, now: float) -> bool:
+        return remembered.verified.principal.expires_at + self._skew <= now
 
     def _check_unrevoked(self, verified: Verified) -> None:
         for bearer in verified.bearers:

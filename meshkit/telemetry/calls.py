@@ -6,12 +6,15 @@ of OpenTelemetry's SDK takes ten. Whoever wants the figures reads them: `MeshSer
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from meshkit.errors import MeshError
 from meshkit.latency import Latencies
+from meshkit.pipeline import Exchange, StatusSent
 
 BOUNDS = (
     0.0005,
@@ -42,6 +45,30 @@ OTHER = "_OTHER"
 
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes with which a service fails by its own fault (OpenTelemetry's conventions for gRPC servers)."""
+
+NEAR_S = 0.1
+NEAR_SHARE = 0.1
+"""How near its deadline a call is that has reached it for its caller: within that share of the time that it took, and
+within so many seconds."""
+
+
+def outcome(exchange: Exchange, error: BaseException, seconds: float) -> str:
+    """Name of the gRPC status code that a call failed with, as its caller sees it.
+
+    gRPC tells of a caller that gave up and of one whose deadline passed in the same way; and the caller's clock ran
+    while the call was on its way here. So what is cancelled just before the deadline is taken for having reached it.
+
+    Args:
+        exchange: The call.
+        error: What its onion raised.
+        seconds: How long it took.
+    """
+    if isinstance(error, (MeshError, StatusSent)):
+        return error.code
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        late = exchange.call.deadline.remaining() <= min(seconds * NEAR_SHARE, NEAR_S)
+        return "DEADLINE_EXCEEDED" if late else "CANCELLED"
+    return "UNKNOWN"
 
 
 class Histogram:

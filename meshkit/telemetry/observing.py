@@ -1,18 +1,19 @@
-"""The layer that sees each call from its first moment to its last: counts it, and has it in the log."""
+"""The layers that see each call from its first moment to its last: count it, have it in the log, and make its span."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshkit.errors import MeshError
 from meshkit.pipeline import Exchange, Handler, Middleware
 from meshkit.telemetry.access import AccessLog
-from meshkit.telemetry.calls import OTHER, Calls, Tally
+from meshkit.telemetry.calls import OTHER, Calls, outcome
 from meshkit.telemetry.refusals import Refusals
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from meshkit.telemetry.tracing import Tracing
 
 
@@ -32,87 +33,72 @@ class Observer:
     access: AccessLog | None = None
     tracing: Tracing | None = None
 
-    def layers(self, path: str = OTHER) -> tuple[Middleware, ...]:
-        """The outermost layers of a method.
+    def layer(self, path: str = OTHER) -> Middleware:
+        """The outermost layer of a method; outside of the error boundary, so that it sees what callers see.
 
         Args:
             path: `/package.Service/Method`; without one, of all methods that no contract has.
         """
-        traced = () if self.tracing is None else (self.tracing.serving(path),)
-        return *traced, observing(self.calls, self.calls.of(path), self.refusals, self.access)
+        clock, tally = self.calls.clock, self.calls.of(path)
+        tracing, name = self.tracing, path.removeprefix("/")
+
+        def wrap(next: Handler) -> Handler:
+            async def observed(exchange: Exchange) -> None:
+                began = clock()
+                span = None if tracing is None else tracing.arrive(name, exchange)
+                try:
+                    await next(exchange)
+                except BaseException as error:
+                    ended(exchange, began, span, error)
+                    raise
+                ended(exchange, began, span, None)
+
+            return observed
+
+        def ended(exchange: Exchange, began: float, span: Span | None, error: BaseException | None) -> None:
+            now = clock()
+            seconds = now - began
+            code = "OK" if error is None else outcome(exchange, error, seconds)
+            tally.record(code, seconds, now)
+            if tracing is not None and span is not None:
+                tracing.served(span, name, exchange, code, error)
+            if self.access is not None:
+                self.access.tell(exchange, code, seconds, error)
+            if isinstance(error, MeshError) and not exchange.begun:
+                self.refusals.note(error, exchange.call)
+
+        return wrap
 
 
-def outcome(exchange: Exchange, error: BaseException | None) -> str:
-    """Name of the gRPC status code that a call ends with.
+def calling(service: str, calls: Calls, tracing: Tracing | None) -> Middleware:
+    """The outermost layer of the calls that are made to a service, each with all its attempts.
 
     Args:
-        exchange: The call.
-        error: What its onion raised, or None.
-    """
-    if error is None:
-        return "OK"
-    if isinstance(error, MeshError):
-        return error.code
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):  # given up, also by gRPC at its deadline
-        return "DEADLINE_EXCEEDED" if exchange.call.deadline.passed else "CANCELLED"
-    return "UNKNOWN"
-
-
-def observing(calls: Calls, tally: Tally, refusals: Refusals, access: AccessLog | None = None) -> Middleware:
-    """The layer for a method that is served; outside of the error boundary, so that it sees what callers see.
-
-    Args:
-        calls: Whose clock is used.
-        tally: The calls of the method.
-        refusals: What takes note of calls that the service's own code never saw.
-        access: What has a line for each call; None for no lines.
+        service: Its name.
+        calls: Counts them.
+        tracing: Has a span for each; None where traces are not recorded.
     """
     clock = calls.clock
 
     def wrap(next: Handler) -> Handler:
         async def observed(exchange: Exchange) -> None:
             began = clock()
+            span = None if tracing is None else tracing.depart(exchange)
             try:
                 await next(exchange)
             except BaseException as error:
-                ended(exchange, began, outcome(exchange, error), error)
-                if isinstance(error, MeshError) and not exchange.begun:
-                    refusals.note(error, exchange.call)
+                ended(exchange, began, span, error)
                 raise
-            ended(exchange, began, "OK", None)
+            ended(exchange, began, span, None)
 
         return observed
 
-    def ended(exchange: Exchange, began: float, code: str, error: BaseException | None) -> None:
+    def ended(exchange: Exchange, began: float, span: Span | None, error: BaseException | None) -> None:
         now = clock()
-        tally.record(code, now - began, now)
-        if access is not None:
-            access.tell(exchange, code, now - began, error)
-
-    return wrap
-
-
-def counting(calls: Calls) -> Middleware:
-    """The layer that counts the calls that are made to a service, each with all its attempts.
-
-    Args:
-        calls: The calls to that service.
-    """
-    clock = calls.clock
-
-    def wrap(next: Handler) -> Handler:
-        async def counted(exchange: Exchange) -> None:
-            began = clock()
-            code = "OK"
-            try:
-                await next(exchange)
-            except BaseException as error:
-                code = outcome(exchange, error)
-                raise
-            finally:
-                now = clock()
-                calls.of(exchange.method.path).record(code, now - began, now)
-
-        return counted
+        seconds = now - began
+        code = "OK" if error is None else outcome(exchange, error, seconds)
+        calls.of(exchange.method.path).record(code, seconds, now)
+        if tracing is not None and span is not None:
+            tracing.called(span, service, exchange, code, error)
 
     return wrap

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -41,7 +42,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from meshkit.telemetry.calls import BOUNDS, Histogram
-from meshkit.telemetry.figures import Collect, Family, Labels
+from meshkit.telemetry.figures import Collect, Family, Labels, merged
 from meshkit.telemetry.tracing import SCOPE, TraceIds, Tracing
 
 if TYPE_CHECKING:
@@ -125,13 +126,14 @@ class Figures(MetricExporter):
         self._reachable = reachable
         self._resource = resource
         self._since = time.time_ns()
-        self.collect: Callable[[], Iterable[Family]] = tuple
+        self.sources: list[Collect] = []
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
         """Sends what there is."""
-        ours = converted(self.collect(), self._since, time.time_ns())
+        families = merged(({}, collect()) for collect in list(self.sources))
+        ours = converted(families, self._since, time.time_ns())
         scopes = [ScopeMetrics(InstrumentationScope(SCOPE), ours, "")]
         for theirs in metrics_data.resource_metrics:  # of the same resource, which may come once only
             scopes.extend(theirs.scope_metrics)
@@ -204,7 +206,24 @@ class OpenTelemetry:
                 coroutine.close()
                 return []
 
-        self._figures.collect = from_afar
+        self._figures.sources.append(from_afar)
+
+    def measure_threadsafe(self, collect: Collect) -> Callable[[], Awaitable[None]]:
+        """Begins to send figures that may be read from any thread.
+
+        Args:
+            collect: Gives them.
+
+        Returns:
+            Ends it.
+        """
+        self._figures.sources.append(collect)
+
+        async def end() -> None:
+            with suppress(ValueError):  # all of it has ended
+                self._figures.sources.remove(collect)
+
+        return end
 
     def share(self) -> None:
         """Makes it what the code of this process gets that asks OpenTelemetry's API for a tracer or a meter."""
@@ -227,7 +246,7 @@ class OpenTelemetry:
         self._reader.force_flush(int(LAST_S * 1000))
 
     def _shut_down(self) -> None:
-        self._figures.collect = tuple
+        self._figures.sources.clear()
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
 

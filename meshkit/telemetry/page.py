@@ -7,6 +7,7 @@ thread: a request is read up to a bound and within a time, answered, and the con
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import structlog
 
@@ -37,20 +38,36 @@ class MetricsPage:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
-    async def open(self, host: str, port: int) -> bool:
-        """Begins to serve. A port that cannot be had is no reason not to serve calls: there is a warning, and no page.
+    async def open(self, host: str, port: int) -> int:
+        """Begins to serve; on a free port where that one is taken, as it is by the first replica of several.
+
+        What cannot be bound to is no reason not to serve calls: there is a warning, and no page.
 
         Returns:
-            Whether there is a page.
+            The port; 0 where there is no page.
         """
         try:
-            self._server = await asyncio.start_server(self._connected, host, port, limit=MAX_REQUEST_BYTES)
+            self._server = await self._listen(host, port)
         except OSError as error:
             why = error.strerror or str(error)
-            log.warning("no page of metrics: set METRICS_PORT to a free port", host=host, port=port, why=why)
-            return False
-        log.info("metrics", url=f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
-        return True
+            log.warning(
+                "no page of metrics: set METRICS_HOST and METRICS_PORT to what can be bound to",
+                host=host,
+                port=port,
+                why=why,
+            )
+            return 0
+        bound: int = self._server.sockets[0].getsockname()[1]
+        log.info("metrics", url=f"http://{f'[{host}]' if ':' in host else host}:{bound}/metrics")
+        return bound
+
+    async def _listen(self, host: str, port: int) -> asyncio.Server:
+        try:
+            return await asyncio.start_server(self._connected, host, port, limit=MAX_REQUEST_BYTES)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        return await asyncio.start_server(self._connected, host, 0, limit=MAX_REQUEST_BYTES)
 
     async def close(self) -> None:
         """Ends it."""

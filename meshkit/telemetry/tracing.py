@@ -10,7 +10,7 @@ attempt that was followed by another one is an event of it. The server's span is
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
+    INVALID_SPAN,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -36,9 +36,8 @@ from opentelemetry.trace import (
 from meshkit import metadata
 from meshkit.call import Trace, current_scope, scoped
 from meshkit.errors import MeshError
-from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.pipeline import Exchange
 from meshkit.telemetry.calls import FAULTS, OTHER
-from meshkit.telemetry.observing import outcome
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -47,6 +46,9 @@ SCOPE = "meshkit"
 """Name of the instrumentation scope."""
 
 _NOWHERE = Context()
+(_SPAN,) = set_span_in_context(INVALID_SPAN, _NOWHERE)
+"""The key of the current span; a context is made with it at a third of what the API takes."""
+
 _BAGGAGE = W3CBaggagePropagator()
 _wanted_id: ContextVar[int] = ContextVar("meshkit_wanted_trace_id", default=0)
 
@@ -66,12 +68,14 @@ class Unrecorded(NonRecordingSpan):
         trace: Where the call stands.
     """
 
+    __slots__ = ("trace",)
+
     def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+        self.trace = trace
 
     def get_span_context(self) -> SpanContext:
         """What stands in the call's `traceparent`."""
-        return remote(self._trace)
+        return remote(self.trace)
 
 
 def remote(trace: Trace) -> SpanContext:
@@ -127,87 +131,59 @@ class Tracing:
 
     # Calls that are served.
 
-    def serving(self, path: str) -> Middleware:
-        """The layer for a method that is served, the outermost.
+    def arrive(self, name: str, exchange: Exchange) -> Span | None:
+        """Makes the span of a call that is served the current one; gives it if it is recorded.
 
         Args:
-            path: `/package.Service/Method`, or `OTHER`.
+            name: Path of the method without the leading stroke, or `OTHER`.
+            exchange: The call.
         """
-        name = path.removeprefix("/")
+        trace = exchange.call.trace
+        span = self._begin(
+            name, SpanKind.SERVER, trace, exchange.headers.get(metadata.TRACEPARENT) == trace.parent
+        )
+        context.attach(_within(Unrecorded(trace) if span is None else span, trace))
+        if span is not None:
+            exchange.call = exchange.call.having(trace=trace_of(span, trace.baggage))
+        return span
 
-        def wrap(next: Handler) -> Handler:
-            def traced(exchange: Exchange) -> Awaitable[None]:
-                trace = exchange.call.trace
-                came = exchange.headers.get(metadata.TRACEPARENT) == trace.parent
-                span = self._begin(name, SpanKind.SERVER, trace, came)
-                current = Unrecorded(trace) if span is None else span
-                context.attach(_carrying(set_span_in_context(current, _NOWHERE), trace))
-                return next(exchange) if span is None else recorded(exchange, span)
+    def served(
+        self, span: Span, name: str, exchange: Exchange, code: str, error: BaseException | None
+    ) -> None:
+        """Ends the span of a call that was served.
 
-            async def recorded(exchange: Exchange, span: Span) -> None:
-                trace = exchange.call.trace
-                exchange.call = exchange.call.having(trace=trace_of(span, trace.baggage))
-                try:
-                    await next(exchange)
-                except BaseException as error:
-                    self._served(span, name, exchange, error)
-                    raise
-                else:
-                    self._served(span, name, exchange, None)
-
-            return traced
-
-        return wrap
-
-    def _served(self, span: Span, name: str, exchange: Exchange, error: BaseException | None) -> None:
+        Args:
+            span: The span.
+            name: What the method counts as.
+            exchange: The call.
+            code: Name of the gRPC status code that it ended with.
+            error: What it failed with.
+        """
         call = exchange.call
         facts = {"server.address": self.server_address, "meshkit.tenant": call.tenant}
+        facts["rpc.response.status_code"] = code
         if name == OTHER:
             facts["rpc.method_original"] = exchange.method.path[1:]
         if call.principal is not None:
             facts["meshkit.caller"] = f"{call.principal.project}/{call.principal.name}"
-        code = facts["rpc.response.status_code"] = outcome(exchange, error)
         _end(span, error, facts, failed=code if code in FAULTS else "")
 
     # Calls that are made.
 
-    def calling(self, service: str) -> Middleware:
-        """The layer for the calls to a service, the outermost.
+    def depart(self, exchange: Exchange) -> Span | None:
+        """The span of a call that is made, if it is recorded; the headers say where the call stands.
 
         Args:
-            service: Its name.
+            exchange: The call.
         """
-
-        def wrap(next: Handler) -> Handler:
-            def traced(exchange: Exchange) -> Awaitable[None]:
-                span = self._depart(exchange)
-                return next(exchange) if span is None else recorded(exchange, span)
-
-            async def recorded(exchange: Exchange, span: Span) -> None:
-                error: BaseException | None = None
-                try:
-                    await next(exchange)
-                except BaseException as failure:
-                    error = failure
-                    raise
-                finally:
-                    _called(span, service, exchange, error)
-
-            return traced
-
-        return wrap
-
-    def _depart(self, exchange: Exchange) -> Span | None:
-        """The span of a call that is made, if it is to have one; the headers say where the call stands."""
-        trace, scope, headers = exchange.call.trace, current_scope(), exchange.headers
-        within = context.get_current()
-        current = get_current_span(within).get_span_context() if within else INVALID_SPAN_CONTEXT
-        told = (
-            bool(trace.parent) and trace is not scope.trace and not (scope.call and trace is scope.call.trace)
-        )
+        trace, within = exchange.call.trace, context.get_current()
+        outer = get_current_span(within) if within else INVALID_SPAN
+        if self._follows and isinstance(outer, Unrecorded) and outer.trace is trace:
+            return None  # it goes on as it came
         name = exchange.method.path[1:]
         span: Span | None = None
-        if told or not current.is_valid:
+        current = outer.get_span_context()
+        if not current.is_valid or (trace.parent and _told(trace)):
             came, trace = bool(trace.parent), trace if trace.parent else Trace.start()
             span = self._begin(name, SpanKind.CLIENT, trace, came)
         elif not self._follows or current.trace_flags.sampled:
@@ -216,6 +192,7 @@ class Tracing:
             trace = _written(current)
         if span is not None:
             trace = trace_of(span, trace.baggage)
+        headers = exchange.headers
         headers[metadata.TRACEPARENT] = trace.parent
         if trace.state:
             headers[metadata.TRACESTATE] = trace.state
@@ -224,6 +201,31 @@ class Tracing:
             _BAGGAGE.inject(carrier, within)
             headers.update(carrier)
         return span
+
+    def called(
+        self, span: Span, service: str, exchange: Exchange, code: str, error: BaseException | None
+    ) -> None:
+        """Ends the span of a call that was made.
+
+        Args:
+            span: The span.
+            service: Name of the service that was called.
+            exchange: The call.
+            code: Name of the gRPC status code that it ended with.
+            error: What it failed with.
+        """
+        facts = {"server.address": service, "rpc.response.status_code": code}
+        if exchange.endpoint is not None:
+            instance = exchange.endpoint.instance
+            facts |= {"meshkit.instance": instance.instance_id, "network.peer.address": instance.address}
+        for at, failure in exchange.failed:
+            told = {"rpc.response.status_code": getattr(failure, "code", "UNKNOWN")}
+            told["meshkit.reason"] = getattr(failure, "reason", "")
+            told["meshkit.instance"] = getattr(failure, "instance", None) or ""
+            span.add_event("meshkit.attempt.failed", told, at)
+        if len(exchange.tried) > 1:
+            span.set_attribute("meshkit.tried", sorted(exchange.tried))
+        _end(span, error, facts, failed="" if code == "OK" else code)
 
     # Work that is no call.
 
@@ -240,7 +242,7 @@ class Tracing:
         current = Unrecorded(within) if span is None else span
         if span is not None:
             within = trace_of(span, within.baggage)
-        token = context.attach(_carrying(set_span_in_context(current, _NOWHERE), within))
+        token = context.attach(_within(current, within))
         error: BaseException | None = None
         try:
             with scoped(trace=within):
@@ -283,25 +285,16 @@ class Tracing:
         return span if span.is_recording() else None
 
 
-def _carrying(found: Context, trace: Trace) -> Context:
-    """The context with the baggage of the trace in it."""
+def _within(span: Span, trace: Trace) -> Context:
+    """The context in which a span is the current one, with the baggage of its trace."""
+    found = Context({_SPAN: span})
     return _BAGGAGE.extract({metadata.BAGGAGE: trace.baggage}, found) if trace.baggage else found
 
 
-def _called(span: Span, service: str, exchange: Exchange, error: BaseException | None) -> None:
-    facts = {"server.address": service}
-    if exchange.endpoint is not None:
-        instance = exchange.endpoint.instance
-        facts |= {"meshkit.instance": instance.instance_id, "network.peer.address": instance.address}
-    for at, failure in exchange.failed:
-        told = {"rpc.response.status_code": getattr(failure, "code", "UNKNOWN")}
-        told["meshkit.reason"] = getattr(failure, "reason", "")
-        told["meshkit.instance"] = getattr(failure, "instance", None) or ""
-        span.add_event("meshkit.attempt.failed", told, at)
-    if len(exchange.tried) > 1:
-        span.set_attribute("meshkit.tried", sorted(exchange.tried))
-    code = facts["rpc.response.status_code"] = outcome(exchange, error)
-    _end(span, error, facts, failed="" if code == "OK" else code)
+def _told(trace: Trace) -> bool:
+    """Whether it is the caller's own code that said where a call stands, and not what it is made within."""
+    scope = current_scope()
+    return trace is not scope.trace and not (scope.call and trace is scope.call.trace)
 
 
 def _end(span: Span, error: BaseException | None, facts: Mapping[str, str], *, failed: str) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from meshkit.config import SharedConfig
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.mesh import Mesh
-from meshkit.replica import Overrides, Replica
+from meshkit.parts import Overrides
+from meshkit.replica import Replica
 from meshkit.security.certificates import ANYBODY
 from meshkit.testing.faults import Faults
 from meshkit.testing.targets import Known

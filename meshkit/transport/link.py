@@ -41,6 +41,9 @@ SPARE_S = 60.0
 ASK_WHY_S = 1.0
 """Seconds that a channel without a connection has to say why."""
 
+ASK_AGAIN_S = 3.0
+"""Seconds until it is asked again: it has tried to connect once more by then."""
+
 _READY = grpc.ChannelConnectivity.READY
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _IDLE = grpc.ChannelConnectivity.IDLE
@@ -194,6 +197,7 @@ class GrpcLink(Attempts):
         self._closing = False
         self._on_change = on_change
         self.trouble = ""
+        self._met = 0
         self._name = instance.instance_id
         self._address = instance.address
         self.secured = secured
@@ -265,18 +269,32 @@ class GrpcLink(Attempts):
             if state is _READY:
                 self.trouble = ""
                 await self._follow_health()
+            elif state is _FAILED:
+                await self._look_into_failure()
             else:
-                if state is _FAILED:
-                    await self._ask_why()
                 await self._channel.wait_for_state_change(state)
+
+    async def _look_into_failure(self) -> None:
+        """Finds out why there is no connection, again and again until there is one: gRPC tries by itself."""
+        changing = asyncio.create_task(
+            self._channel.wait_for_state_change(_FAILED), name=f"meshkit link {self._name}"
+        )
+        try:
+            while not changing.done():
+                await self._ask_why()
+                await asyncio.wait((changing,), timeout=ASK_AGAIN_S)
+        finally:
+            changing.cancel()
+            await asyncio.gather(changing, return_exceptions=True)
 
     async def _ask_why(self) -> None:
         """Finds out why there is no connection; the log has it where somebody has to do something about it."""
         failure = await self._health.failure(ASK_WHY_S)
         if not failure:
             return
-        why, lasting = trouble_of(failure, self.secured)
-        if lasting and why != self.trouble:
+        why, told_at = trouble_of(failure, self.secured)
+        self._met = self._met + 1 if why == self.trouble else 1
+        if self._met == told_at:
             log.warning("no connection to an instance", instance=self._name, address=self._address, why=why)
         self.trouble = why
 

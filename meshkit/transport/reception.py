@@ -41,7 +41,7 @@ class Reception:
         draining: Set when calls under way should come to an end; each call carries it.
 
     Attributes:
-        tasks: The calls under way: what each is of, by the task that serves it.
+        tasks: The calls under way, each by the task that serves it.
         newest: When the latest of them came, on the clock of the event loop.
     """
 
@@ -57,9 +57,8 @@ class Reception:
         self.instance_id = instance_id
         self.own_headers = own_headers
         self.draining = draining or asyncio.Event()
-        self.tasks: dict[asyncio.Task[Any], Method] = {}
+        self.tasks: dict[asyncio.Task[Any], Exchange] = {}
         self.newest = float("-inf")
-        self._ended: set[asyncio.Task[Any]] = set()
 
     def serving(self, method: Method, handler: Handler) -> Serving:
         """What serves a method.
@@ -76,21 +75,13 @@ class Reception:
         Args:
             streams_only: Leave those that have one request and one reply.
         """
-        for task, method in self.tasks.items():
-            if task not in self._ended and (
+        for task, exchange in self.tasks.items():
+            method = exchange.method
+            if exchange.verdict is None and (
                 not streams_only or method.streams_requests or method.streams_replies
             ):
-                self._ended.add(task)
+                exchange.verdict = _leaving(exchange)
                 task.cancel()
-
-    def was_ended(self, task: asyncio.Task[Any]) -> bool:
-        """Whether it is this that a call's task was cancelled by, and nothing else; it is not cancelled then."""
-        return task in self._ended and task.uncancel() == 0
-
-    def forget(self, task: asyncio.Task[Any]) -> None:
-        """Takes note that a call is over."""
-        self.tasks.pop(task, None)
-        self._ended.discard(task)
 
 
 class _Served:
@@ -116,13 +107,12 @@ class _Served:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
-        reception.tasks[task] = self._method
-        reception.newest = loop.time()
         peer = ConnectedPeer(context)
-        exchange: Exchange | None = None
         headers = Headers(context) if self._method.streams_requests else None
+        exchange = self._exchange(context, send, peer, headers)
+        reception.tasks[task] = exchange
+        reception.newest = loop.time()
         try:
-            exchange = self._exchange(context, send, peer, headers)
             try:
                 await self._handler(exchange)
             finally:
@@ -134,12 +124,12 @@ class _Served:
         except MeshError as error:
             await self._abort(context, error)
         except asyncio.CancelledError:
-            if not reception.was_ended(task):
+            if (verdict := exchange.ended()) is None:
                 raise
-            await self._abort(context, _leaving(exchange))
+            await self._abort(context, verdict)
         finally:
             peer.release()
-            reception.forget(task)
+            del reception.tasks[task]
 
     def _exchange(
         self,
@@ -148,7 +138,7 @@ class _Served:
         peer: ConnectedPeer,
         answer: Headers | None,
     ) -> Exchange:
-        headers = _single_valued(self._pairs)
+        headers: dict[str, Any] = dict(self._pairs)
         remaining = context.time_remaining()
         deadline = Deadline() if remaining is None else Deadline.after(remaining)
         method, text = self._method, headers.get
@@ -169,7 +159,10 @@ class _Served:
         else:
             receive = reading(context, deadline, answer, own_headers=self._reception.own_headers)
             send = answer.reply if method.streams_replies else send
-        return Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
+        exchange = Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
+        if len(headers) < len(self._pairs):
+            exchange.verdict = _repeated(self._pairs)
+        return exchange
 
     async def _abort(self, context: Context, error: MeshError) -> None:
         trailers = ((metadata.INSTANCE, self._reception.instance_id), *trailers_of(error))
@@ -204,10 +197,10 @@ class _Streaming(_Served):
         await self._serve(context, context.write)
 
 
-def _leaving(exchange: Exchange | None) -> MeshError:
+def _leaving(exchange: Exchange) -> MeshError:
     """What a caller is told whose call did not end in time."""
     error = Unavailable("the instance stops, and ends what is under way: call again", reason="DRAINING")
-    error.unprocessed = exchange is not None and not exchange.begun
+    error.unprocessed = not exchange.begun
     return error
 
 
@@ -221,15 +214,9 @@ def _message(context: Context) -> Callable[[], Awaitable[Any]]:
     return receive
 
 
-def _single_valued(pairs: Metadata) -> dict[str, Any]:
-    """The metadata by key. A key of ours that comes twice is refused; of others the last value counts.
-
-    Raises:
-        InvalidArgument: A key of the mesh comes twice.
-    """
-    headers = dict(pairs)
-    if len(headers) < len(pairs):
-        for key, values in Counter(key for key, _ in pairs).items():
-            if values > 1 and key in metadata.REQUEST_KEYS:
-                raise InvalidArgument(f"the metadata key {key} comes twice", reason="METADATA_DUPLICATE")
-    return headers
+def _repeated(pairs: Metadata) -> MeshError | None:
+    """The refusal of a call in which a key of ours comes twice. Of others the last value counts."""
+    for key, values in Counter(key for key, _ in pairs).items():
+        if values > 1 and key in metadata.REQUEST_KEYS:
+            return InvalidArgument(f"the metadata key {key} comes twice", reason="METADATA_DUPLICATE")
+    return None

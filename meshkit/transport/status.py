@@ -33,6 +33,13 @@ def code_of(error: MeshError) -> grpc.StatusCode:
     return grpc.StatusCode[error.code]
 
 
+def name_of(code: grpc.StatusCode | int | None) -> str:
+    """The name of a status code as gRPC's context of a call has it: as a member, as a number, as nothing for `OK`."""
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return next((each.name for each in grpc.StatusCode if each.value[0] == (code or 0)), "UNKNOWN")
+
+
 def trailers_of(error: MeshError) -> Trailers:
     """The trailers that carry what a status code and its text cannot."""
     trailers: list[tuple[str, str | bytes]] = [(DETAILS, _status(error).SerializeToString())]

@@ -124,11 +124,12 @@ class Trouble(NamedTuple):
 
     Attributes:
         text: That, in words for an operator.
-        lasting: Whether it stays so until somebody mends it.
+        told_at: How often in a row it must be met until it is sure that it stays so unless somebody mends it; 0: never.
+            An instance that ends may hang up once.
     """
 
     text: str
-    lasting: bool
+    told_at: int = 0
 
 
 def trouble_of(details: str, secured: Secured | None) -> Trouble:
@@ -141,11 +142,12 @@ def trouble_of(details: str, secured: Secured | None) -> Trouble:
     if secured is not None:
         for sign, meaning in _TLS_TROUBLES:
             if sign in details:
-                return Trouble(meaning.format(name=secured.name), lasting=True)
+                return Trouble(meaning.format(name=secured.name), told_at=1)
     _, wrapped, cause = details.partition("last error: ")
     if any(sign in (cause or details) for sign in _HUNG_UP):
-        return Trouble(f"it closed the connection at once: {_hung_up(secured)}", secured is not None)
-    return Trouble((cause.rpartition(": ")[2] or cause) if wrapped else details, lasting=False)
+        told_at = 0 if secured is None else 2
+        return Trouble(f"it closed the connection at once: {_hung_up(secured)}", told_at)
+    return Trouble((cause.rpartition(": ")[2] or cause) if wrapped else details)
 
 
 def _hung_up(secured: Secured | None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from meshkit.config import DatabaseUrl, Secret, SharedConfig, is_postgresql_url, sqlite_path
+from meshkit.config import DatabaseUrl, Secret, SharedConfig, Wrong, is_postgresql_url, sqlite_path
+from reference_services.endpoint_url import EndpointUrl
 
 
 class BrainConfig(SharedConfig):
@@ -30,11 +31,17 @@ class BrainConfig(SharedConfig):
         le=65536,
         description="Memory in MiB for vectors of the tenants asked for last, in a replica; with SQLite only.",
     )
+    brain_trace_days: int = Field(
+        default=90,
+        ge=0,
+        le=36500,
+        description="Days for which the trace of an agent's run is kept after its beginning; 0 keeps all.",
+    )
     brain_embedder: Literal["hashing", "openai"] = Field(
         default="hashing",
         description="What makes the vectors: `hashing` is built in, `openai` any OpenAI-compatible endpoint.",
     )
-    brain_embedding_base_url: str = Field(
+    brain_embedding_base_url: EndpointUrl = Field(
         default="", description="Address of the endpoint, up to and without `/embeddings`."
     )
     brain_embedding_api_key: Secret = Field(
@@ -48,15 +55,18 @@ class BrainConfig(SharedConfig):
         default=20.0, gt=0, le=600, description="Seconds for one request to the endpoint."
     )
 
-    @model_validator(mode="after")
-    def _check_endpoint(self) -> Self:
-        if self.brain_embedder == "openai" and not (
-            self.brain_embedding_base_url and self.brain_embedding_model
-        ):
-            raise ValueError(
-                "BRAIN_EMBEDDER=openai needs BRAIN_EMBEDDING_BASE_URL and BRAIN_EMBEDDING_MODEL: set both"
+    @field_validator("brain_embedding_base_url", "brain_embedding_model")
+    @classmethod
+    def _check_endpoint(cls, value: str, info: ValidationInfo) -> str:
+        """An endpoint is named where it is asked, and only there: else vectors would not be whose they seem."""
+        embedder = info.data.get("brain_embedder")
+        if embedder == "openai" and not value:
+            raise Wrong("it is missing, and BRAIN_EMBEDDER is openai", "set it")
+        if embedder == "hashing" and value:
+            raise Wrong(
+                "it is set, and BRAIN_EMBEDDER=hashing asks no endpoint", "set that to openai, or unset this"
             )
-        return self
+        return value
 
     @property
     def postgresql(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshkit import Call, CUService, InvalidArgument, resource, rpc
+from meshkit import Call, CUService, InvalidArgument, every, resource, rpc
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
 from reference_services.brain import bounds, remembering, writing
 from reference_services.brain.config import BrainConfig
@@ -18,10 +18,13 @@ from reference_services.brain.products import search_products
 from reference_services.brain.searching import search
 from reference_services.brain.sqlite.opening import open_sqlite
 from reference_services.brain.store import KnowledgeStore
+from reference_services.brain.stored import DAY_US
 from reference_services.extras import postgres_for
 
 READ, WRITE, TRACE, STATS = "brain:read", "brain:write", "brain:trace", "brain:stats"
 """Permissions of brain."""
+
+_FORGET_BATCH, _FORGET_BATCHES = 500, 100
 
 
 @asynccontextmanager
@@ -173,3 +176,15 @@ class Brain(CUService, contract=pb.DESCRIPTOR.services_by_name["BrainService"], 
         found.embedder = self.embedder.name
         found.embedding_dimensions = self.embedder.dimensions
         return found
+
+    @every(seconds=60)
+    async def forget_traces(self) -> None:
+        """Deletes traces of long ago."""
+        age = self.config.brain_trace_days * DAY_US
+        gone = 0
+        for _ in range(_FORGET_BATCHES if age else 0):
+            gone += (some := await self.store.traces.forget_traces(age, _FORGET_BATCH))
+            if some < _FORGET_BATCH:
+                break
+        if gone:
+            self.log.info("traces of long ago deleted", traces=gone)

@@ -20,6 +20,12 @@ from reference_services.brain.fusion import Ranked
 Vector = npt.NDArray[np.float32]
 """One vector, of length 1."""
 
+Between = tuple[int | None, int | None]
+"""From when on and until before when; None: without a bound."""
+
+After = tuple[int, str] | None
+"""Time and id of the last row of the page before; None: this is the first."""
+
 
 class Stored(NamedTuple):
     """What is known of a stored cell without reading it."""
@@ -198,8 +204,8 @@ class Memory(Protocol):
         self,
         tenant: str,
         session_id: str,
-        between: tuple[int | None, int | None],
-        after: tuple[int, str] | None,
+        between: Between,
+        after: After,
         limit: int,
     ) -> list[pb.Episode]:
         """Episodes, newest first, from behind (time, id) `after`."""
@@ -239,11 +245,15 @@ class Traces(Protocol):
         tenant: str,
         session_id: str,
         agent_id: str,
-        between: tuple[int | None, int | None],
-        after: tuple[int, str] | None,
+        between: Between,
+        after: After,
         limit: int,
     ) -> list[pb.Trace]:
         """Traces, newest first, from behind (time, id) `after`."""
+        ...
+
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """Deletes up to `limit` traces of any tenant that began so many microseconds ago, and says how many."""
         ...
 
 
@@ -260,7 +270,7 @@ class KnowledgeStore:
     """All concerns of one store.
 
     Attributes:
-        answers: Raises why it cannot be reached, where it may be away.
+        answers: Raises why it cannot be used.
     """
 
     cells: Cells
@@ -269,7 +279,7 @@ class KnowledgeStore:
     memory: Memory
     traces: Traces
     figures: Figures
-    answers: Callable[[], Awaitable[None]] | None = None
+    answers: Callable[[], Awaitable[None]]
 
     async def check(self) -> None:
         """Makes sure that it can be used.
@@ -277,5 +287,4 @@ class KnowledgeStore:
         Raises:
             MeshError: Why it cannot.
         """
-        if self.answers is not None:
-            await self.answers()
+        await self.answers()

@@ -14,7 +14,10 @@ from reference_services.brain.words import fold
 
 Event = TypeVar("Event", pb.Episode, pb.Trace)
 
-STAGED_FOR = 86_400_000_000
+DAY_US = 86_400_000_000
+"""Microseconds of a day."""
+
+STAGED_FOR = DAY_US
 """Microseconds for which vectors of an unfinished document are kept."""
 
 MADE = (pb.UpsertOutcome.STATUS_CREATED, pb.UpsertOutcome.STATUS_UPDATED)

@@ -10,6 +10,7 @@ from reference_services.postgres.faults import is_lost as is_lost
 from reference_services.postgres.faults import unusable as unusable
 from reference_services.postgres.migrations import locked as locked
 from reference_services.postgres.migrations import migrated as migrated
+from reference_services.postgres.schema import END_WITH_CLIENT as END_WITH_CLIENT
 from reference_services.postgres.schema import Schema as Schema
 from reference_services.postgres.schema import Target as Target
 from reference_services.postgres.schema import own_rows as own_rows

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from meshkit import FailedPrecondition
 from reference_services.postgres.faults import told_to_operator
-from reference_services.postgres.schema import Schema, Target
+from reference_services.postgres.schema import END_WITH_CLIENT, Schema, Target
 
 Connection = AsyncConnection[TupleRow]
 
@@ -32,6 +32,7 @@ async def migrated(target: Target) -> AsyncGenerator[Connection]:
     schema = target.schema
     with told_to_operator(target):
         async with await AsyncConnection.connect(target.as_owner(), autocommit=True) as connection:
+            await connection.execute(END_WITH_CLIENT)
             await _check_encoding(connection, target)
             if await _found(connection, target) < schema.version:
                 async with locked(connection, schema):

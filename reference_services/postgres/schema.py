@@ -19,6 +19,13 @@ IDLE_TIMEOUT_S = 5
 """Seconds that a transaction may wait for its next statement: a process that stops within one holds rows that others
 need, so its connection is ended."""
 
+END_WITH_CLIENT = """
+SELECT set_config(name, '1s', false) FROM pg_settings
+WHERE name = 'client_connection_check_interval' AND version() !~* 'mingw|visual c'
+"""
+"""SQL for a connection that changes tables: a statement whose process was killed ends soon, and holds up nobody for as
+long as it would have taken. Where the server can (PostgreSQL 14, not on Windows)."""
+
 
 def own_rows(role: str, *tables: str) -> str:
     """SQL that lets a role use what is the transaction's tenant's in tables with a column `tenant`, and no more."""

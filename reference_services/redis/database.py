@@ -52,6 +52,10 @@ class Database:
         """Runs a command. Raises what `run` does."""
         return await self._told(lambda: self._client.execute(*command))
 
+    async def check(self) -> None:
+        """Makes sure that the Redis answers. Raises what `run` does."""
+        await self.execute("PING")
+
     async def members(self, key: str, count: int) -> AsyncIterator[list[tuple[bytes, float]]]:
         """Members of a sorted set and their scores, in pages of about `count`; one may be there twice.
 

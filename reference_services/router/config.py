@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from meshkit.config import Secret, SharedConfig, StateUrl, Wrong, sqlite_path
+from reference_services.endpoint_url import EndpointUrl
 
 
 class RouterConfig(SharedConfig):
@@ -22,7 +22,7 @@ class RouterConfig(SharedConfig):
     router_connections: int = Field(
         default=8, ge=1, le=256, description="Connections to PostgreSQL at most, of a replica."
     )
-    router_llm_base_url: str = Field(
+    router_llm_base_url: EndpointUrl = Field(
         default="",
         description="OpenAI-compatible endpoint, such as http://127.0.0.1:11434/v1; empty means no LLM.",
     )
@@ -42,27 +42,14 @@ class RouterConfig(SharedConfig):
         default=2, ge=0, le=10, description="Further attempts after one that failed before its first token."
     )
 
-    @field_validator("router_llm_base_url")
-    @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        if not value:
-            return value
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-        except ValueError:
-            usable = False
-        if not usable:
-            raise Wrong(
-                "it is no URL of an endpoint", "write http(s)://host:port/v1; the key has its own setting"
-            )
-        return value
-
     @field_validator("router_llm_model")
     @classmethod
     def _check_model(cls, value: str, info: ValidationInfo) -> str:
-        if info.data.get("router_llm_base_url") and not value:
+        endpoint = info.data.get("router_llm_base_url")
+        if endpoint and not value:
             raise Wrong("it is missing, and ROUTER_LLM_BASE_URL is set", "name the model to ask for")
+        if value and endpoint == "":
+            raise Wrong("it is set, and ROUTER_LLM_BASE_URL is not", "set both, or neither")
         return value
 
     @property

@@ -103,6 +103,10 @@ class PostgresManifestStore:
 
         return await self._database.read(tenant, work)
 
+    async def check(self) -> None:
+        """See `ManifestStore.check`."""
+        await self._database.check()
+
 
 @asynccontextmanager
 async def open_postgres_manifests(

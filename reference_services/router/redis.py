@@ -98,6 +98,10 @@ class RedisManifestStore:
         text, _, body = found[0].partition(b"\n")
         return _head(project, text, current=found[1]), body.decode()
 
+    async def check(self) -> None:
+        """See `ManifestStore.check`."""
+        await self._database.check()
+
     def _keys(self, tenant: str, project: str) -> list[str]:
         here = f"{self._namespace}:router:{{{tenant}}}"
         return [f"{here}:heads", f"{here}:manifests:{project}"]

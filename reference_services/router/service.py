@@ -81,7 +81,7 @@ class Router(
     """Registers agents and runs them."""
 
     config: RouterConfig
-    store = resource(open_store)
+    store = resource(open_store, check=lambda store: store.check())
     llm = resource(open_llm)
 
     @cached_property

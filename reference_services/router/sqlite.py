@@ -81,6 +81,10 @@ class SqliteManifestStore:
         row = await self._database.read(lambda db: db.execute(query, (tenant, project, *values)).fetchone())
         return None if row is None else (_head(row[:5]), row[5])
 
+    async def check(self) -> None:
+        """See `ManifestStore.check`."""
+        await self._database.check()
+
     def _register(
         self, db: sqlite3.Connection, tenant: str, project: str, body: str, digest: str, replaces: str
     ) -> tuple[Head, bool]:

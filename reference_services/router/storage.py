@@ -55,6 +55,14 @@ class ManifestStore(Protocol):
         """A manifest and its content: the one that holds, or the newest with that digest, if there is one."""
         ...
 
+    async def check(self) -> None:
+        """Makes sure that the storage can be used.
+
+        Raises:
+            MeshError: Why it cannot.
+        """
+        ...
+
 
 def changed_since(held: Head | None) -> MeshError:
     """The error that another manifest holds than the one that was to be replaced."""

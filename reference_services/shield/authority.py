@@ -146,6 +146,14 @@ class Authority:
         """Changes whenever a project does; see `KeyRing`."""
         return 0 if self._bulletin is None else self._bulletin.revisions.projects
 
+    async def check(self) -> None:
+        """Makes sure that the storage can be used: no token is made without an entry in the audit log.
+
+        Raises:
+            MeshError: Why it cannot.
+        """
+        await self._storage.check()
+
     async def find(self, project: str, kid: str) -> KeyRow | None:
         """The key with which a project proves itself to Shield; see `KeyRing`.
 

@@ -10,8 +10,7 @@ from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_
 from reference_services.master_key import (
     MAKE_MASTER_KEY,
     check_master_key,
-    local_master_key,
-    parse_master_key,
+    master_key,
 )
 
 KEY_FILE = "shield-master-key"
@@ -80,10 +79,7 @@ class ShieldConfig(SharedConfig):
         """The master key: the configured one, or this machine's own. Blocking.
 
         Raises:
-            ValueError: The file that holds it is no key, or open to others.
+            ConfigError: The file that holds it is no key, or open to others.
             OSError: It cannot be read or made.
         """
-        configured = self.shield_master_key.get_secret_value()
-        if configured:
-            return parse_master_key(configured)
-        return local_master_key(self.ensure_state_dir(), KEY_FILE)
+        return master_key(self, "SHIELD_MASTER_KEY", self.shield_master_key, KEY_FILE)

@@ -82,7 +82,7 @@ class Shield(CUService, contract=pb.DESCRIPTOR.services_by_name["ShieldService"]
     """Issues the tokens of a mesh, and takes them back."""
 
     config: ShieldConfig
-    authority = resource(open_shield)
+    authority = resource(open_shield, check=Authority.check)
 
     @cached_property
     def projects(self) -> KnownProjects:

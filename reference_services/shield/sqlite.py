@@ -201,6 +201,10 @@ class SQLiteStorage:
 
         return await self._database.read(work)
 
+    async def check(self) -> None:
+        """See `Storage.check`."""
+        await self._database.check()
+
     async def sweep(self, *, ended_before: float, audited_before: float, limit: int) -> int:
         """See `Storage.sweep`."""
 

@@ -85,6 +85,14 @@ class Storage(ProjectStore, KeyStore, RevocationStore, AuditStore, Protocol):
         """How often what is kept has changed."""
         ...
 
+    async def check(self) -> None:
+        """Makes sure that the storage can be used.
+
+        Raises:
+            MeshError: Why it cannot.
+        """
+        ...
+
     async def sweep(self, *, ended_before: float, audited_before: float, limit: int) -> int:
         """Deletes what is of no use any more.
 

@@ -17,12 +17,23 @@ from queue import Full, Queue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
-from meshkit import ResourceExhausted, Unavailable
-from reference_services.sqlite.file import BUSY_TIMEOUT_S, Schema, connect, prepare, transaction
+from meshkit import MeshError, ResourceExhausted, Unavailable
+from reference_services.sqlite.file import (
+    BUSY_TIMEOUT_S,
+    Schema,
+    check_there,
+    connect,
+    identity,
+    prepare,
+    transaction,
+)
 from reference_services.sqlite.incidents import Incidents
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+
+_THERE = frozenset({"DATABASE_BUSY", "DATABASE_OVERLOADED"})
+"""Reasons of a database that is there."""
 
 
 class Database:
@@ -39,9 +50,10 @@ class Database:
     def __init__(self, path: Path, schema: Schema, readers: int, waiting: int, busy_timeout: float) -> None:
         opener = partial(connect, path, schema, busy_timeout)
         incidents = Incidents(path, schema)
+        there = partial(check_there, path, identity(path))
         reader = partial(opener, read_only=True)
-        self._readers = _Lane("read", schema, incidents, reader, readers, waiting)
-        self._writer = _Lane("write", schema, incidents, opener, 1, waiting)
+        self._readers = _Lane("read", schema, incidents, there, reader, readers, waiting)
+        self._writer = _Lane("write", schema, incidents, there, opener, 1, waiting)
 
     async def read(self, work: Work[T]) -> T:
         """Runs `work` on one snapshot of the file, in a reader's thread.
@@ -61,6 +73,17 @@ class Database:
     async def execute(self, query: str, values: Sequence[object] = ()) -> int:
         """Runs one statement in a transaction, and says how many rows it changed."""
         return await self.write(lambda connection: connection.execute(query, values).rowcount)
+
+    async def check(self) -> None:
+        """Makes sure that the file can be used, and is still the one that was opened. A busy one is there.
+
+        Raises what `read` does.
+        """
+        try:
+            await self.read(lambda connection: connection.execute("SELECT 1").fetchone())
+        except MeshError as error:
+            if error.reason not in _THERE:
+                raise
 
     async def empty_log(self) -> None:
         """Moves what is in the write-ahead log to the file proper, as far as no reader needs it where it is."""
@@ -106,12 +129,14 @@ class _Lane:
         name: str,
         schema: Schema,
         incidents: Incidents,
+        there: Callable[[], None],
         opener: Callable[[], sqlite3.Connection],
         threads: int,
         waiting: int,
     ) -> None:
         self._schema = schema
         self._incidents = incidents
+        self._there = there
         self._opener = opener
         self._queue: Queue[tuple[Work[Any], Future[Any]] | None] = Queue(waiting)
         self._guard = Lock()
@@ -153,6 +178,7 @@ class _Lane:
             if future.set_running_or_notify_cancel():
                 try:
                     self._check_open()
+                    self._try(self._there)
                     connection = connection or self._try(self._opener)
                     future.set_result(self._try(partial(work, connection)))
                 except BaseException as error:  # it is the caller's

@@ -100,6 +100,32 @@ def connect(
     return connection
 
 
+Identity = tuple[int, int]
+"""What tells a file from another of the same name: its device and its number there."""
+
+
+def identity(path: Path) -> Identity | None:
+    """Which file it is that has the name; None where there is none, or it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_there(path: Path, known: Identity | None) -> None:
+    """Makes sure that a file is the one that was opened: what is written to one that was taken away is lost.
+
+    Raises:
+        sqlite3.OperationalError: It was removed, or another is in its place.
+    """
+    if (found := identity(path)) != known:
+        what = "it was taken away" if found is None else "another was put in its place"
+        error = sqlite3.OperationalError(f"{what} while it was open: bring it back, or start again")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection, begin: Literal["BEGIN", "BEGIN IMMEDIATE"]) -> Iterator[None]:
     """A transaction: all of it or, where an error leaves it, nothing."""

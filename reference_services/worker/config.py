@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from meshkit.config import DatabaseUrl, SharedConfig, is_postgresql_url, sqlite_path
+from meshkit.config import DatabaseUrl, SharedConfig, Wrong, is_postgresql_url, sqlite_path
 
 
 class WorkerConfig(SharedConfig):
@@ -40,6 +40,12 @@ class WorkerConfig(SharedConfig):
     worker_polling_s: float = Field(
         default=0.2, ge=0.05, le=5, description="Seconds between two looks for new work."
     )
+    worker_retention_days: int = Field(
+        default=30,
+        ge=0,
+        le=36500,
+        description="Days for which a workflow is kept after its end, and its idempotency key is known; 0 keeps all.",
+    )
     harvest_roots: tuple[str, ...] = Field(
         default=(),
         description="Absolute folders from which product feeds may be read; empty refuses all feeds.",
@@ -56,7 +62,7 @@ class WorkerConfig(SharedConfig):
     def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
         relative = [root for root in roots if not Path(root).is_absolute()]
         if relative:
-            raise ValueError(f"{relative[0]!r} is not absolute; write whole paths")
+            raise Wrong(f"{relative[0]!r} is not absolute", "write whole paths")
         return roots
 
     @property

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from meshkit import DeadlineExceeded, FailedPrecondition, MeshError, NotFound, Unavailable
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.context import (
     MeshPort,
     Resources,
@@ -32,9 +33,10 @@ from reference_services.worker.dbos_process import DbosProcess, parked
 from reference_services.worker.engine import Order, Page
 from reference_services.worker.ledger import Ledger
 from reference_services.worker.liveness import Liveness
+from reference_services.worker.retention import Retention
 from reference_services.worker.storage import Records
 from reference_services.worker.watch import Watchers
-from reference_services.worker.workflow import Catalogue, Failure, Json, State, Workflow
+from reference_services.worker.workflow import Failure, Json, State, Workflow
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -44,6 +46,7 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 20
 """A workflow that took so many replicas with it is given up (`TOO_MANY_ATTEMPTS`)."""
 
+DAY_S = 86400.0
 _FORGOTTEN_S = 10.0
 _one_engine = threading.Lock()
 
@@ -58,6 +61,7 @@ class EngineOptions:
         concurrency: Workflows that run here at a time.
         takeover_s: Seconds after which a silent replica's work is taken over.
         polling_s: Seconds between two looks at the queues.
+        retention_s: Seconds for which a workflow is kept after its end; 0 keeps all.
     """
 
     records: Records
@@ -65,6 +69,7 @@ class EngineOptions:
     concurrency: int = 4
     takeover_s: float = 5.0
     polling_s: float = 0.2
+    retention_s: float = 0.0
 
 
 _trace: ContextVar[str] = ContextVar("worker_trace", default="")
@@ -103,6 +108,14 @@ class DbosEngine:
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="worker-engine")
         self._dbos = DbosProcess(
             options.records, options.executor, options.concurrency, options.polling_s, self.run
+        )
+        self._retention = Retention(
+            ledger,
+            catalogue,
+            resources,
+            options.retention_s,
+            lambda ids: self._in_thread(lambda: self._dbos.executing(ids)),
+            lambda ids: self._in_thread(lambda: self._dbos.forget(ids)),
         )
         self._task: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(options.concurrency)
@@ -156,15 +169,18 @@ class DbosEngine:
             state=State.QUEUED,
             arguments=order.arguments,
         )
-        added = await self._ledger.add(new)
-        if added or (await self.get(order.tenant, workflow_id)).attempts == 0:
+        found: Workflow | None = None
+        while not (added := await self._ledger.add(new)):
+            if (found := await self._ledger.get(order.tenant, workflow_id)) is not None:
+                break  # else it was forgotten in between
+        if added or (found is not None and found.state is State.QUEUED and found.attempts == 0):
             _trace.set(order.trace)
             await self.enqueue(order.tenant, workflow_id)
         return workflow_id, not added
 
     async def get(self, tenant: str, workflow_id: str) -> Workflow:
         """See `WorkflowEngine.get`."""
-        return _there(await self._ledger.get(tenant, workflow_id))
+        return self._there(await self._ledger.get(tenant, workflow_id))
 
     async def page(
         self,
@@ -191,7 +207,11 @@ class DbosEngine:
 
     async def cancel(self, tenant: str, workflow_id: str) -> Workflow:
         """See `WorkflowEngine.cancel`."""
-        return _there(await self._ledger.cancel(tenant, workflow_id))
+        return self._there(await self._ledger.cancel(tenant, workflow_id))
+
+    async def prune(self) -> int:
+        """See `WorkflowEngine.prune`."""
+        return await self._retention.round()
 
     async def watch(self, tenant: str, workflow_id: str) -> AsyncIterator[Workflow]:
         """See `WorkflowEngine.watch`."""
@@ -318,8 +338,9 @@ class DbosEngine:
         """Runs blocking work of DBOS in a thread that has neither an event loop nor a workflow's context."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-
-def _there(found: Workflow | None) -> Workflow:
-    if found is None:
-        raise NotFound("there is no such workflow", reason="WORKFLOW_NOT_FOUND")
-    return found
+    def _there(self, found: Workflow | None) -> Workflow:
+        if found is None:
+            days = self._options.retention_s / DAY_S
+            kept = f"; one that has ended is kept for {days:g} days" if days else ""
+            raise NotFound(f"there is no such workflow{kept}", reason="WORKFLOW_NOT_FOUND")
+        return found

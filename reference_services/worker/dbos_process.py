@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,21 @@ class DbosProcess:
         from dbos import DBOS
 
         DBOS._recover_pending_workflows([executor])
+
+    def executing(self, ids: Sequence[str]) -> dict[str, str]:
+        """Those of the workflows that an executor has claimed, and which."""
+        from dbos import DBOS
+
+        found = DBOS.list_workflows(
+            workflow_ids=list(ids), status="PENDING", load_input=False, load_output=False
+        )
+        return {each.workflow_id: each.executor_id or "" for each in found}
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Deletes workflows with their steps; without effect where they are gone."""
+        from dbos import DBOS
+
+        DBOS.delete_workflows(list(ids))
 
     async def record(self, name: str, step: Callable[[], Awaitable[Json]]) -> Json:
         """Runs a step of the workflow that is being executed, and records its outcome; see `Execution.record`."""

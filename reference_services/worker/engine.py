@@ -88,6 +88,10 @@ class WorkflowEngine(Protocol):
         """
         ...
 
+    async def prune(self) -> int:
+        """Forgets some of the workflows that ended long ago, if it is this replica's turn; returns how many."""
+        ...
+
     def watch(self, tenant: str, workflow_id: str) -> AsyncIterator[Workflow]:
         """The workflow as it stands, then each change, up to its end.
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from meshkit import AlreadyExists
 from reference_services.worker.workflow import Failure, Json, State, Workflow
@@ -43,6 +43,14 @@ class Executor:
     beat: int
     state: str
     claimed_by: str
+
+
+class Ended(NamedTuple):
+    """A workflow that has ended, of any tenant."""
+
+    tenant: str
+    id: str
+    name: str
 
 
 class Workflows(Protocol):
@@ -136,7 +144,30 @@ class Executors(Protocol):
         ...
 
 
-class Ledger(Workflows, Executions, Executors, Protocol):
+class History(Protocol):
+    """What ended long ago."""
+
+    async def take_turn(self, chore: str, seconds: float) -> bool:
+        """Whether it is the caller who does a chore that one replica does for all; True once in so many seconds."""
+        ...
+
+    async def ended(self, age: float, limit: int) -> list[Ended]:
+        """Workflows that a call started and that ended `age` seconds ago, with all that they started; at most `limit`.
+
+        What a workflow started comes before it. Where some of that has not ended, all of it is left out.
+        """
+        ...
+
+    async def forget(self, tenant: str, ids: Sequence[str]) -> int:
+        """Deletes those of the tenant's workflows that have ended, and says how many."""
+        ...
+
+    async def forget_executors(self, age: float) -> None:
+        """Deletes executors whose work was given back `age` seconds ago."""
+        ...
+
+
+class Ledger(Workflows, Executions, Executors, History, Protocol):
     """The whole book."""
 
 

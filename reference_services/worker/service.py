@@ -6,25 +6,27 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshkit import Call, CUService, FailedPrecondition, resource, rpc
+from meshkit import Call, CUService, FailedPrecondition, every, resource, rpc
+from meshkit.config import ConfigError, Problem, Wrong
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.paging import PageTokens, page_size
 from reference_services.worker import messages
+from reference_services.worker.catalogue import Catalogue
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
-from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
+from reference_services.worker.dbos_engine import DAY_S, DbosEngine, EngineOptions
 from reference_services.worker.engine import Order, WorkflowEngine
 from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.sqlite.opening import open_sqlite
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue
 
 HARVESTER = "reference_services.worker.harvester.workflows"
 """The module of the workflows that every worker runs."""
 
 
-def open_storage(config: WorkerConfig) -> AbstractAsyncContextManager[Storage]:
-    """The tables that the settings ask for."""
+def open_storage(worker: Worker) -> AbstractAsyncContextManager[Storage]:
+    """The tables that the worker's settings ask for."""
+    config = worker.config
     if config.postgresql:
         return _open_postgres(config)
     if not config.worker_database_url:
@@ -46,9 +48,16 @@ def _open_postgres(config: WorkerConfig) -> AbstractAsyncContextManager[Storage]
 
 @asynccontextmanager
 async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
-    """The engine with all that its workflows use, from the worker's settings."""
+    """The engine with all that its workflows use, from the worker's settings.
+
+    Raises:
+        ConfigError: A module that they name has no workflows, or cannot be had.
+    """
     config = worker.config
-    catalogue = Catalogue.of((HARVESTER, *config.worker_modules))
+    try:
+        catalogue = Catalogue.of((HARVESTER, *config.worker_modules))
+    except Wrong as wrong:
+        raise ConfigError([Problem("WORKER_MODULES", wrong.what, wrong.mend)]) from None
     executor = worker.instance.instance_id
     harvests = HarvestOptions(
         roots=config.harvest_roots,
@@ -56,27 +65,29 @@ async def open_engine(worker: Worker) -> AsyncIterator[WorkflowEngine]:
         segment_batches=config.harvest_segment_batches,
         executor=executor,
     )
-    async with open_storage(config) as storage:
-        options = EngineOptions(
-            records=storage.records,
-            executor=executor,
-            concurrency=config.worker_concurrency,
-            takeover_s=config.worker_takeover_s,
-            polling_s=config.worker_polling_s,
-        )
-        resources = Resources(config, harvests, storage.commerce)
-        engine = DbosEngine(options, catalogue, storage.ledger, resources, worker.mesh, worker.log)
-        await engine.open()
-        try:
-            yield engine
-        finally:
-            await engine.close()
+    storage = worker.storage
+    options = EngineOptions(
+        records=storage.records,
+        executor=executor,
+        concurrency=config.worker_concurrency,
+        takeover_s=config.worker_takeover_s,
+        polling_s=config.worker_polling_s,
+        retention_s=config.worker_retention_days * DAY_S,
+    )
+    resources = Resources(config, harvests, storage.commerce)
+    engine = DbosEngine(options, catalogue, storage.ledger, resources, worker.mesh, worker.log)
+    await engine.open()
+    try:
+        yield engine
+    finally:
+        await engine.close()
 
 
 class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"], port=50053):
     """Durable work: starts workflows, and tells how they stand. One replica a process."""
 
     config: WorkerConfig
+    storage = resource(open_storage, check=Storage.check)
     engine = resource(open_engine)
 
     @rpc(permission="worker:start", timeout=10.0)
@@ -142,3 +153,9 @@ class Worker(CUService, contract=pb.DESCRIPTOR.services_by_name["WorkerService"]
                 observed_at=messages.timestamp(time.time()),
                 workflow=messages.workflow_message(found) if found.state.final else None,
             )
+
+    @every(seconds=60)
+    async def prune(self) -> None:
+        """Forgets workflows that ended long ago."""
+        if forgotten := await self.engine.prune():
+            self.log.info("workflows that ended long ago forgotten", workflows=forgotten)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,8 +22,18 @@ class Storage:
         ledger: Workflows and executors.
         commerce: What harvests bring.
         records: What DBOS keeps of workflows and their steps.
+        answers: Raises why the tables cannot be used.
     """
 
     ledger: Ledger
     commerce: Commerce
     records: Records
+    answers: Callable[[], Awaitable[None]]
+
+    async def check(self) -> None:
+        """Makes sure that the tables can be used.
+
+        Raises:
+            MeshError: Why they cannot.
+        """
+        await self.answers()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from meshkit.config import SharedConfig, StateUrl, sqlite_path
+from meshkit.config import SharedConfig, StateUrl, Wrong, sqlite_path
 from reference_services.master_key import MAKE_MASTER_KEY, check_master_key
 from reference_services.zero.detectors import REGIONS
 
@@ -54,8 +54,8 @@ class ZeroConfig(SharedConfig):
     def _check_region(cls, value: str) -> str:
         region = value.upper()
         if region and region not in REGIONS:
-            raise ValueError(
-                "it is no country with telephone numbers; write two letters of ISO 3166-1, such as DE"
+            raise Wrong(
+                "it is no country with telephone numbers", "write two letters of ISO 3166-1, such as DE"
             )
         return region
 

@@ -189,6 +189,14 @@ class Privacy:
         """Counts what is kept for a tenant."""
         return await self._vault.holdings(tenant, now=self._clock())
 
+    async def check(self) -> None:
+        """Makes sure that the vault can be used.
+
+        Raises:
+            MeshError: Why it cannot.
+        """
+        await self._vault.check()
+
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)

@@ -211,6 +211,10 @@ class PostgresVault:
 
         return await self._database.read(tenant, work)
 
+    async def check(self) -> None:
+        """See `Upkeep.check`."""
+        await self._database.check()
+
 
 @asynccontextmanager
 async def open_postgres_vault(url: str, *, connections: int = 8) -> AsyncIterator[PostgresVault]:

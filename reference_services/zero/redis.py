@@ -173,6 +173,10 @@ class RedisVault:
                 entities.update(kinds)
         return Holdings(len(sessions), dict(entities))
 
+    async def check(self) -> None:
+        """See `Upkeep.check`."""
+        await self._database.check()
+
     async def _kinds(self, tenant: str, session_id: str) -> dict[str, int]:
         kinds = await self._database.execute("HGET", self._session(tenant, session_id), "kinds")
         found: dict[str, int] = json.loads(kinds or "{}")

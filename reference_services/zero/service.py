@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from meshkit import Call, CUService, InvalidArgument, every, resource, rpc
 from reference_services._gen.contextunity.zero.v1 import zero_pb2 as pb
-from reference_services.master_key import local_master_key, parse_master_key
+from reference_services.master_key import master_key
 from reference_services.zero.config import ZeroConfig
 from reference_services.zero.detectors import DEFAULT_CONFIDENCE, REGIONS
 from reference_services.zero.findings import DETECTABLE, Finding, Kind
@@ -61,17 +61,14 @@ async def open_privacy(service: Zero) -> AsyncGenerator[Privacy, None]:
 
 
 def _master_key(config: ZeroConfig) -> bytes:
-    configured = config.zero_master_key.get_secret_value()
-    return (
-        parse_master_key(configured) if configured else local_master_key(config.ensure_state_dir(), KEY_FILE)
-    )
+    return master_key(config, "ZERO_MASTER_KEY", config.zero_master_key, KEY_FILE)
 
 
 class Zero(CUService, contract=pb.DESCRIPTOR.services_by_name["ZeroService"], port=50054):
     """Takes personal data out of texts, and puts them back."""
 
     config: ZeroConfig
-    privacy = resource(open_privacy)
+    privacy = resource(open_privacy, check=Privacy.check)
 
     @rpc(permission="zero:mask", timeout=10.0)
     async def anonymize(self, request: pb.AnonymizeRequest, call: Call) -> pb.AnonymizeResponse:

@@ -177,6 +177,10 @@ class SQLiteVault:
 
         return await self._database.read(work)
 
+    async def check(self) -> None:
+        """See `Upkeep.check`."""
+        await self._database.check()
+
 
 @asynccontextmanager
 async def open_sqlite_vault(path: Path) -> AsyncIterator[SQLiteVault]:

@@ -122,6 +122,14 @@ class Upkeep(Protocol):
         """Counts what is kept for a tenant."""
         ...
 
+    async def check(self) -> None:
+        """Makes sure that the vault can be used.
+
+        Raises:
+            MeshError: Why it cannot.
+        """
+        ...
+
 
 class VaultStore(Vault, Upkeep, Protocol):
     """A whole vault."""

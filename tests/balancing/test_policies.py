@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meshkit import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from meshkit.balancing.endpoint import Endpoint, Flight
 from meshkit.balancing.least_request import LeastRequest
-from meshkit.balancing.peak_ewma import MAX_KNOWN, PENALTY_S, PeakEwma
+from meshkit.balancing.peak_ewma import FORGOTTEN_TIMES, MAX_KNOWN, PENALTY_S, TAU_S, PeakEwma
 from meshkit.balancing.policy import Candidates, Load, Policy
 from meshkit.balancing.round_robin import RoundRobin
 from meshkit.balancing.tenant_shard import TenantShard, preference, score
@@ -236,6 +236,15 @@ def test_what_is_remembered_is_bounded(ewma: PeakEwma) -> None:
         ewma.done(endpoint(number % 60_000), 0.1, None)
     assert len(ewma._known) == MAX_KNOWN
     assert ewma.average(endpoint(0)) is None
+
+
+def test_instances_that_left_are_forgotten(ewma: PeakEwma, clock: Clock) -> None:
+    for number in range(1_000):
+        ewma.done(endpoint(number), 0.1, None)
+        ewma.done(endpoint(0), 0.1, None)
+        clock.turn(TAU_S / 10)
+    assert len(ewma._known) <= (FORGOTTEN_TIMES + 1) * 10 + 1
+    assert ewma.average(endpoint(0)) is not None
 
 
 # Tenant shard

@@ -28,7 +28,7 @@ def clock() -> Iterator[int]:
     return count(1_700_000_000_000_000, 1_000_000)
 
 
-@pytest.fixture(params=[("sqlite", 2), ("postgresql", 1)], ids=lambda each: each[0])
+@pytest.fixture(params=[("sqlite", 3), ("postgresql", 2)], ids=lambda each: each[0])
 def storage(request: pytest.FixtureRequest) -> tuple[str, int]:
     """What keeps the rows, and the version of its schema."""
     kind: tuple[str, int] = request.param
@@ -98,5 +98,5 @@ def running() -> Iterator[postgres.Server]:
     """The server, which a test may stop; it runs again afterwards."""
     server = postgres.server()
     yield server
-    if not (server.directory / "postmaster.pid").exists():
+    if not server.runs:
         server.start()

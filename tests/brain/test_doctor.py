@@ -13,7 +13,7 @@ async def test_a_database_is_told_with_its_version_its_extension_and_its_schemas
     assert "BRAIN_DATABASE_URL: PostgreSQL " in told
     assert "its clock is 0.0" in told
     assert "pgvector 0." in told
-    assert "schema brain is at version 1" in told
+    assert "schema brain is at version 2" in told
 
 
 async def test_a_database_that_is_not_there_is_told_without_its_password(database_url: str) -> None:

@@ -184,26 +184,6 @@ async def test_a_database_that_is_away_is_told_and_comes_back_by_itself(
         assert set(found) == {*acknowledged, "after"}
 
 
-async def test_brain_is_not_ready_while_its_database_is_away(
-    url: str, running: postgres.Server, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("meshkit.readiness.LOOK_S", 0.05)
-    local = LocalMesh(Brain, configs={Brain: {"brain_database_url": url}})
-    async with local as mesh:
-        (replica,) = local._running.values()
-        lifecycle = replica.lifecycle
-        assert lifecycle.ready
-        await asyncio.to_thread(running.stop)
-        await eventually(lambda: not lifecycle.ready)
-        assert "DATABASE_UNAVAILABLE" in lifecycle.lacking["store"]
-        with pytest.raises(Unavailable) as caught:
-            await mesh.client(BrainClient).stats(pb.StatsRequest(), tenant="acme")
-        assert caught.value.reason == "DATABASE_UNAVAILABLE", "it answers, for nobody else does"
-        await asyncio.to_thread(running.start)
-        await eventually(lambda: lifecycle.ready)
-        await mesh.client(BrainClient).stats(pb.StatsRequest(), tenant="acme")
-
-
 async def test_a_database_that_is_busy_is_there(url: str) -> None:
     async with open_database(Target(url, BRAIN), connections=1, patience=0.1) as database:
         working, over = asyncio.Event(), asyncio.Event()

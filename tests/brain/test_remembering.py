@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from meshkit import Aborted, AlreadyExists, Call, InvalidArgument
@@ -121,6 +123,28 @@ async def test_a_trace_is_logged_once(brain: Brain) -> None:
     with pytest.raises(AlreadyExists) as caught:
         await brain.log_trace(pb.LogTraceRequest(trace=trace(1, answered_by="model")), ACME)
     assert caught.value.reason == "TRACE_EXISTS"
+
+
+async def test_traces_of_long_ago_are_forgotten(brain: Brain, clock: Iterator[int]) -> None:
+    day = 86_400_000_000
+    for number, age in enumerate((89, 91, 200)):
+        made = trace(number)
+        made.started_at.FromMicroseconds(next(clock) - age * day)
+        for tenant in (ACME, OTHER):
+            await brain.log_trace(pb.LogTraceRequest(trace=made), tenant)
+    assert await brain.store.traces.forget_traces(90 * day, 1) == 1
+    await brain.forget_traces()
+    for tenant in (ACME, OTHER):
+        assert [found.id for found in (await brain.list_traces(pb.ListTracesRequest(), tenant)).traces] == [
+            "t0"
+        ]
+    again = trace(2)
+    assert (await brain.log_trace(pb.LogTraceRequest(trace=again), ACME)).created
+    brain.config = brain.config.model_copy(update={"brain_trace_days": 0})
+    made.id = "kept"
+    await brain.log_trace(pb.LogTraceRequest(trace=made), ACME)
+    await brain.forget_traces()
+    assert (await brain.stats(pb.StatsRequest(), ACME)).traces == 3
 
 
 async def test_traces_come_newest_first_and_whole(brain: Brain) -> None:

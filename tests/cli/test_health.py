@@ -1,6 +1,7 @@
 """`meshkit health`: exit code 0 only where all serve."""
 
 import json
+import re
 import socket
 
 import pytest
@@ -30,6 +31,12 @@ def test_an_address_needs_no_settings(greeting) -> None:
     done = greeting("health", address, CU_ENV="nonsense")
     assert done.code == 0
     assert done.out.startswith(f"{address} SERVING (")
+
+
+def test_an_address_alone_is_told_of_as_with_options(greeting) -> None:
+    address = json.loads(greeting("health", "--json").out)[0]["address"]
+    told = [greeting("health", *words).out for words in ((address,), ("--timeout", "3", address))]
+    assert len({re.sub(r"\d+ ms", "", text) for text in told}) == 1
 
 
 def test_nobody_at_an_address_is_a_failure(shell) -> None:

@@ -39,12 +39,6 @@ GRANTS = (
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
-
-
-@pytest.fixture
 async def database(server: LocalServer) -> AsyncIterator[Database]:
     opened = Database(RedisUrl.parse(server.url))
     yield opened

@@ -4,7 +4,6 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,6 @@ OLD = "old:" + base64.urlsafe_b64encode(b"o" * 32).decode()
 NEW = "new:" + base64.urlsafe_b64encode(b"n" * 32).decode()
 INSTANCES = "contextunity:{brain}:instances"
 PROJECTS = "contextunity:projects"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
 
 
 def open_registry(server: LocalServer, keys: str) -> RedisRegistry:
@@ -54,7 +47,7 @@ async def test_rows_are_listed_with_their_keys(shell, server: LocalServer, regis
 async def test_what_cannot_be_used_is_listed_with_the_reason(
     shell, server: LocalServer, registry: RedisRegistry
 ) -> None:
-    await registry.database.execute("HSET", INSTANCES, "brain-bad", "garbage")
+    await registry.store.database.execute("HSET", INSTANCES, "brain-bad", "garbage")
     done = shell("registry", "list", "brain", "--json", REDIS_URL=server.url, REDIS_SECRET_KEY=f"{NEW},{OLD}")
     assert done.code == ExitCode.FAILED
     good, bad = json.loads(done.out)
@@ -103,7 +96,7 @@ async def test_resealing_renews_projects_and_names_instances(
     shell, server: LocalServer, registry: RedisRegistry
 ) -> None:
     old, new = (Sealer(parse_sealing_keys(keys)) for keys in (OLD, f"{NEW},{OLD}"))
-    database = registry.database
+    database = registry.store.database
     for name in ("shop:1", "shop:2"):
         await database.execute("HSET", PROJECTS, name, old.seal(b"{}", key=PROJECTS, field=name))
     keys = {"REDIS_URL": server.url, "REDIS_SECRET_KEY": f"{NEW},{OLD}"}
@@ -133,11 +126,11 @@ async def test_resealing_renews_projects_and_names_instances(
 async def test_a_row_that_does_not_open_is_named_and_left(
     shell, server: LocalServer, registry: RedisRegistry
 ) -> None:
-    await registry.database.execute("HSET", PROJECTS, "shop:1", "plain")
+    await registry.store.database.execute("HSET", PROJECTS, "shop:1", "plain")
     done = shell("registry", "reseal", REDIS_URL=server.url, REDIS_SECRET_KEY=OLD)
     assert done.code == ExitCode.FAILED
     assert "project row shop:1: it is not sealed" in done.err
-    assert await registry.database.execute("HGET", PROJECTS, "shop:1") == b"plain"
+    assert await registry.store.database.execute("HGET", PROJECTS, "shop:1") == b"plain"
 
 
 def test_another_registry_has_no_rows(shell) -> None:

@@ -21,12 +21,6 @@ from tests.security.test_revoking import bearer
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
-
-
-@pytest.fixture
 async def meshkit(tmp_path: Path, server: LocalServer) -> AsyncIterator[Projects]:
     database = Database(RedisUrl.parse(server.url))
     yield Projects(tmp_path, server, database)

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from meshkit.config import Explained, SharedConfig, explain
-from meshkit.config.explain import show
+from meshkit.config.explained import show
 from meshkit.config.state import SECRET_FILE
+from tests.certificates import Signer
 from tests.config.samples import OTHER, SECRET, BrainConfig
 
 
@@ -75,9 +76,10 @@ def test_the_registry_in_use_is_told(folder: Path) -> None:
     assert shown == f"not set; file://{folder}/registry"
 
 
-def test_redis_is_told_without_its_credentials() -> None:
+def test_redis_is_told_without_its_credentials(folder: Path) -> None:
+    (folder / "ca.pem").write_bytes(Signer().pem)
     environ = {
-        "REDIS_URL": "rediss+sentinel://mesh:CANARY@a,b/main?ssl_ca_certs=/ca.pem",
+        "REDIS_URL": f"rediss+sentinel://mesh:CANARY@a,b/main?ssl_ca_certs={folder}/ca.pem",
         "REDIS_SECRET_KEY": f"new:{'A' * 43},old:{'A' * 42}Q",
     }
     found = explained(BrainConfig.load(environ))

@@ -196,6 +196,11 @@ def test_a_right_value_is_kept(field: str, value: Any) -> None:
     assert getattr(BrainConfig(**{field: value}), field) == value
 
 
+def test_an_endpoint_of_otlp_is_taken_without_its_last_stroke() -> None:
+    found = SharedConfig.load({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318/"})
+    assert found.otel_exporter_otlp_endpoint == "https://collector:4318"
+
+
 def test_messages_say_what_to_do() -> None:
     found = problems(grpc_port="abc", weight=-1, log_level="LOUD", project_id="shield", tenant="a b")
     assert found["GRPC_PORT"] == (

@@ -22,6 +22,7 @@ from tests.docs.pages import ROOT
 NEEDED = (
     *("Dockerfile", ".dockerignore", "docker-compose.yml", ".env.example", "Makefile", "scripts"),
     *("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "docs", "meshkit", "reference_services"),
+    "infrastructure",
 )
 """What a person needs of the checkout."""
 

@@ -15,10 +15,15 @@ from tests.docs.pages import ROOT
 
 SCRIPT = ROOT / "scripts" / "engine"
 IMAGES = Path(__file__).parent / "images"
-BASES = {"python": "python:3.11-slim", "postgres": "meshkit-test/postgres", "redis": "meshkit-test/redis"}
+BASES = {
+    "python": "python:3.11-slim",
+    "postgres": "meshkit-test/postgres",
+    "redis": "meshkit-test/redis",
+    "prometheus": "meshkit-test/prometheus",
+}
 """Root file systems that the script makes, and what they are imported as."""
 
-STAND_INS = {"postgres": "pgvector/pgvector:pg17", "redis": "redis:7"}
+STAND_INS = {"postgres": "pgvector/pgvector:pg17", "redis": "redis:7", "prometheus": "prom/prometheus:v3.5.0"}
 """Images that are built upon them, in the place of those that the compose file names."""
 
 START_S = 60.0

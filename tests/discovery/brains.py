@@ -36,19 +36,19 @@ def crash(lease: RedisLease) -> None:
     """Ends the renewing as the death of its process would: Redis is not told."""
     assert lease._holding is not None
     lease._holding.cancel()
-    lease._registry.forget(lease)
+    lease._on_release(lease)
 
 
 async def rows(registry: RedisRegistry) -> dict[bytes, bytes]:
     return {
         name: row
-        async for page in registry.database.hash_pages(KEYS.instances, 10)
+        async for page in registry.store.database.hash_pages(KEYS.instances, 10)
         for name, row in page.items()
     }
 
 
 async def raw(registry: RedisRegistry, *command: Any) -> Any:
-    return await registry.database.execute(*command)
+    return await registry.store.database.execute(*command)
 
 
 def sealed(*keys: SealingKey, name: str = "a", instance: Instance | None = None) -> bytes:

@@ -13,11 +13,12 @@ import pytest
 
 from meshkit.config.redis_url import RedisUrl
 from meshkit.config.secrets import SealingKey
+from meshkit.discovery.file import FileRegistry
 from meshkit.discovery.redis import RedisRegistry
 from meshkit.discovery.registry import Registry, Snapshot
 from meshkit.redis.sealing import Sealer
-from meshkit.redis.server import LocalServer
 from tests.discovery.brains import TTL
+from tests.discovery.files import TTL as FILE_TTL
 
 PATIENCE_S = 30.0
 
@@ -128,12 +129,6 @@ def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
-
-
-@pytest.fixture
 async def open_at() -> AsyncIterator[Callable[..., RedisRegistry]]:
     """Opens registries; they are closed when the test ends."""
     async with AsyncExitStack() as stack:
@@ -150,3 +145,15 @@ async def open_at() -> AsyncIterator[Callable[..., RedisRegistry]]:
             return made
 
         yield open_
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+async def registry(root: Path) -> AsyncIterator[FileRegistry]:
+    made = FileRegistry(root, lease_ttl=FILE_TTL, poll=0.01)
+    yield made
+    await made.close()

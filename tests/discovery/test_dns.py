@@ -1,10 +1,8 @@
 """`dns://`: names into instances, with a resolver and a time that the test holds."""
 
 import asyncio
-import contextlib
 import logging
 import socket
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,45 +10,13 @@ import pytest
 
 from meshkit.discovery.dns import AT_LEAST_S, MAX_NAMES, DnsRegistry, Name
 from meshkit.discovery.registry import Registry
-from meshkit.discovery.resolver import SystemResolver
 from meshkit.errors import AlreadyExists, FailedPrecondition
 from meshkit.instance import Instance, State
+from tests.discovery.held_time import Time, turns
 
 Follow = Callable[..., Any]
 Eventually = Callable[..., Awaitable[None]]
 AWAY = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-
-class Time:
-    """Passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        waking = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self.now + seconds, waking))
-        await waking
-
-    async def pass_(self, seconds: float) -> None:
-        """Wakes sleepers in their order; what they do is done when this returns."""
-        end = self.now + seconds
-        await _turns()
-        while due := [each for each in self._sleepers if each[0] <= end + 1e-9 and not each[1].done()]:
-            self.now, waking = min(due, key=lambda each: each[0])
-            waking.set_result(None)
-            await _turns()
-        self.now = end
-        self._sleepers = [each for each in self._sleepers if not each[1].done()]
-
-
-async def _turns() -> None:
-    for _ in range(30):
-        await asyncio.sleep(0)
 
 
 class NameServers:
@@ -342,7 +308,7 @@ async def test_watches_share_look_ups_which_end_with_the_last_of_them(
     assert len(servers.asked) == 2
     for follower in followers:
         await follower.stop()
-    await _turns()
+    await turns()
     assert asyncio.all_tasks() == before
     await time.pass_(10)
     assert len(servers.asked) == 2
@@ -358,7 +324,7 @@ async def test_a_registry_that_is_closed_during_a_look_up_leaves_nothing(
     await registry.close()
     await registry.close()
     await follower.until_ended()
-    await _turns()
+    await turns()
     assert asyncio.all_tasks() == before
 
 
@@ -450,114 +416,3 @@ async def test_a_url_is_shown_as_it_was_written(text: str) -> None:
 def test_a_url_that_is_wrong_is_refused_by_its_part(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         DnsRegistry.parse(text)
-
-
-# --- the system's resolver --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("host", "addresses"), [("127.0.0.1", {"127.0.0.1"}), ("::1", {"::1"}), ("fd00::1", {"fd00::1"})]
-)
-async def test_an_address_resolves_to_itself(host: str, addresses: set[str]) -> None:
-    assert await SystemResolver()(host) == addresses
-
-
-async def test_localhost_is_watched_without_name_servers(follow: Follow) -> None:
-    registry = DnsRegistry.parse("?brain=localhost:50051")
-    snapshot = await follow(registry).until(lambda _: True)
-    assert "127.0.0.1:50051" in snapshot.instances
-    await registry.close()
-
-
-def look_ups() -> int:
-    return sum(thread.name.startswith("meshkit-dns ") for thread in threading.enumerate())
-
-
-class Stalled:
-    """A getaddrinfo that does not return."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.release = threading.Event()
-        self.calls = 0
-        monkeypatch.setattr(socket, "getaddrinfo", self)
-
-    def __call__(self, host: str, *_: Any, **__: Any) -> Any:
-        self.calls += 1
-        self.release.wait()
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.9", 0))]
-
-
-async def test_a_stalled_look_up_keeps_one_thread_however_often_the_name_is_asked_for(
-    time: Time, monkeypatch: pytest.MonkeyPatch, follow: Follow, eventually: Eventually
-) -> None:
-    stalled = Stalled(monkeypatch)
-    registry = DnsRegistry(
-        {name: Name("brain.test", 50051) for name in ("brain", "router")}, sleep=time.sleep, clock=time.clock
-    )
-    for _ in range(5):
-        follower = follow(registry)
-        await time.pass_(60)
-        await follower.stop()
-    last, other = follow(registry), follow(registry, "router")
-    await time.pass_(60)
-    assert last.seen == other.seen == []
-    assert stalled.calls == 1
-    assert look_ups() == 1
-    stalled.release.set()
-    await eventually(lambda: look_ups() == 0)
-    await time.pass_(5)
-    assert ids(last) == ids(other) == {"10.0.0.9:50051"}
-    await registry.close()
-
-
-async def test_a_look_up_that_ends_after_its_registry_is_no_trouble(
-    monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
-    stalled = Stalled(monkeypatch)
-    asking = asyncio.create_task(SystemResolver()("brain.test"))
-    await eventually(lambda: stalled.calls == 1)
-    asking.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asking
-    stalled.release.set()
-    await eventually(lambda: look_ups() == 0)
-
-
-def test_a_stalled_look_up_does_not_hold_up_the_end_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    stalled = Stalled(monkeypatch)
-
-    async def begin() -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await SystemResolver()("brain.test")
-
-    asyncio.run(begin())
-    (thread,) = (each for each in threading.enumerate() if each.name == "meshkit-dns brain.test")
-    assert thread.daemon
-    stalled.release.set()
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-@pytest.mark.parametrize(
-    ("code", "known"),
-    [
-        ("EAI_NONAME", True),
-        ("EAI_NODATA", True),
-        ("EAI_AGAIN", False),
-        ("EAI_FAIL", False),
-        ("EAI_SYSTEM", False),
-    ],
-)
-async def test_only_a_clear_answer_says_that_a_name_has_no_address(
-    code: str, known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(getattr(socket, code), code)
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    if known:
-        assert await SystemResolver()("brain.test") == frozenset()
-    else:
-        with pytest.raises(socket.gaierror, match=code):
-            await SystemResolver()("brain.test")

@@ -12,6 +12,7 @@ from meshkit.config.redis_url import RedisUrl
 from meshkit.discovery.redis import RedisRegistry, scripts
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.rows import RowWriter
+from meshkit.discovery.redis.store import Store
 from meshkit.errors import AlreadyExists
 from meshkit.instance import State
 from meshkit.redis.database import Script
@@ -253,7 +254,7 @@ async def test_a_burst_of_events_leaves_others_their_turn(
     names = [f"{number}" for number in range(500)]
     received, applied = [0], [0]
     view = watching._watches["brain"]._view
-    (feed,) = watching.subscriptions._feeds[KEYS.events]
+    (feed,) = watching.store.subscriptions._feeds[KEYS.events]
 
     async def look() -> None:
         while True:
@@ -284,7 +285,7 @@ async def test_a_backlog_of_events_is_worked_off_in_turns(
     follower = follow(watching)
     await follower.until_ids()
     watch = watching._watches["brain"]
-    feed = Feed(watching.subscriptions, "none")
+    feed = Feed(watching.store.subscriptions, "none")
     epoch, count = watch._revision
     for number in range(count + 1, count + 301):
         feed._deliver(f"{epoch}:{number} release brain-x ".encode())
@@ -339,15 +340,15 @@ async def test_a_registration_whose_reply_is_lost_is_no_other_process(
     server: LocalServer, open_at: Open, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = open_at(server.url, NEW)
-    run, lost = registry.run, [scripts.REGISTER]
+    run, lost = Store.run, [scripts.REGISTER]
 
-    async def unheard(script: Script, keys: Keys, *arguments: str | bytes) -> Any:
-        reply = await run(script, keys, *arguments)
+    async def unheard(store: Store, script: Script, keys: Keys, *arguments: str | bytes) -> Any:
+        reply = await run(store, script, keys, *arguments)
         if lost and script is lost.pop():
             raise RedisTrouble("no reply", reason="REDIS_UNREACHABLE", heals=True)
         return reply
 
-    monkeypatch.setattr(registry, "run", unheard)
+    monkeypatch.setattr(Store, "run", unheard)
     lease = await registry.register(an_instance())
     assert lease.trouble is not None
     await lease.update(weight=2)

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
+from meshkit.config.secrets import SealingKey
 from meshkit.discovery.redis import RedisRegistry
-from meshkit.discovery.redis.rows import MAX_AGE_S, REWRITE_S
+from meshkit.discovery.redis.rows import MAX_AGE_S, REWRITE_S, RowReader, RowWriter
 from meshkit.instance import RECORD_VERSION, State
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer
@@ -196,6 +198,22 @@ async def test_nobody_can_keep_a_dead_owner_by_its_lease_alone(
     passed = MAX_AGE_S + 1
     await follower.until_ids("b")
     assert "it was sealed too long ago" in follower.last.refused["brain-a"]
+
+
+@pytest.mark.parametrize("keys", [(NEW,), ()], ids=["sealed", "plain"])
+def test_of_rows_that_are_too_old_nothing_is_remembered(keys: tuple[SealingKey, ...]) -> None:
+    now, sealer = 0.0, Sealer(keys)
+    reader = RowReader(sealer, KEYS.instances, "brain", clock=lambda: now, lifetime=MAX_AGE_S)
+    staying = RowWriter(sealer, KEYS.instances, clock=lambda: now)
+    for number in range(100):
+        now = 60.0 * number
+        assert reader.open("brain-z", staying.write(an_instance("z")))
+        passing = replace(an_instance("a"), instance_id=f"brain-{number}")
+        assert reader.open(passing.instance_id, staying.write(passing))
+        reader.gone(passing.instance_id, released=True)
+    most = MAX_AGE_S / 60 + 2
+    assert max(len(reader._newest), len(reader._released)) <= most
+    assert "brain-z" in reader._newest
 
 
 async def test_an_owner_writes_its_row_anew_now_and_then_and_nobody_is_told_of_that(

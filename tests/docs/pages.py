@@ -35,7 +35,7 @@ DEPLOY = tuple(sorted((ROOT / "docs" / "deploy").glob("*.md")))
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *DEPLOY, *EXAMPLES)
 """All pages that the project shows to its users."""
 
-KINDS = frozenset({"python", "proto", "toml", "console", "sh", "text"})
+KINDS = frozenset({"python", "proto", "toml", "yaml", "console", "sh", "text"})
 
 _FENCE = re.compile(r"(?P<indent>\s*)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
 _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.docs.pages import DEPLOY, EXAMPLES, KINDS, NODE, PAGES, ROOT, Block, read
 from tests.docs.terminal import ANY, Terminal, Typed, beginning, commands, matches
@@ -47,6 +48,8 @@ def perform(block: Block, folder: Path, terminal: Terminal) -> None:
                 terminal.run(Typed(f"python - <<'END OF BLOCK'\n{block.text}END OF BLOCK", [ANY]))
         case "toml":
             tomllib.loads(block.text)
+        case "yaml":
+            yaml.safe_load(block.text)
         case "proto":
             parse_proto(block, folder)
         case "console":

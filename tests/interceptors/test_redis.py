@@ -25,12 +25,6 @@ from tests.security.services import BODY, GREET, GREET_ALL
 ME = Handmade("greeter")
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as started:
-        yield started
-
-
 @asynccontextmanager
 async def guarded(path: Path, url: str, **settings: Any) -> AsyncIterator[str]:
     """A server with the interceptor, which knows of a Redis; its address."""

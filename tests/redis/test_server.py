@@ -5,7 +5,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,6 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from meshkit.errors import FailedPrecondition, Unavailable
 from meshkit.redis.server import PORTS, LocalServer, free_port
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
 
 
 async def get(url: str, key: str) -> Any:

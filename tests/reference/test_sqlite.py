@@ -419,3 +419,42 @@ async def test_what_the_schema_asks_of_connections_holds(path: Path) -> None:
                     )
                     == wanted
                 )
+
+
+async def test_a_file_that_was_taken_away_or_replaced_takes_nothing_until_it_is_back(
+    database: Database, path: Path, tmp_path: Path
+) -> None:
+    await database.execute(ADD, ("Emma",))
+    away = tmp_path / "away"
+    away.mkdir()
+    for each in tmp_path.glob("library.sqlite*"):
+        each.rename(away / each.name)
+    for what in ("it was taken away", "another was put in its place"):
+        with capture_logs() as logs:
+            for call in (database.check(), database.execute(ADD, ("Lost",)), books(database)):
+                with pytest.raises(Unavailable) as caught:
+                    await call
+                assert caught.value.reason == "DATABASE_UNAVAILABLE"
+        assert path.exists() or f"{what} while it was open" in logs[0]["reason"]
+        path.touch()
+    for each in away.iterdir():
+        each.rename(tmp_path / each.name)
+    await database.check()
+    assert await books(database) == {"Emma": 1}
+
+
+async def test_a_file_that_is_asked_too_much_is_there(path: Path) -> None:
+    async with open_database(path, SCHEMA, readers=1, waiting=1) as database:
+        reading, over = threading.Event(), threading.Event()
+
+        def hold(_: sqlite3.Connection) -> None:
+            reading.set()
+            over.wait()
+
+        held = asyncio.create_task(database.read(hold))
+        await asyncio.to_thread(reading.wait)
+        waiting = asyncio.create_task(books(database))
+        await asyncio.sleep(0)
+        await database.check()
+        over.set()
+        await asyncio.gather(held, waiting)

@@ -295,12 +295,28 @@ async def test_whatever_happens_in_the_moment_in_which_a_caller_gives_up(crowd: 
         case "change":
             crowd.limit.change(5)
         case "tire":
-            crowd.limit._tire(place, asyncio.get_running_loop(), float("inf"))
+            crowd.limit._tire(place, asyncio.get_running_loop(), float("inf"), 60.0)
         case "evict":
             crowd.limit._send_away(place)
     await settle()
     assert crowd.limit.running == len(crowd.inside) == (5 if then == "change" else 4)
     assert crowd.limit.waiting == (2 if then in ("leave", "change") else 3)
+
+
+async def test_a_loop_that_stands_still_again_and_again_lets_nobody_wait_for_ever(crowd: Crowd) -> None:
+    await crowd.come("running", call(), 4)
+    await crowd.come("patient", call())
+    loop = asyncio.get_running_loop()
+    (place,) = (
+        place for each in crowd.limit._tenants.values() for line in each.lines.values() for place in line
+    )
+    for respite in (60.0, 20.0):
+        crowd.limit._tire(place, loop, loop.time() - 40.0, respite)
+        await settle()
+        assert crowd.limit.waiting == 1
+    crowd.limit._tire(place, loop, loop.time() - 40.0, 0.0)
+    await settle()
+    assert crowd.turned_away == {"patient": 1}
 
 
 async def test_a_higher_limit_lets_those_in_that_wait_and_a_lower_one_puts_nobody_out(crowd: Crowd) -> None:

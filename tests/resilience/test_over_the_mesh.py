@@ -12,12 +12,7 @@ from meshkit import ResourceExhausted, Unavailable
 from meshkit.replica import Replica
 from meshkit.testing import LocalMesh
 from tests.resilience.fleet import Fleet
-from tests.serving.probe import Probe, ProbeClient, Text
-
-
-async def gather_values(replies: Any, into: list[str]) -> None:
-    async for reply in replies:
-        into.append(reply.value)
+from tests.serving.probe import Probe, ProbeClient, Text, gather_values
 
 
 def refusing(kind: type, *, times: int, pushback: float | None = None) -> Any:

@@ -264,7 +264,7 @@ async def test_calls_to_shield_are_made_with_the_new_secret_too(files: Sources) 
         files.write(secret=f"new:{NEW},old:{OLD}")
         mesh.rekey(files.load(shield_grpc_url="127.0.0.1:1"))
         assert mesh.shielded is not None
-        inner = mesh.shielded._mesh.tokens
+        inner = mesh.shielded._way.tokens
         assert isinstance(inner, HmacTokens)
         for tokens in (mesh.shielded.own, inner):
             assert tokens.token("shield", "").kid == "local:new"

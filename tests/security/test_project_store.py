@@ -1,107 +1,40 @@
 """The project store, on a real Redis: pushed to every verifier, and in force whatever Redis does."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from meshkit.config import RedisUrl, SealingKey
-from meshkit.errors import Aborted, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from meshkit.config import RedisUrl
+from meshkit.errors import Unauthenticated, Unavailable
 from meshkit.redis import following
-from meshkit.redis.database import Database
-from meshkit.redis.sealing import Sealer
 from meshkit.redis.server import LocalServer, free_port
 from meshkit.redis.trouble import RedisTrouble
-from meshkit.security.keys import Grants, KeyRow, KeyStatus, own_ring
+from meshkit.security.keys import Grants, KeyStatus, own_ring
 from meshkit.security.projects import ProjectStore, ProjectTable, StoredRing, known
 from meshkit.security.projects.known import KnownRows
-from meshkit.security.projects.rows import ProjectRow, RowCodec, RowRefused
+from meshkit.security.projects.rows import ProjectRow, RowCodec
 from meshkit.security.tokens import TokenVerifier
 from meshkit.testing import LocalMesh
-from tests.redis.servers import acl_server, client_of
-from tests.security.handmade import SETTINGS, Clock, Handmade, call
+from tests.redis.servers import acl_server
+from tests.security.handmade import SETTINGS, Handmade, call
 from tests.security.services import BODY, GREET, Echo, Front
-
-SEALING = SealingKey("k1", b"\x01" * 32)
-SEALER = Sealer([SEALING])
-NAMESPACE = "contextunity"
-HASH = "contextunity:projects"
-EVENTS = "contextunity:projects:events"
-SHOP = Handmade("echo", "the-secret-of-the-shop-that-is-not-ours", "shop", "s1", name="till")
-GRANTS = Grants(frozenset({"acme"}), frozenset({"echo:greet"}), frozenset({"till"}))
-
-Eventually = Callable[..., Awaitable[None]]
-
-
-def key(kid: str = "s1", *, grants: Grants = GRANTS, **values: Any) -> KeyRow:
-    return KeyRow("shop", kid, **{"grants": grants, "secret": SHOP.secret.encode(), **values})
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: LocalServer) -> AsyncIterator[Redis]:
-    async with client_of(server) as opened:
-        yield opened
-
-
-Table = Callable[..., ProjectTable]
-
-
-@pytest.fixture
-async def tables(server: LocalServer) -> AsyncIterator[Table]:
-    opened: list[Database] = []
-
-    def make(sealer: Sealer = SEALER, url: str = "", **options: Any) -> ProjectTable:
-        opened.append(Database(RedisUrl.parse(url or server.url)))
-        return ProjectTable(opened[-1], namespace=NAMESPACE, sealer=sealer, author="a test", **options)
-
-    yield make
-    for database in opened:
-        await database.close()
-
-
-@pytest.fixture
-def table(tables: Table) -> ProjectTable:
-    return tables()
-
-
-Stores = Callable[..., Awaitable[ProjectStore]]
-
-
-@pytest.fixture
-async def stores(server: LocalServer) -> AsyncIterator[Stores]:
-    started: list[ProjectStore] = []
-
-    async def start(url: str = "", sealer: Sealer = SEALER, **options: Any) -> ProjectStore:
-        made = ProjectStore(RedisUrl.parse(url or server.url), namespace=NAMESPACE, sealer=sealer, **options)
-        started.append(made)
-        await made.start()
-        return made
-
-    yield start
-    for each in started:
-        await each.close()
-
-
-async def put(table: ProjectTable, row: KeyRow) -> None:
-    await table.change(row.project, row.kid, lambda before: row)
-
-
-def held(made: ProjectStore, kid: str = "s1") -> KeyRow | None:
-    return made._known.find("shop", kid)
+from tests.security.shop import (
+    EVENTS,
+    HASH,
+    NAMESPACE,
+    SEALER,
+    SHOP,
+    Eventually,
+    Stores,
+    Table,
+    held,
+    key,
+    put,
+)
 
 
 async def test_every_verifier_knows_and_refuses_a_key_within_a_second(
@@ -287,82 +220,6 @@ async def test_a_defect_that_ends_the_following_is_told(
         await eventually(lambda: any("not followed any longer" in line["event"] for line in logs))
 
 
-async def test_rows_that_are_none_are_dropped_counted_and_logged_once(
-    client: Redis,
-    table: ProjectTable,
-    stores: Stores,
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(following, "REREAD_S", 0.05)
-    await put(table, key())
-    sealed = await client.hget(HASH, "shop:s1")
-    assert sealed is not None
-    plain = json.dumps({"version": 1, "written_at": 1, "written_by": "x", "project": "shop", "kid": "plain"})
-    await client.hset(
-        HASH, mapping={"shop:plain": plain, "shop:copied": sealed, "": "x", "shop:junk": "v1.k1.x"}
-    )
-    with capture_logs() as logs:
-        made = await stores()
-        await eventually(lambda: made.refused_rows >= 8)
-        await client.publish(EVENTS, "nonsense")
-        await eventually(lambda: any(line.get("row") == "nonsense" for line in logs))
-    assert (held(made), held(made, "copied"), held(made, "plain")) == (key(), None, None)
-    told = {
-        line["row"]: line["reason"] for line in logs if line["event"] == "row of the project store ignored"
-    }
-    assert len(told) == len([line for line in logs if "row" in line]) == 5
-    assert "it is not sealed" in told["shop:plain"]
-    assert "written to another place" in told["shop:copied"]
-    assert "cut short or altered" in told["shop:junk"]
-
-
-async def test_a_row_that_is_spoilt_changes_nothing(
-    client: Redis, table: ProjectTable, stores: Stores, eventually: Eventually
-) -> None:
-    await put(table, key())
-    made = await stores()
-    before = made.generation
-    await client.hset(HASH, "shop:s1", "spoilt")
-    await client.publish(EVENTS, "shop:s1 spoilt")
-    await eventually(lambda: made.refused_rows == 1)
-    assert (held(made), made.generation) == (key(), before)
-
-
-async def test_a_row_that_is_put_back_is_refused(
-    client: Redis, table: ProjectTable, stores: Stores, eventually: Eventually
-) -> None:
-    wide = key(grants=Grants(frozenset({"*"}), frozenset({"*"}), frozenset({"*"})))
-    await put(table, wide)
-    old = await client.hget(HASH, "shop:s1")
-    await put(table, key())
-    made = await stores()
-    with capture_logs() as logs:
-        await client.hset(HASH, "shop:s1", old)
-        await client.publish(EVENTS, f"shop:s1 {old}")
-        await eventually(lambda: made.refused_rows == 1)
-        assert held(made) == key()
-        await put(table, key(grants=Grants()))
-        await eventually(lambda: held(made) == key(grants=Grants()))
-    (told,) = [line["reason"] for line in logs if "row" in line]
-    assert "older than one that was seen before" in told
-    assert SHOP.secret not in str(logs)
-
-
-async def test_rows_sealed_with_another_key_are_not_known(table: ProjectTable, stores: Stores) -> None:
-    await put(table, key())
-    with capture_logs() as logs:
-        same_name = await stores(sealer=Sealer([SealingKey("k1", b"\x02" * 32)]))
-        other_name = await stores(sealer=Sealer([SealingKey("k2", b"\x01" * 32)]))
-    assert (held(same_name), held(other_name)) == (None, None)
-    assert (same_name.complete, same_name.refused_rows, other_name.refused_rows) == (True, 1, 1)
-    told = [line["reason"] for line in logs]
-    assert "does not open with the key k1" in told[0]
-    assert "which is not in REDIS_SECRET_KEY here: add it" in told[1]
-    both = await stores(sealer=Sealer([SealingKey("k2", b"\x02" * 32), SEALING]))
-    assert held(both) == key()
-
-
 async def test_what_was_not_heard_is_read_when_the_connection_is_there_again(
     client: Redis, table: ProjectTable, stores: Stores, eventually: Eventually
 ) -> None:
@@ -446,198 +303,6 @@ async def test_a_verifier_needs_few_rights(tmp_path: Path, tables: Table, eventu
             await put(tables(url=guarded.url), key("s2"))
         assert refused.value.reason == "REDIS_RIGHTS"
         await made.close()
-
-
-async def test_writers_of_one_key_do_not_undo_each_other(tables: Table, stores: Stores) -> None:
-    writers = [tables() for _ in range(4)]
-    await put(writers[0], key(grants=Grants()))
-
-    def granting(tenant: str) -> Callable[[KeyRow | None], KeyRow]:
-        def revise(before: KeyRow | None) -> KeyRow:
-            assert before is not None
-            return key(grants=Grants(before.grants.tenants | {tenant}))
-
-        return revise
-
-    names = [f"t{number}" for number in range(len(writers))]
-    changes = (each.change("shop", "s1", granting(name)) for each, name in zip(writers, names, strict=True))
-    await asyncio.gather(*changes)
-    found = held(await stores())
-    assert found is not None
-    assert found.grants.tenants == set(names)
-
-
-async def test_a_key_that_others_write_again_and_again_is_given_up(
-    tables: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, other = tables(), tables()
-    await put(table, key())
-    write = table._put
-
-    async def write_late(*given: Any) -> bool:
-        await put(other, key())
-        return await write(*given)
-
-    monkeypatch.setattr(table, "_put", write_late)
-    with pytest.raises(Aborted, match="others write the key shop:s1 at the same time"):
-        await put(table, key(grants=Grants()))
-    (stored,) = await table.rows()
-    assert stored.row is not None
-    assert stored.row.key == key()
-
-
-async def test_each_writing_is_later_than_the_one_before_whatever_the_clock_says(
-    tables: Table, stores: Stores
-) -> None:
-    clock = Clock()
-    table = tables(clock=clock)
-    await put(table, key())
-    clock.now -= 3600
-    await table.remove("shop", "s1")
-    await put(table, key(grants=Grants()))
-    (stored,) = await table.rows()
-    assert stored.row is not None
-    assert (stored.row.written_at, stored.row.written_by) == (1_800_000_000_002, "a test")
-    assert held(await stores()) == key(grants=Grants())
-
-
-async def test_a_store_that_is_full_takes_no_new_key_but_changes_and_removals(tables: Table) -> None:
-    table = tables(limit=1)
-    await put(table, key())
-    with pytest.raises(ResourceExhausted, match="has no room: remove keys that nobody uses"):
-        await put(table, key("s2"))
-    await put(table, key(grants=Grants()))
-    await table.remove("shop", "s1")
-    with pytest.raises(NotFound):
-        await table.remove("shop", "s1")
-    with pytest.raises(NotFound):
-        await table.remove("shop", "s9")
-    await put(table, key())
-
-
-async def test_removals_are_forgotten_when_they_are_old(
-    client: Redis, tables: Table, stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    table = tables(clock=clock)
-    for kid in ("s1", "s2"):
-        await put(table, key(kid))
-    await table.remove("shop", "s1")
-    made = await stores()
-    clock.now += 10 * 86_400
-    assert await table.forget(11) == 0
-    with capture_logs() as logs:
-        assert await table.forget(9) == 1
-        await made._read()
-    assert await client.hkeys(HASH) == ["shop:s2"]
-    assert not logs
-
-
-async def test_a_row_that_cannot_be_used_is_not_changed_but_removed(
-    client: Redis, table: ProjectTable
-) -> None:
-    await client.hset(HASH, "shop:s1", "spoilt")
-    with pytest.raises(RowRefused, match="the row shop:s1 cannot be used: it is not sealed"):
-        await put(table, key())
-    await table.remove("shop", "s1")
-    await put(table, key())
-    assert [stored.refusal for stored in await table.rows()] == [""]
-
-
-@pytest.mark.parametrize("make", [RowCodec, lambda sealer, namespace: _store(sealer, namespace)])
-def test_nothing_is_stored_in_plain(make: Callable[..., object]) -> None:
-    with pytest.raises(ValueError, match="REDIS_SECRET_KEY is false: set it"):
-        make(Sealer(()), NAMESPACE)
-
-
-def _store(sealer: Sealer, namespace: str) -> ProjectStore:
-    return ProjectStore(RedisUrl.parse("redis://localhost/0"), namespace=namespace, sealer=sealer)
-
-
-ROW: dict[str, Any] = {
-    "version": 1,
-    "written_at": 5,
-    "written_by": "ops@host",
-    "project": "shop",
-    "kid": "s1",
-    "key": {"project": "shop", "kid": "s1", "secret": SHOP.secret, "grants": {"tenants": ["acme"]}},
-}
-ABSENT: Any = object()
-
-
-def sealed(**values: Any) -> bytes:
-    fields = {name: value for name, value in {**ROW, **values}.items() if value is not ABSENT}
-    return SEALER.seal(json.dumps(fields).encode(), key=HASH, field="shop:s1")
-
-
-def test_a_row_is_read_whatever_a_newer_release_adds_beside_its_key() -> None:
-    row = RowCodec(SEALER, NAMESPACE).open("shop:s1", sealed(comment="hello"))
-    assert row == ProjectRow("shop", "s1", key(grants=Grants(frozenset({"acme"}))), 5, "ops@host")
-    assert SHOP.secret not in repr(row)
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"version": 2}, "its version is 2, and this release reads 1: upgrade this program"),
-        ({"version": "1"}, "its version is no whole number"),
-        ({"version": ABSENT}, "its version is no whole number"),
-        ({"written_at": -1}, "does not say when it was written"),
-        ({"written_at": 1.5}, "does not say when it was written"),
-        ({"written_at": 2**53}, "does not say when it was written"),
-        ({"written_by": "a\nb"}, "does not say who wrote it"),
-        ({"written_by": "a" * 101}, "does not say who wrote it"),
-        ({"project": "Shop"}, "it names no key"),
-        ({"kid": ["s1"]}, "it names no key"),
-        ({"kid": "s2"}, "it is the row of another key"),
-        ({"key": ABSENT}, "it has no key, and does not say that it was removed"),
-        ({"key": {**ROW["key"], "kid": "s2"}}, "it is the row of another key"),
-        ({"key": {**ROW["key"], "expires": 5}}, "its key, expires: Extra inputs are not permitted"),
-        ({"key": {**ROW["key"], "secret": "short"}}, "its key: Value error, secret is shorter than 32 bytes"),
-        ({"key": {**ROW["key"], "secret": "x" * 1025}}, "its key: Value error, secret is longer than 1024"),
-        ({"key": {**ROW["key"], "secret": "\ud800" * 40}}, "its key"),
-        ({"key": {**ROW["key"], "grants": {"tenants": [f"t{n}" for n in range(1001)]}}}, "at most 1000"),
-        ({"key": []}, "its key: "),
-    ],
-)
-def test_a_row_that_is_none_is_refused_without_its_secret(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(RowRefused) as refused:
-        RowCodec(SEALER, NAMESPACE).open("shop:s1", sealed(**values))
-    assert said in str(refused.value)
-    assert SHOP.secret not in str(refused.value)
-
-
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"[" * 20_000])
-def test_what_is_no_json_is_refused(text: bytes) -> None:
-    with pytest.raises(RowRefused, match="no JSON object"):
-        RowCodec(SEALER, NAMESPACE).open("shop:s1", SEALER.seal(text, key=HASH, field="shop:s1"))
-
-
-@given(st.data(), st.integers(1, 6))
-def test_whatever_the_order_the_newest_row_counts(data: st.DataObject, count: int) -> None:
-    codec = RowCodec(SEALER, NAMESPACE)
-    keys = [data.draw(st.sampled_from([None, key(), key(grants=Grants())])) for _ in range(count)]
-    values = [codec.seal(ProjectRow("shop", "s1", each, at, "a test")) for at, each in enumerate(keys)]
-    rows = KnownRows(codec)
-    generation, found = rows.changes, None
-    order = data.draw(st.permutations(values)) + data.draw(st.lists(st.sampled_from(values)))
-    for value in order:
-        rows.take("shop:s1", value)
-        if rows.find("shop", "s1") != found:
-            assert rows.changes > generation
-        generation, found = rows.changes, rows.find("shop", "s1")
-    assert found == keys[-1]
-
-
-def test_a_flood_of_junk_is_counted_and_named_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "MAX_REFUSALS", 3)
-    rows = KnownRows(RowCodec(SEALER, NAMESPACE))
-    with capture_logs() as logs:
-        for number in range(10):
-            rows.take(f"junk:{number}", b"junk")
-            rows.take(f"junk:{number}", b"junk")
-    assert rows.refused == 20
-    assert [line["log_level"] for line in logs] == ["warning"] * 3 + ["error"]
 
 
 async def test_another_project_is_let_in_by_a_running_mesh_once_it_was_added(

@@ -30,7 +30,6 @@ from meshkit.security.revoking import (
     RevocationTable,
 )
 from meshkit.testing import LocalMesh
-from tests.redis.servers import client_of
 from tests.security.handmade import SETTINGS, Handmade, call
 from tests.security.services import BODY, GREET, Echo
 
@@ -41,18 +40,6 @@ EVENTS = "contextunity:revocations:events"
 LATER = int(time.time()) + 3000
 
 Eventually = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: LocalServer) -> AsyncIterator[Redis]:
-    async with client_of(server) as opened:
-        yield opened
 
 
 @pytest.fixture

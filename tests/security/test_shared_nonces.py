@@ -53,12 +53,6 @@ class Notes(
         return request
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as running:
-        yield running
-
-
 def be_patient(local: LocalMesh) -> None:
     """Has replicas wait for Redis as long as it takes: a busy machine is no failure."""
     for replica in local._running.values():

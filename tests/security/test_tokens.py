@@ -280,6 +280,15 @@ class Turning:
         return self.row
 
 
+async def test_tokens_that_have_ended_are_not_kept() -> None:
+    clock = Clock()
+    caller, check = Handmade("brain", project="shop", clock=clock), verifier(clock=clock)
+    for number in range(100):
+        await check.verify(caller.token(jti=f"token-{number}"))
+        clock.now += 30
+    assert len(check._seen) <= (300 + 30) / 30 + 1
+
+
 async def test_retiring_a_key_stops_tokens_that_were_verified_before() -> None:
     ring = Turning()
     check, token = verifier(ring), CALLER.token()

@@ -206,3 +206,8 @@ class ProbeStub:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
+
+
+async def gather_values(replies: Any, into: list[str]) -> None:
+    async for reply in replies:
+        into.append(reply.value)

@@ -12,12 +12,7 @@ from meshkit.serving import aging, deadline
 from meshkit.testing import LocalMesh
 from meshkit.transport.caller import HOP_ALLOWANCE
 from tests.serving.conftest import Running
-from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text
-
-
-async def gather_values(replies: Any, into: list[str]) -> None:
-    async for reply in replies:
-        into.append(reply.value)
+from tests.serving.probe import CONTRACT, Probe, ProbeClient, Text, gather_values
 
 
 class Clock:

@@ -301,6 +301,21 @@ async def test_on_behalf_of_somebody_a_token_is_exchanged_and_not_renewed(
     assert tokens.kept(call, ("*",)) is None
 
 
+async def test_a_token_on_behalf_of_somebody_is_not_renewed_by_a_timer_that_comes_early(
+    tokens: ShieldTokens, fake: FakeShield, clock: Clock
+) -> None:
+    await obtained(tokens, CALL.having(subject_token="theirs", forwarded=False))
+    ((scope, slot),) = tokens._slots.items()
+    clock.now += 299.999
+    tokens._due(scope, slot)
+    assert slot.fetching is not None
+    assert slot.fetching.done()
+    clock.now += 0.001
+    tokens._due(scope, slot)
+    assert len(tokens) == 0
+    assert len(fake.asked) == 1
+
+
 async def test_nothing_secret_is_in_a_repr(tokens: ShieldTokens) -> None:
     minted = await obtained(tokens, CALL.having(subject_token="theirs"))
     ((scope, slot),) = tokens._slots.items()

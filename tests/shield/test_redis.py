@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,12 +23,6 @@ from tests.shield.bound import public
 from tests.shield.conftest import SECRET, Place, running, served
 from tests.shield.test_mode import address, client, greeting, headers, issued, until
 from tests.shield.test_service import calling, scope
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    async with LocalServer(tmp_path / "redis") as started:
-        yield started
 
 
 async def revoke(server: LocalServer, revocation: Revocation) -> None:

@@ -7,19 +7,16 @@ import json
 import re
 import subprocess
 import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import pytest
 import yaml
 
 from meshkit.measuring import of_process
 from meshkit.telemetry.page import MetricsPage
 from meshkit.telemetry.prometheus import prometheus_name
 from meshkit.testing import LocalMesh
+from tests import prometheus
 from tests.serving.probe import Probe, ProbeClient, Text
 from tests.telemetry.test_page import free_port
 
@@ -80,71 +77,29 @@ def test_alerts_say_what_to_do() -> None:
                 assert {"summary", "mend"} <= rule["annotations"].keys(), rule["alert"]
 
 
-def ask(port: int, path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=5) as answer:
-        return json.load(answer)["data"]
-
-
-async def firing(port: int) -> set[str]:
-    """Names of the alerts that fire; none while Prometheus comes up."""
-    with suppress(OSError):
-        alerts = (await asyncio.to_thread(ask, port, "alerts"))["alerts"]
-        return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
-    return set()
-
-
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Any:
-    """Starts a Prometheus that scrapes one page, with the rules; gives its port."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(scraped: int) -> int:
-        port = free_port()
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(FOLDER / "alerts.yml")],
-            "scrape_configs": [
-                {"job_name": "meshkit", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}
-            ],
-        }
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-        command = [
-            "prometheus",
-            f"--config.file={tmp_path}/prometheus.yml",
-            f"--storage.tsdb.path={tmp_path}/data",
-        ]
-        command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        return port
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait(30)
-
-
-async def test_a_real_prometheus_scrapes_a_replica_and_fires(prometheus: Any) -> None:
+async def test_a_real_prometheus_scrapes_a_replica_and_fires(tmp_path: Path) -> None:
     local, scraped = LocalMesh(Probe), free_port()
-    async with local as mesh:
-        await mesh.client(ProbeClient).read(Text())
-        (replica,) = local._running.values()
-        page = MetricsPage(lambda: of_process([replica]))
-        assert await page.open("127.0.0.1", scraped)
-        lease = replica._lease
-        replica._lease = SimpleNamespace(renewed_at=time.monotonic() - 100)  # type: ignore[assignment]
-        port = prometheus(scraped)
-        async with asyncio.timeout(60):
-            while "MeshkitLeaseOld" not in await firing(port):
-                await asyncio.sleep(0.2)
-        found = await asyncio.to_thread(ask, port, "query?query=rpc_server_call_duration_seconds_count")
-        replica._lease = lease
-        await page.close()
-    (series,) = (
-        each for each in found["result"] if each["metric"]["rpc_method"] == "probe.v1.ProbeService/Read"
-    )
-    assert series["value"][1] == "1"
-    assert (series["metric"]["service"], series["metric"]["rpc_response_status_code"]) == ("probe", "OK")
-    assert await firing(port) == {"MeshkitLeaseOld"}
+    targets = {"static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}
+    with prometheus.running(tmp_path / "prometheus", targets, [FOLDER / "alerts.yml"]) as real:
+        async with local as mesh:
+            await mesh.client(ProbeClient).read(Text())
+            (replica,) = local._running.values()
+            page = MetricsPage(lambda: of_process([replica]))
+            assert await page.open("127.0.0.1", scraped)
+            lease = replica._lease
+            replica._lease = SimpleNamespace(renewed_at=time.monotonic() - 100)  # type: ignore[assignment]
+            async with asyncio.timeout(60):
+                while "MeshkitLeaseOld" not in await asyncio.to_thread(real.firing):
+                    await asyncio.sleep(0.1)
+            found = await asyncio.to_thread(real.series, "rpc_server_call_duration_seconds_count")
+            replica._lease = lease
+            await page.close()
+        (series,) = (each for each in found if each["metric"]["rpc_method"] == "probe.v1.ProbeService/Read")
+        assert series["value"][1] == "1"
+        assert (series["metric"]["service"], series["metric"]["rpc_response_status_code"]) == ("probe", "OK")
+        assert real.firing() == {"MeshkitLeaseOld"}
+        rules = [rule for group in real.ask("rules")["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in rules} == {"ok"}
 
 
 def test_what_compose_adds_fits_the_mesh_that_it_is_added_to() -> None:
@@ -157,7 +112,8 @@ def test_what_compose_adds_fits_the_mesh_that_it_is_added_to() -> None:
             assert service["profiles"] == ["observability"]
             assert set(service["networks"]) <= whole["networks"].keys()
             for volume in service["volumes"]:
-                assert (root / volume.partition(":")[0]).exists(), volume
+                where = volume.partition(":")[0]
+                assert (root / where).exists() if "/" in where else where in added["volumes"], volume
         else:
             assert name in whole["services"]
             assert service["environment"]["METRICS_PORT"] == "9464"

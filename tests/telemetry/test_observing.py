@@ -9,10 +9,10 @@ import structlog
 
 from meshkit import Call, Internal, NotFound, Unauthenticated
 from meshkit.call import Deadline, Principal
-from meshkit.pipeline import Exchange, Method, compose
+from meshkit.pipeline import Exchange, Method
 from meshkit.telemetry.access import AccessLog
 from meshkit.telemetry.calls import BOUNDS, MAX_METHODS, OTHER, Calls, Histogram
-from meshkit.telemetry.observing import Observer, counting
+from meshkit.telemetry.observing import Observer, calling
 
 PATH = "/a.B/C"
 
@@ -33,7 +33,7 @@ def an_exchange(**facts: Any) -> Exchange:
 
 
 async def serve(observer: Observer, body: Callable[[Exchange], Awaitable[None]], exchange: Exchange) -> None:
-    await compose(observer.layers(PATH), body)(exchange)
+    await observer.layer(PATH)(body)(exchange)
 
 
 def raising(error: BaseException, *, begun: bool = True) -> Callable[[Exchange], Awaitable[None]]:
@@ -63,6 +63,31 @@ async def test_a_failure_is_counted_under_its_code(
     assert {each: found.count for each, found in observer.calls.of(PATH).by_code.items()} == {code: 1}
 
 
+@pytest.mark.parametrize(
+    ("took", "left", "code"),
+    [
+        (1.0, 0.05, "DEADLINE_EXCEEDED"),
+        (0.1, 0.05, "CANCELLED"),
+        (3600.0, 0.05, "DEADLINE_EXCEEDED"),
+        (3600.0, 1.0, "CANCELLED"),
+    ],
+)
+async def test_what_is_cancelled_just_before_its_deadline_has_exceeded_it(
+    took: float, left: float, code: str
+) -> None:
+    """The caller's clock began while the call was on its way; it is as if it were the deadline."""
+    clock = Clock()
+    observer = Observer(calls=Calls(clock))
+
+    async def ended(_: Exchange) -> None:
+        clock.now += took
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await serve(observer, ended, an_exchange(deadline=Deadline(clock.now + took + left, clock)))
+    assert observer.calls.of(PATH).by_code.keys() == {code}
+
+
 async def test_a_success_is_counted_with_its_duration() -> None:
     clock = Clock()
     observer = Observer(calls=Calls(clock))
@@ -87,7 +112,7 @@ async def test_what_the_services_own_code_raises_is_no_refusal(begun: bool, coun
 
 async def test_calls_that_are_made_are_counted_by_method_and_code() -> None:
     calls = Calls()
-    handler = counting(calls)(raising(NotFound("no")))
+    handler = calling("brain", calls, None)(raising(NotFound("no")))
     for _ in range(2):
         with pytest.raises(NotFound):
             await handler(an_exchange())

@@ -110,12 +110,22 @@ async def test_whoever_sends_no_request_is_not_answered_and_harms_nobody(page: i
     assert (await get(page))[1].endswith("meshkit_sheds_total 7\n")
 
 
-async def test_a_port_that_is_taken_is_a_warning_that_names_the_setting(page: int) -> None:
+async def test_where_the_port_is_taken_the_page_is_on_a_free_one(page: int) -> None:
+    second = MetricsPage(list)
     with structlog.testing.capture_logs() as lines:
-        assert not await MetricsPage(list).open("127.0.0.1", page)
+        port = await second.open("127.0.0.1", page)
+    assert port not in (0, page)
+    assert (await get(port))[0].startswith("HTTP/1.1 200 OK")
+    assert [line["url"] for line in lines] == [f"http://127.0.0.1:{port}/metrics"]
+    await second.close()
+
+
+async def test_what_cannot_be_bound_to_is_a_warning_that_names_the_settings() -> None:
+    with structlog.testing.capture_logs() as lines:
+        assert await MetricsPage(list).open("203.0.113.1", 9464) == 0
     (line,) = lines
-    assert (line["log_level"], line["port"]) == ("warning", page)
-    assert "METRICS_PORT" in line["event"]
+    assert (line["log_level"], line["host"]) == ("warning", "203.0.113.1")
+    assert "METRICS_HOST" in line["event"]
 
 
 def numbers(families: list[Family]) -> dict[tuple[str, ...], Any]:
@@ -148,24 +158,26 @@ async def test_a_replica_shows_what_it_serves_and_how_what_it_calls_looks() -> N
     assert not any("acme" in label for key in found for label in key), "tenants are no labels"
 
 
-async def test_a_runtime_shows_its_page_from_start_to_end_and_serves_without_one(tmp_path: Any) -> None:
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_runtime_shows_its_page_from_start_to_end_and_others_learn_where(
+    tmp_path: Any, taken: bool
+) -> None:
     port, registry = free_port(), MemoryRegistry()
     config = Probe.config_class()(
         grpc_port=0, state_dir=tmp_path, metrics_port=port, drain_propagation_s=0, project_secret="s" * 32
     )
-    for taken in (False, True):
-        holder = socket.create_server(("127.0.0.1", port)) if taken else None
-        stop = asyncio.Event()
-        serving = asyncio.create_task(Runtime(Probe, configs={Probe: config}, registry=registry).serve(stop))
-        async with Mesh(
-            SharedConfig(state_dir=tmp_path, tenant="t", project_secret="s" * 32), registry
-        ) as mesh:
-            await mesh.client(ProbeClient).read(Text())
-        if not taken:
-            assert 'meshkit_state{service="probe",state="serving"} 1' in (await get(port))[1]
-        stop.set()
-        await serving
-        if holder is not None:
-            holder.close()
+    holder = socket.create_server(("127.0.0.1", port)) if taken else None
+    stop = asyncio.Event()
+    serving = asyncio.create_task(Runtime(Probe, configs={Probe: config}, registry=registry).serve(stop))
+    async with Mesh(SharedConfig(state_dir=tmp_path, tenant="t", project_secret="s" * 32), registry) as mesh:
+        await mesh.client(ProbeClient).read(Text())
+        (instance,) = await mesh.instances("probe")
+        host, _, shown = instance.metrics.rpartition(":")
+        assert (host, int(shown) == port) == ("127.0.0.1", not taken)
+        assert 'meshkit_state{service="probe",state="serving"} 1' in (await get(int(shown)))[1]
+    stop.set()
+    await serving
+    if holder is not None:
+        holder.close()
     with pytest.raises(OSError):
-        await get(port)
+        await get(int(shown))

@@ -1,10 +1,14 @@
 """Refusals are counted by reason, and told in the log often enough to be seen and seldom enough to be read."""
 
+import grpc
+import pytest
 import structlog
 
 from meshkit import Call, PermissionDenied, ResourceExhausted, Unauthenticated
 from meshkit.call import Peer
 from meshkit.telemetry.refusals import MAX_REASONS, OTHER, PAUSE_S, Refusals
+from meshkit.testing import LocalMesh
+from tests.serving.probe import Probe, ProbeStub, Text
 
 
 def a_call() -> Call:
@@ -59,3 +63,18 @@ def test_those_for_want_of_room_are_counted_as_shed() -> None:
     refusals.note(expired(), a_call())
     refusals.note(ResourceExhausted("busy", reason="OVERLOADED"), a_call())
     assert refusals.shed == 1
+
+
+async def test_malformed_metadata_are_a_refusal_as_others_are() -> None:
+    local = LocalMesh(Probe)
+    async with local:
+        (replica,) = local._running.values()
+        assert replica.instance is not None
+        async with grpc.aio.insecure_channel(replica.instance.address) as channel:
+            call = ProbeStub(channel).Read(Text(), metadata=(("x-cu-tenant", "a"), ("x-cu-tenant", "b")))
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError, match="x-cu-tenant comes twice"):
+            await call
+    assert replica.observer.refusals.counts == {"METADATA_DUPLICATE": 1}
+    tally = replica.observer.calls.by_method["probe.v1.ProbeService/Read"]
+    assert {code: found.count for code, found in tally.by_code.items()} == {"INVALID_ARGUMENT": 1}

@@ -9,8 +9,8 @@ from google.protobuf import struct_pb2
 from meshkit.testing import LocalMesh
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services._gen.contextunity.worker.v1.worker_client import WorkerClient
+from reference_services.worker.catalogue import workflow
 from reference_services.worker.service import Worker
-from reference_services.worker.workflow import workflow
 from tests.serving.probe import Probe, ProbeClient, Text
 from tests.telemetry.collector import CLIENT, INTERNAL, SERVER, Collector
 

@@ -1,6 +1,5 @@
-"""Faults on purpose, over real connections: what they do to calls, and what the mesh makes of them."""
+"""Faults on purpose, over real connections: what they do to calls, and to which."""
 
-import asyncio
 import contextlib
 import math
 from collections import Counter
@@ -12,67 +11,16 @@ import pytest
 
 from meshkit import (
     Call,
-    DeadlineExceeded,
     Mesh,
-    MeshError,
     NotFound,
     ResourceExhausted,
     Unavailable,
     rpc,
 )
-from meshkit.balancing.gate import CONSECUTIVE, GateState
-from meshkit.testing import Clock, Faults, LocalMesh
+from meshkit.testing import Faults, LocalMesh
 from meshkit.transport.link import GrpcLink
 from tests.serving.probe import CONTRACT, Probe, ProbeClient, ProbeStub, Text
-
-
-class Fleet:
-    """Some probes, a client of theirs, and the faults between them."""
-
-    def __init__(self, local: LocalMesh, mesh: Mesh, clock: Clock) -> None:
-        self.local, self.mesh, self.clock = local, mesh, clock
-        self.faults = local.faults
-        self.client: Any = mesh.client(ProbeClient)
-        self.ids = list(local.instances)
-        self.probes: dict[str, Any] = {each: local.service(each) for each in self.ids}
-
-    @property
-    def pool(self) -> Any:
-        return self.mesh.pool("probe")
-
-    async def connected(self, instances: int) -> None:
-        async with asyncio.timeout(10):
-            while sum(endpoint.usable for endpoint in self.pool.endpoints.values()) < instances:
-                await self.pool.changed()
-
-    def begun(self, method: str) -> int:
-        return sum(probe.begun[method] for probe in self.probes.values())
-
-    async def answered_by(self) -> str:
-        trailers: dict[str, str] = {}
-        await self.client.read(Text(), trailers=trailers)
-        return trailers["x-cu-instance"]
-
-
-async def a_fleet(replicas: int) -> AsyncIterator[Fleet]:
-    clock = Clock()
-    local = LocalMesh(Probe, replicas=replicas, clock=clock, settings={"lb_policy": "round_robin"})
-    async with local as mesh:
-        made = Fleet(local, mesh, clock)
-        await made.connected(replicas)
-        yield made
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    async for made in a_fleet(2):
-        yield made
-
-
-@pytest.fixture
-async def three() -> AsyncIterator[Fleet]:
-    async for made in a_fleet(3):
-        yield made
+from tests.testing.fleet import Fleet, failure_of, taken
 
 
 async def test_an_aborted_call_fails_as_if_its_instance_had_said_so(fleet: Fleet) -> None:
@@ -92,12 +40,6 @@ async def test_an_aborted_call_fails_as_if_its_instance_had_said_so(fleet: Fleet
     assert other.instance == fleet.ids[1]
     assert fleet.begun("Write") == 0
     assert (await fleet.client.write(Text(value="y"))).value == "y"
-
-
-async def failure_of(call: Any) -> MeshError:
-    with pytest.raises(MeshError) as caught:
-        await call
-    return caught.value
 
 
 async def test_an_idempotent_call_is_made_again_elsewhere_and_another_is_not(fleet: Fleet) -> None:
@@ -156,17 +98,6 @@ async def test_a_stream_is_cut_after_some_replies_and_then_not_made_again(fleet:
     with fleet.faults.abort("probe/List", Unavailable("cut"), after=2) as fault:
         assert await taken(fleet.client.list(Text(value="x"))) == (["x0", "x1"], "UNAVAILABLE")
     assert fault.hits == 1
-
-
-async def taken(replies: Any) -> tuple[list[str], str]:
-    """What came, and how it ended."""
-    found: list[str] = []
-    try:
-        async for reply in replies:
-            found.append(reply.value)
-    except MeshError as error:
-        return found, error.code
-    return found, "OK"
 
 
 async def test_a_stream_that_loses_its_first_reply_is_made_again(fleet: Fleet) -> None:
@@ -229,182 +160,6 @@ async def test_a_share_is_drawn_and_the_same_in_each_run(fleet: Fleet) -> None:
         assert await pattern(other) != first
     assert first != second, "each fault draws for itself"
     assert 10 <= first.count("x") <= 30
-
-
-async def test_a_delay_passes_by_the_clock_and_is_taken_off_the_deadline(fleet: Fleet) -> None:
-    before = fleet.clock()
-    with fleet.faults.delay("probe", 3600.0) as fault:
-        assert (await fleet.clock.run(fleet.client.read(Text(value="x"), timeout=3602.0))).value == "x"
-    assert fleet.clock() - before == 3600.0
-    (call,) = (call for probe in fleet.probes.values() for call in probe.calls)
-    assert 1 < call.deadline.remaining() < 3
-    assert fault.hits == 1
-
-
-async def test_a_call_that_is_later_than_its_deadline_is_not_sent(fleet: Fleet) -> None:
-    before = fleet.clock()
-    with fleet.faults.delay("probe", 2.0) as fault:
-        error = await failure_of(fleet.clock.run(fleet.client.read(Text(), timeout=1.5)))
-    assert isinstance(error, DeadlineExceeded)
-    assert error.instance in fault.instances
-    assert 1.4 < fleet.clock() - before <= 1.5
-    assert fleet.begun("Read") == 0
-
-
-async def test_faults_act_one_after_the_other(fleet: Fleet) -> None:
-    before = fleet.clock()
-    with (
-        fleet.faults.delay("probe", 1.0),
-        fleet.faults.delay("probe/Write", 2.0),
-        fleet.faults.abort("probe/Write", NotFound),
-        fleet.faults.drop("probe/Write") as never,
-    ):
-        assert isinstance(await failure_of(fleet.clock.run(fleet.client.write(Text()))), NotFound)
-    assert fleet.clock() - before == 3.0
-    assert never.seen == 0, "what was aborted before it got there"
-
-
-async def test_a_dropped_call_ends_with_its_deadline(fleet: Fleet) -> None:
-    before = fleet.clock()
-    with fleet.faults.drop("probe/Write") as fault:
-        error = await failure_of(fleet.clock.run(fleet.client.write(Text(), timeout=30.0)))
-    assert isinstance(error, DeadlineExceeded)
-    assert error.instance in fault.instances
-    assert 29 < fleet.clock() - before <= 30
-    assert fleet.begun("Write") == 0
-
-
-async def test_a_deadline_passes_though_nobody_turns_the_clock(fleet: Fleet) -> None:
-    with fleet.faults.delay("probe/Write", 60.0), fleet.faults.drop("probe/Read"):
-        for call in (fleet.client.write, fleet.client.read):
-            error = await failure_of(call(Text(), timeout=0.05))
-            assert isinstance(error, DeadlineExceeded)
-            assert error.instance in fleet.ids
-    assert fleet.begun("Write") == 0
-
-
-async def test_delays_are_real_without_a_clock() -> None:
-    async with LocalMesh(Probe) as mesh:
-        client: Any = mesh.client(ProbeClient)
-        await client.read(Text())
-        with Faults(mesh) as faults, faults.delay("probe", 0.05):
-            start = asyncio.get_running_loop().time()
-            await client.read(Text())
-            assert asyncio.get_running_loop().time() - start >= 0.05
-
-
-async def test_a_dropped_stream_without_a_deadline_ends_with_its_instance(fleet: Fleet) -> None:
-    with fleet.faults.drop("probe/Follow") as fault:
-        following = asyncio.create_task(taken(fleet.client.follow(Text())))
-        await fault.hit()
-        (instance,) = fault.instances
-        assert fleet.clock.timers == 0
-        await fleet.local.kill(instance)
-        assert await following == ([], "UNAVAILABLE")
-
-
-async def test_a_dropped_call_can_be_given_up(fleet: Fleet) -> None:
-    with fleet.faults.drop("probe") as fault:
-        reading = asyncio.create_task(fleet.client.read(Text()))
-        await fault.hit()
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        assert fleet.pool.load.in_flight == 0
-        assert fleet.clock.timers == 0
-        fleet.client.follow(Text())
-        await fault.hit(2)
-    assert fleet.pool.load.in_flight == 0, "a stream that nobody holds is given up"
-
-
-async def test_a_delayed_call_to_an_instance_that_leaves_is_cut_off(fleet: Fleet) -> None:
-    with fleet.faults.delay("probe", 1.0) as fault:
-        writing = asyncio.create_task(failure_of(fleet.client.write(Text())))
-        await fault.hit()
-        (instance,) = fault.instances
-        await fleet.local.kill(instance)
-        error = await writing
-    assert (error.code, error.reason, error.instance) == ("UNAVAILABLE", "CUT_OFF", instance)
-
-
-async def test_a_mesh_that_is_closed_leaves_no_call_behind() -> None:
-    local = LocalMesh(Probe)
-    async with local as mesh:
-        with local.faults.drop("probe") as fault:
-            client: Any = mesh.client(ProbeClient)
-            following = asyncio.create_task(taken(client.follow(Text())))
-            await fault.hit()
-    assert await following == ([], "UNAVAILABLE")
-
-
-async def test_an_instance_whose_calls_are_all_dropped_gives_no_sign_of_life(fleet: Fleet) -> None:
-    one, other = (fleet.pool.endpoints[each] for each in fleet.ids)
-    with fleet.faults.drop("probe", instance=fleet.ids[0]):
-        assert not await one.link.ping(5.0)
-        assert await other.link.ping(5.0)
-        assert one.link.ready, "its connection stands"
-    assert await one.link.ping(5.0)
-    with (
-        fleet.faults.drop("probe", times=1),
-        fleet.faults.drop("probe/Read"),
-        fleet.faults.abort("probe", NotFound),
-    ):
-        assert await one.link.ping(5.0), "it answers something"
-
-
-async def test_an_instance_that_fails_is_shut_out_and_no_other(three: Fleet) -> None:
-    bad = three.ids[1]
-    (record,) = [each for each in await three.mesh.instances("probe") if each.instance_id == bad]
-    with three.faults.abort("probe", Unavailable("broken"), instance=record) as fault:
-        for _ in range(30):
-            await three.client.read(Text())
-        gates = {each: three.pool.endpoints[each].gate.state for each in three.ids}
-        assert gates == {each: GateState.SHUT if each == bad else GateState.OPEN for each in three.ids}
-        assert fault.instances == {bad: CONSECUTIVE}
-        assert three.begun("Read") == 30
-        assert await three.answered_by() != bad
-
-
-async def test_when_most_fail_gates_are_ignored_and_nobody_is_refused(three: Fleet) -> None:
-    with three.faults.abort("probe", Unavailable("broken")) as fault:
-        failures = [await failure_of(three.client.write(Text())) for _ in range(6 * CONSECUTIVE)]
-        assert three.pool.selection().panic
-    assert set(fault.instances) == set(three.ids)
-    assert fault.hits == 6 * CONSECUTIVE, "every call was tried"
-    assert {each.message for each in failures} == {"broken"}
-    assert (await three.client.write(Text(value="x"))).value == "x", "at once, whatever the gates say"
-
-
-async def test_failures_that_are_the_callers_own_shut_no_gate(fleet: Fleet) -> None:
-    with fleet.faults.abort("probe", NotFound) as fault:
-        for _ in range(20):
-            await failure_of(fleet.client.read(Text()))
-    assert fault.hits == 20
-    assert all(endpoint.gate.open for endpoint in fleet.pool.endpoints.values())
-
-
-async def test_a_call_that_takes_too_long_is_hedged(fleet: Fleet, eventually: Any) -> None:
-    client: Any = fleet.mesh.client(ProbeClient, hedge=["read"])
-    for _ in range(20):
-        await client.read(Text())
-    latencies = fleet.pool.outliers.latencies("/probe.v1.ProbeService/Read")
-    await eventually(lambda: latencies.quantile(0.95) is not None)
-    begun = fleet.begun("Read")
-    with fleet.faults.drop("probe/Read", times=1) as fault:
-        assert (await client.read(Text(value="x"))).value == "x"
-    assert fault.seen == 2
-    assert fleet.begun("Read") == begun + 1
-    assert fleet.pool.load.in_flight == 0
-
-
-async def test_retries_end_with_the_budget(fleet: Fleet) -> None:
-    with fleet.faults.abort("probe/Read", Unavailable("broken")) as fault:
-        while fleet.mesh.budget.balance() >= 1:
-            await failure_of(fleet.client.read(Text()))
-        before = fault.hits
-        for _ in range(4):
-            await failure_of(fleet.client.read(Text()))
-    assert fault.hits <= before + 5, "four calls allow no more than one retry"
 
 
 async def test_newcomers_are_hit_and_single_instances_stay_single(fleet: Fleet) -> None:

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from meshkit import Call, Exchange, Mesh, Peer, PermissionDenied, SharedConfig, Unavailable, rpc
 from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
 from meshkit._gen.meshkit.v1.mesh_client import MeshClient
 from meshkit.config import ConfigError
 from meshkit.discovery.memory import MemoryRegistry
+from meshkit.instance import Instance
 from meshkit.pipeline import Method
 from meshkit.replica import Replica
 from meshkit.resilience.admission import Admission
@@ -33,11 +35,6 @@ PLAIN = {"grpc_tls_enabled": False, "grpc_tls_require_client_auth": False}
 @pytest.fixture
 def registry() -> MemoryRegistry:
     return MemoryRegistry()
-
-
-@pytest.fixture
-def authority() -> Signer:
-    return Signer()
 
 
 def server(folder: Path, authority: Signer, own: Signed | None = None, **others: Any) -> SharedConfig:
@@ -163,7 +160,7 @@ async def test_a_server_that_shows_the_wrong_certificate_is_not_called(
 ) -> None:
     other = Signer()
     monkeypatch.setattr(
-        "meshkit.replica.check_serving", lambda config, name: []
+        "meshkit.parts.check_serving", lambda config, name: []
     )  # it would not start by itself
     monkeypatch.setattr("meshkit.config.tls.faults", lambda *facts, **others: iter(()))
     theirs = server(tmp_path, authority, shown(authority, other))
@@ -204,6 +201,31 @@ async def test_a_caller_that_shows_the_wrong_certificate_gets_no_connection(
     async with serving(registry, theirs) as replica, calling(registry, ours) as mesh:
         assert told in await refused(mesh, eventually)
         assert not replica.service.begun  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["as it ended", "for good"])
+async def test_the_log_tells_of_an_instance_that_hangs_up_only_if_it_does_so_again(
+    tmp_path: Path, registry: MemoryRegistry, authority: Signer, lasting: bool, eventually: Any
+) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        if not lasting:
+            listening.close()
+
+    listening = await asyncio.start_server(hang_up, "127.0.0.1")
+    port = listening.sockets[0].getsockname()[1]
+    await registry.register(Instance(service="probe", instance_id="probe-1", address=f"127.0.0.1:{port}"))
+    ours = client(tmp_path, authority, authority.service("router"))
+    with structlog.testing.capture_logs() as logs:
+        async with listening, calling(registry, ours) as mesh:
+            endpoints = mesh.pool("probe").endpoints
+            await eventually(
+                lambda: bool(logs) or any("refused" in each.link.trouble for each in endpoints.values())
+            )
+    told = [log["why"] for log in logs if log["event"] == "no connection to an instance"]
+    assert [("may not trust the certificate in GRPC_TLS_CLIENT_CERT" in why) for why in told] == [
+        True
+    ] * lasting
 
 
 async def test_a_plain_caller_of_a_server_with_tls_is_told(

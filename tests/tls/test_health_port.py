@@ -25,11 +25,6 @@ LOOPBACK = "127.0.0.1"
 
 
 @pytest.fixture
-def authority() -> Signer:
-    return Signer()
-
-
-@pytest.fixture
 def config(tmp_path: Path, authority: Signer) -> SharedConfig:
     files = Files(tmp_path / "probe").write(authority, authority.service("probe"))
     return SharedConfig(**settings(files, grpc_tls_require_client_auth=True, health_port=0))

@@ -22,11 +22,6 @@ from tests.tls.parts import Files, settings
 
 
 @pytest.fixture
-def authority() -> Signer:
-    return Signer()
-
-
-@pytest.fixture
 def files(tmp_path: Path, authority: Signer) -> Files:
     """Those of a service called brain, all right."""
     return Files(tmp_path / "brain").write(authority, authority.service("brain"))

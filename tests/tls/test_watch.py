@@ -42,11 +42,6 @@ class Now:
 
 
 @pytest.fixture
-def authority() -> Signer:
-    return Signer()
-
-
-@pytest.fixture
 def first(authority: Signer) -> Signed:
     return authority.service("brain")
 

@@ -1,11 +1,14 @@
-"""Servers to connect to and links to them, ended with the test."""
+"""Servers to connect to, links to them, and a channel to a probe, ended with the test."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from meshkit import Mesh
+from meshkit.testing import LocalMesh
 from meshkit.transport.link import GrpcLink
+from tests.serving.probe import Probe, ProbeStub
 from tests.transport.peer import Peer, instance_at
 
 
@@ -34,3 +37,33 @@ async def dial() -> AsyncIterator[Callable[..., GrpcLink]]:
     yield connect
     for link in links:
         await link.close(0)
+
+
+@pytest.fixture
+async def local() -> AsyncIterator[LocalMesh]:
+    made = LocalMesh(Probe)
+    async with made:
+        yield made
+
+
+@pytest.fixture
+def mesh(local: LocalMesh) -> Mesh:
+    assert local._mesh is not None
+    return local._mesh
+
+
+@pytest.fixture
+def probe(local: LocalMesh) -> Any:
+    return local.service(local.instances[0])
+
+
+@pytest.fixture
+async def channel(mesh: Mesh) -> Any:
+    made = mesh.channel("probe")
+    await made.channel_ready()
+    return made
+
+
+@pytest.fixture
+async def stub(channel: Any) -> Any:
+    return ProbeStub(channel)

@@ -19,13 +19,14 @@ import structlog
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2
 from reference_services.sqlite import Database, Schema, open_database
+from reference_services.worker.catalogue import Catalogue, Definition
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.engine import Order
 from reference_services.worker.harvester import workflows as harvester
 from reference_services.worker.harvester.workflows import HarvestOptions
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue, Definition, Json
+from reference_services.worker.workflow import Json
 from tests.worker.stores import opened
 
 TABLES = """

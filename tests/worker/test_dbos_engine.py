@@ -124,7 +124,7 @@ from dbos import DBOS, Queue, error
 from meshkit import FailedPrecondition
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
-from reference_services.worker.workflow import Catalogue
+from reference_services.worker.catalogue import Catalogue
 from tests.worker.stores import opened
 
 asked = []

@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from meshkit import FailedPrecondition, MeshError, Unavailable
-from reference_services.postgres import Target, migrated
+from reference_services.postgres import Schema, Target, migrated
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.harvester.planning import outline
 from reference_services.worker.postgres.opening import open_postgres
-from reference_services.worker.postgres.schema import COMMERCE
-from reference_services.worker.service import open_storage
+from reference_services.worker.postgres.schema import COMMERCE, WORKER
+from reference_services.worker.service import Worker, open_storage
 from reference_services.worker.workflow import State
 from tests import postgres
 from tests.worker.stores import shop
@@ -41,7 +41,7 @@ def running() -> Iterator[postgres.Server]:
     """The server, which a test may stop; it runs again afterwards."""
     server = postgres.server()
     yield server
-    if not (server.directory / "postmaster.pid").exists():
+    if not server.runs:
         server.start()
 
 
@@ -66,16 +66,17 @@ async def test_replicas_that_start_at_once_migrate_once(empty_url: str) -> None:
             await storage.ledger.beat(f"worker-{number}")
 
     await asyncio.gather(*[start(number) for number in range(6)])
-    for schema in ("worker", "commerce"):
-        assert query(empty_url, f"SELECT version FROM {schema}.migrations") == [(1,)]
+    for schema in (WORKER, COMMERCE):
+        made = query(empty_url, f"SELECT version FROM {schema.name}.migrations ORDER BY version")
+        assert made == [(version,) for version in range(1, schema.version + 1)]
     assert query(empty_url, "SELECT count(*) FROM worker.executors") == [(6,)]
 
 
-@pytest.mark.parametrize("schema", ["worker", "commerce"])
-async def test_a_newer_database_is_refused_with_both_versions(database_url: str, schema: str) -> None:
-    query(database_url, f"INSERT INTO {schema}.migrations (version) VALUES (7)")
+@pytest.mark.parametrize("schema", [WORKER, COMMERCE], ids=lambda schema: schema.name)
+async def test_a_newer_database_is_refused_with_both_versions(database_url: str, schema: Schema) -> None:
+    query(database_url, f"INSERT INTO {schema.name}.migrations (version) VALUES (7)")
     message = await refused(database_url, FailedPrecondition, "DATABASE_NEWER")
-    assert f"has version 7, this {schema} knows up to version 1" in message
+    assert f"has version 7, this {schema.name} knows up to version {schema.version}" in message
     assert "WORKER_DATABASE_URL" in message
 
 
@@ -111,7 +112,7 @@ async def test_a_missing_extra_is_named(database_url: str, monkeypatch: pytest.M
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "reference_services.postgres", None)  # type: ignore[arg-type]
     with pytest.raises(FailedPrecondition, match=r"pip install 'meshkit\[postgres\]'") as caught:
-        async with open_storage(WorkerConfig(worker_database_url=database_url)):
+        async with open_storage(Worker(config=WorkerConfig(worker_database_url=database_url))):
             pass
     assert caught.value.reason == "EXTRA_MISSING"
 

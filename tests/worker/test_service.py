@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from google.protobuf.struct_pb2 import Struct
 from meshkit import Call, InvalidArgument, MeshError, NotFound
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
+from reference_services.worker.catalogue import Catalogue, workflow
 from reference_services.worker.config import WorkerConfig
 from reference_services.worker.context import Resources
 from reference_services.worker.dbos_engine import DbosEngine, EngineOptions
 from reference_services.worker.ledger import Ledger
-from reference_services.worker.service import HARVESTER, Worker
+from reference_services.worker.service import HARVESTER, Worker, open_engine
 from reference_services.worker.storage import Storage
-from reference_services.worker.workflow import Catalogue, State, Workflow, workflow
+from reference_services.worker.workflow import State, Workflow
 
 ACME, RIVAL = Call.for_test(tenant="acme"), Call.for_test(tenant="rival")
 
@@ -171,6 +173,22 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
         WorkerConfig(state_dir=tmp_path, worker_database_url="postgresql://x")
     config = WorkerConfig(state_dir=tmp_path, worker_database_url=f"sqlite:///{tmp_path}/w.sqlite")
     assert (config.database_path, config.postgresql) == (tmp_path / "w.sqlite", False)
+
+
+@pytest.mark.parametrize(
+    ("modules", "told"),
+    [
+        (
+            "no.such.module",
+            "no.such.module cannot be imported (No module named 'no'); mend the name, or install it",
+        ),
+        ("json", "json declares no @workflow; name the module that does"),
+    ],
+)
+async def test_modules_without_workflows_are_a_wrong_setting(tmp_path: Path, modules: str, told: str) -> None:
+    worker = Worker(config=WorkerConfig(state_dir=tmp_path, worker_modules=modules))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=re.escape(f"WORKER_MODULES: {told}")):
+        await open_engine(worker).__aenter__()
 
 
 def test_a_catalogue_refuses_what_it_cannot_tell_apart() -> None:

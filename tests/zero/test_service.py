@@ -1,7 +1,6 @@
 """The service's messages, limits, refusals and settings."""
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ import pytest
 from meshkit import Call, InvalidArgument, MeshError
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.zero.v1 import zero_pb2 as pb
-from reference_services.master_key import local_master_key, parse_master_key
+from reference_services.master_key import local_master_key, master_key, parse_master_key
 from reference_services.zero.config import ZeroConfig
 from reference_services.zero.service import KEY_FILE, MAX_TEXT_BYTES, Zero, open_privacy
 
@@ -156,11 +155,26 @@ def test_replicas_that_start_at_once_agree_on_the_local_master_key(tmp_path: Pat
     assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_local_master_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    local_master_key(tmp_path, KEY_FILE)
-    os.chmod(tmp_path / KEY_FILE, 0o644)
-    with pytest.raises(ValueError, match="chmod 600"):
-        local_master_key(tmp_path, KEY_FILE)
+@pytest.mark.parametrize(
+    ("text", "mode", "told"),
+    [
+        (KEY_TEXT, 0o644, "must belong to you and be readable by nobody else; chmod 600 it, or delete it"),
+        ("CANARY", 0o600, "it is not base64url of 32 bytes; make one with `openssl"),
+    ],
+)
+def test_a_local_master_key_that_is_not_right_is_told(
+    tmp_path: Path, text: str, mode: int, told: str
+) -> None:
+    path = tmp_path / KEY_FILE
+    path.write_text(text)
+    path.chmod(mode)
+    config = ZeroConfig(state_dir=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        master_key(config, "ZERO_MASTER_KEY", config.zero_master_key, KEY_FILE)
+    message = str(caught.value)
+    assert f"ZERO_MASTER_KEY: it is not set, and the key in {path} is not used: " in message
+    assert told in message
+    assert "CANARY" not in message
 
 
 def test_settings_are_checked_and_keys_not_shown(tmp_path: Path) -> None:

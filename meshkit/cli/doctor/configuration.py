@@ -44,7 +44,7 @@ def load_settings(targets: Sequence[str]) -> tuple[SharedConfig | None, list[Nam
 def _load(target: str, beside: dict[str, Any]) -> tuple[Named | None, list[Problem]]:
     from meshkit.config import SharedConfig
     from meshkit.config.loading import attempt
-    from meshkit.replica import check_tls
+    from meshkit.parts import check_tls
     from meshkit.service import CUService
 
     found = load_object(target)
@@ -78,7 +78,7 @@ def _told(target: str, config: SharedConfig | None, problems: Sequence[Problem])
 
 def _origin(config: SharedConfig) -> str:
     """How many settings come from where."""
-    from meshkit.config.explain import explain
+    from meshkit.config.explained import explain
 
     sources = Counter(each.source.partition(" line ")[0] for each in explain(config))
     defaults = sources.pop("default", 0) + sources.pop("code", 0)

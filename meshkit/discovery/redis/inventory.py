@@ -11,6 +11,7 @@ from meshkit.discovery import record
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.registry import RedisRegistry
 from meshkit.discovery.redis.rows import max_age, read_row
+from meshkit.discovery.redis.store import Store
 from meshkit.instance import Instance
 from meshkit.redis.sealing import SealRefused, sealed_with
 
@@ -50,15 +51,15 @@ async def rows(registry: RedisRegistry, service: str) -> AsyncIterator[Row]:
         Unavailable: The leases cannot be read.
         RedisTrouble: The rows cannot be read.
     """
-    leases = await registry.leases(service)
-    key = Keys(registry.namespace, service).instances
-    async for page in registry.database.hash_pages(key, PAGE):
+    leases, store = await registry.leases(service), registry.store
+    key = Keys(store.namespace, service).instances
+    async for page in store.database.hash_pages(key, PAGE):
         for name, value in page.items():
-            yield _row(registry, service, key, name.decode(errors="backslashreplace"), value, leases)
+            yield _row(store, service, key, name.decode(errors="backslashreplace"), value, leases)
 
 
 def _row(
-    registry: RedisRegistry,
+    store: Store,
     service: str,
     key: str,
     instance_id: str,
@@ -67,14 +68,14 @@ def _row(
 ) -> Row:
     kid, left = sealed_with(value), leases.get(instance_id)
     try:
-        plain = registry.sealer.open(value, key=key, field=instance_id)
+        plain = store.sealer.open(value, key=key, field=instance_id)
         instance, written_at = read_row(
-            registry.sealer,
+            store.sealer,
             value,
             key=key,
             service=service,
             instance_id=instance_id,
-            oldest=registry.clock() - max_age(registry.lease_ttl),
+            oldest=store.clock() - max_age(store.lease_ttl),
         )
     except (SealRefused, record.RecordRefused) as refused:
         return Row(service, instance_id, kid, left, problem=str(refused))

@@ -6,20 +6,18 @@ import asyncio
 import hashlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from meshkit.discovery.record import revise
 from meshkit.discovery.redis import scripts
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.rows import REWRITE_S, RowWriter
+from meshkit.discovery.redis.store import Store
 from meshkit.errors import AlreadyExists, FailedPrecondition
 from meshkit.instance import Instance, State
 from meshkit.redis.backoff import Backoff
 from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble
-
-if TYPE_CHECKING:
-    from meshkit.discovery.redis.registry import RedisRegistry
 
 _log = logging.getLogger("meshkit.discovery")
 
@@ -29,21 +27,27 @@ class RedisLease:
 
     Trouble with Redis raises nothing here: it is logged when it begins and when it ends, and the lease is tried
     again, for ever, until it stands.
+
+    Args:
+        store: Where its place is.
+        instance: Who takes it.
+        released: Called when it is given up.
     """
 
-    def __init__(self, registry: RedisRegistry, instance: Instance) -> None:
-        self._registry = registry
+    def __init__(self, store: Store, instance: Instance, *, released: Callable[[RedisLease], object]) -> None:
+        self._store = store
+        self._on_release = released
         self._instance = instance
-        self._keys = Keys(registry.namespace, instance.service)
-        self._writer = RowWriter(registry.sealer, self._keys.instances, clock=registry.clock)
+        self._keys = Keys(store.namespace, instance.service)
+        self._writer = RowWriter(store.sealer, self._keys.instances, clock=store.clock)
         self._row = self._writer.write(instance)
         self._stands = False
         self._claims = True
         self._released = False
         self._trouble: RedisTrouble | None = None
         self._turn = asyncio.Lock()
-        self._rewrite_after = REWRITE_S * registry.uniform(0.8, 1.0)
-        self._backoff = Backoff(most=min(2.0, registry.lease_ttl / 3))
+        self._rewrite_after = REWRITE_S * store.uniform(0.8, 1.0)
+        self._backoff = Backoff(most=min(2.0, store.lease_ttl / 3))
         self._holding: asyncio.Task[None] | None = None
         self._renewed_at = time.monotonic()
 
@@ -91,25 +95,25 @@ class RedisLease:
         self._released = True
         if self._holding is not None:
             await end(self._holding)
-        self._registry.forget(self)
+        self._on_release(self)
         try:
             async with self._turn:
-                await self._registry.run(scripts.RELEASE, self._keys, self._instance.instance_id)
+                await self._store.run(scripts.RELEASE, self._keys, self._instance.instance_id)
         except RedisTrouble as trouble:
             _log.warning(
                 "could not release %s, whose lease ends by itself within %g s: %s",
                 self._instance.instance_id,
-                self._registry.lease_ttl,
+                self._store.lease_ttl,
                 trouble,
             )
 
     async def _hold(self) -> None:
         while True:
             if self._trouble is None:
-                pause = self._registry.lease_ttl / 3 * self._registry.uniform(0.9, 1.0)
+                pause = self._store.lease_ttl / 3 * self._store.uniform(0.9, 1.0)
             else:
                 pause = self._backoff.failed()
-            await self._registry.sleep(pause)
+            await self._store.sleep(pause)
             try:
                 await self._settle()
             except AlreadyExists as error:
@@ -134,19 +138,19 @@ class RedisLease:
 
     async def _renew(self) -> bool:
         digest = hashlib.sha1(self._row, usedforsecurity=False).hexdigest()
-        return bool(await self._registry.run(scripts.RENEW, self._keys, self._instance.instance_id, digest))
+        return bool(await self._store.run(scripts.RENEW, self._keys, self._instance.instance_id, digest))
 
     async def _register(self) -> None:
         """Puts the row in. The first time the id must be free, unless that may have been us, unheard.
 
         Each row is newer than the one before: watchers take one that comes again for somebody's copy.
         """
-        await self._registry.announce(self._instance.service)
+        await self._store.announce(self._instance.service)
         if not self._claims or self._writer.age > REWRITE_S:
             self._write()
         row = self._row
         first = "1" if self._claims else "0"
-        if not await self._registry.run(scripts.REGISTER, self._keys, self._instance.instance_id, row, first):
+        if not await self._store.run(scripts.REGISTER, self._keys, self._instance.instance_id, row, first):
             raise AlreadyExists(
                 f"{self._instance.instance_id} is registered already", reason="INSTANCE_REGISTERED"
             )

@@ -7,17 +7,17 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import Any
 
 from meshkit.config.redis_url import RedisUrl
 from meshkit.discovery.redis import scripts
 from meshkit.discovery.redis.keys import Keys, services_key
 from meshkit.discovery.redis.lease import RedisLease
+from meshkit.discovery.redis.store import Store
 from meshkit.discovery.redis.watch import Watch
 from meshkit.discovery.registry import Snapshot
 from meshkit.errors import AlreadyExists, FailedPrecondition, Unavailable
 from meshkit.instance import SERVICE_NAME, Instance
-from meshkit.redis.database import Database, Script
+from meshkit.redis.database import Database
 from meshkit.redis.sealing import Sealer
 from meshkit.redis.subscriptions import Subscriptions
 from meshkit.redis.trouble import RedisTrouble
@@ -41,6 +41,9 @@ class RedisRegistry:
         monotonic: Monotonic time in seconds.
         sleep: Waits for seconds.
         uniform: A random number between two bounds.
+
+    Attributes:
+        store: What all its leases and watches work with.
     """
 
     def __init__(
@@ -56,16 +59,19 @@ class RedisRegistry:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self.namespace = namespace
-        self.sealer = sealer
-        self.lease_ttl = lease_ttl
-        self.clock = clock
-        self.monotonic = monotonic
-        self.sleep = sleep
-        self.uniform = uniform
+        database = Database(url)
+        self.store = Store(
+            database,
+            Subscriptions(database, sleep=sleep),
+            namespace=namespace,
+            sealer=sealer,
+            lease_ttl=lease_ttl,
+            clock=clock,
+            monotonic=monotonic,
+            sleep=sleep,
+            uniform=uniform,
+        )
         self._strict = strict
-        self.database = Database(url)
-        self.subscriptions = Subscriptions(self.database, sleep=sleep)
         self._leases: dict[tuple[str, str], RedisLease] = {}
         self._watches: dict[str, Watch] = {}
         self._refused = 0
@@ -83,7 +89,7 @@ class RedisRegistry:
         key = (instance.service, instance.instance_id)
         if key in self._leases:
             raise AlreadyExists(f"{instance.instance_id} is registered already", reason="INSTANCE_REGISTERED")
-        lease = self._leases[key] = RedisLease(self, instance)
+        lease = self._leases[key] = RedisLease(self.store, instance, released=self.forget)
         try:
             await lease.take()
         except BaseException:
@@ -110,7 +116,7 @@ class RedisRegistry:
         """
         self._must_be_open()
         with _readable():
-            names = await self.database.execute("SMEMBERS", services_key(self.namespace))
+            names = await self.store.database.execute("SMEMBERS", services_key(self.store.namespace))
         known = (name.decode(errors="replace") for name in names)
         return sorted(name for name in known if SERVICE_NAME.fullmatch(name))
 
@@ -121,11 +127,11 @@ class RedisRegistry:
             Unavailable: Redis cannot be read.
         """
         self._must_be_open()
-        key = Keys(self.namespace, service).leases
+        key = Keys(self.store.namespace, service).leases
         ends: dict[str, float] = {}
         with _readable():
-            seconds, microseconds = await self.database.run(scripts.CLOCK, [key], [])
-            async for page in self.database.score_pages(key, _PAGE):
+            seconds, microseconds = await self.store.database.run(scripts.CLOCK, [key], [])
+            async for page in self.store.database.score_pages(key, _PAGE):
                 ends |= {name.decode(): end for name, end in page}
         now = int(seconds) + int(microseconds) / 1e6
         return {instance_id: end / 1000 - now for instance_id, end in ends.items()}
@@ -141,28 +147,11 @@ class RedisRegistry:
         await asyncio.gather(*(lease.release() for lease in list(self._leases.values())))
         for watch in list(self._watches.values()):
             await self._dismiss(watch)
-        await self.subscriptions.close()
-        await self.database.close()
+        await self.store.subscriptions.close()
+        await self.store.database.close()
 
     def __str__(self) -> str:
-        return str(self.database)
-
-    async def run(self, script: Script, keys: Keys, *arguments: str | bytes) -> Any:
-        """Runs one of the registry's scripts on the keys of a service.
-
-        Raises:
-            RedisTrouble: It failed.
-        """
-        ttl = int(self.lease_ttl * 1000)
-        return await self.database.run(script, keys.all, [keys.events, ttl, *arguments])
-
-    async def announce(self, service: str) -> None:
-        """Notes that there is such a service.
-
-        Raises:
-            RedisTrouble: It failed.
-        """
-        await self.database.execute("SADD", services_key(self.namespace), service)
+        return str(self.store.database)
 
     def forget(self, lease: RedisLease) -> None:
         """Notes that a lease is no more."""
@@ -173,7 +162,7 @@ class RedisRegistry:
             return
         watch = self._watches.get(service)
         if watch is None:
-            watch = self._watches[service] = Watch(self, service)
+            watch = self._watches[service] = Watch(self.store, service)
         watch.watchers += 1
         try:
             async with contextlib.aclosing(watch.latest.follow()) as snapshots:

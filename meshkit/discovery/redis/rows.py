@@ -148,7 +148,7 @@ class RowReader:
         self._refusals.pop(instance_id, None)
         self._opened.pop(instance_id, None)
         if released and instance_id in self._newest:
-            _remember(self._released, instance_id, self._newest[instance_id])
+            self._note(self._released, instance_id, self._newest[instance_id])
 
     def keep(self, instance_ids: Container[str], found: Container[str]) -> None:
         """Forgets the rows of all other instances, but not when they were written; and refusals of rows not found."""
@@ -182,9 +182,16 @@ class RowReader:
             raise record.RecordRefused("it is older than one that was seen before: somebody put it back")
         if written_at <= self._released.get(instance_id, -1):
             raise record.RecordRefused("its owner has released it: somebody put it back")
-        _remember(self._newest, instance_id, written_at)
+        self._note(self._newest, instance_id, written_at)
         self._opened[instance_id] = (row, instance, written_at)
         return instance
+
+    def _note(self, dates: OrderedDict[str, int], instance_id: str, written_at: int) -> None:
+        """Notes when a row was written, and forgets those that are too old by now."""
+        _remember(dates, instance_id, written_at)
+        oldest = self._oldest * 1000
+        while dates and next(iter(dates.values())) < oldest:
+            dates.popitem(last=False)
 
     def _refuse(self, instance_id: str, why: str) -> None:
         if self._refusals.get(instance_id) != why:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from meshkit.discovery.latest import Latest
 from meshkit.discovery.redis import scripts
 from meshkit.discovery.redis.keys import Keys
 from meshkit.discovery.redis.rows import RowReader, max_age
+from meshkit.discovery.redis.store import Store
 from meshkit.discovery.redis.view import View
 from meshkit.discovery.registry import Snapshot
 from meshkit.instance import Instance
@@ -20,9 +20,6 @@ from meshkit.redis.subscriptions import Feed, Interrupted
 from meshkit.redis.tasks import end
 from meshkit.redis.trouble import RedisTrouble
 from meshkit.redis.turns import Turns
-
-if TYPE_CHECKING:
-    from meshkit.discovery.redis.registry import RedisRegistry
 
 PAGE = 200
 """Rows that Redis is asked for at once."""
@@ -47,7 +44,7 @@ class Watch:
     """Follows one service for all who watch it in this process, as long as there are any.
 
     Args:
-        registry: Whose watch it is.
+        store: Where it reads.
         service: Name of the service.
 
     Attributes:
@@ -55,20 +52,20 @@ class Watch:
         watchers: How many it serves.
     """
 
-    def __init__(self, registry: RedisRegistry, service: str) -> None:
+    def __init__(self, store: Store, service: str) -> None:
         self.service = service
         self.latest = Latest()
         self.watchers = 0
-        self._registry = registry
-        self._keys = Keys(registry.namespace, service)
+        self._store = store
+        self._keys = Keys(store.namespace, service)
         self._reader = RowReader(
-            registry.sealer,
+            store.sealer,
             self._keys.instances,
             service,
-            clock=registry.clock,
-            lifetime=max_age(registry.lease_ttl),
+            clock=store.clock,
+            lifetime=max_age(store.lease_ttl),
         )
-        self._view = View(grace=registry.lease_ttl)
+        self._view = View(grace=store.lease_ttl)
         self._revision: tuple[str, int] = ("", 0)
         self._stale_since: float | None = None
         self._next_sweep = 0.0
@@ -86,8 +83,8 @@ class Watch:
         await end(self._following)
 
     async def _follow(self) -> None:
-        feed = await self._registry.subscriptions.follow(self._keys.events)
-        backoff = Backoff(most=min(2.0, self._registry.lease_ttl / 3))
+        feed = await self._store.subscriptions.follow(self._keys.events)
+        backoff = Backoff(most=min(2.0, self._store.lease_ttl / 3))
         anew = True
         try:
             while True:
@@ -107,12 +104,12 @@ class Watch:
                     anew = True
                     self._doubt()
                     _log.debug("%s could not be read: %s", self.service, trouble)
-                    await self._registry.sleep(backoff.failed())
+                    await self._store.sleep(backoff.failed())
                 except Exception:  # a bug of ours; a watch does not end, whatever it meets
                     anew = True
                     self._doubt()
                     _log.exception("the watch of %s failed, and begins anew", self.service)
-                    await self._registry.sleep(backoff.failed())
+                    await self._store.sleep(backoff.failed())
         finally:
             await feed.close()
 
@@ -120,7 +117,7 @@ class Watch:
         """Applies events as they come, and sweeps, until one was missed."""
         while True:
             due = min(self._next_sweep, self._next_reading, self._view.next_due())
-            wait = due - self._registry.monotonic()
+            wait = due - self._store.monotonic()
             message = await feed.next(wait) if wait > 0 else None
             if message is None:
                 await self._look_after(feed)
@@ -144,7 +141,7 @@ class Watch:
 
     async def _look_after(self, feed: Feed) -> None:
         """What is due without an event."""
-        now = self._registry.monotonic()
+        now = self._store.monotonic()
         if self._view.give_up(now):
             self._publish()
         if now >= self._next_reading:
@@ -156,15 +153,15 @@ class Watch:
         """Reads the whole service. Events that arrive meanwhile wait in the feed."""
         self._revision = await self._ask()
         found: dict[str, Instance | None] = {}
-        async for page in self._registry.database.hash_pages(self._keys.instances, PAGE):
+        async for page in self._store.database.hash_pages(self._keys.instances, PAGE):
             await self._open(page, found)
-        turns, now = Turns(), self._registry.monotonic()
+        turns, now = Turns(), self._store.monotonic()
         usable = {name: instance for name, instance in found.items() if instance is not None}
         self._view.read(usable, now=now, anew=anew)
         self._view.give_up(now)
         self._reader.keep(self._view, found)
         await turns.share()
-        self._next_reading = now + self._registry.lease_ttl * REREAD_LEASES * self._registry.uniform(0.8, 1.2)
+        self._next_reading = now + self._store.lease_ttl * REREAD_LEASES * self._store.uniform(0.8, 1.2)
         self._stale_since = None
         self._publish()
 
@@ -192,10 +189,10 @@ class Watch:
 
     async def _ask(self) -> tuple[str, int]:
         """Sweeps; returns the revision, and notes when to do it again."""
-        at, wait = await self._registry.run(scripts.SWEEP, self._keys)
-        ttl = self._registry.lease_ttl
-        pause = min(wait / 1000, ttl) + ttl * self._registry.uniform(0.01, 0.1)
-        self._next_sweep = self._registry.monotonic() + pause
+        at, wait = await self._store.run(scripts.SWEEP, self._keys)
+        ttl = self._store.lease_ttl
+        pause = min(wait / 1000, ttl) + ttl * self._store.uniform(0.01, 0.1)
+        self._next_sweep = self._store.monotonic() + pause
         return _revision(at)
 
     def _apply(self, message: bytes) -> bool:
@@ -221,13 +218,13 @@ class Watch:
         elif (instance := self._reader.open(instance_id, row)) is not None:
             return self._view.put(instance)
         else:
-            self._view.doubt(instance_id, self._registry.monotonic())
+            self._view.doubt(instance_id, self._store.monotonic())
         return True
 
     def _doubt(self) -> None:
         """Says of what is known that it may be out of date."""
         if self._stale_since is None:
-            self._stale_since = self._registry.clock()
+            self._stale_since = self._store.clock()
             self.latest.mark_stale(self._stale_since)
 
     def _publish(self) -> None:

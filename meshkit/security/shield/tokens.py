@@ -210,12 +210,12 @@ class ShieldTokens:
             slot.timer = loop.call_later(max(seconds, 0.0), self._due, scope, slot)
 
     def _due(self, scope: Scope, slot: _Slot) -> None:
-        """Renews a token that is used; one that is not is left to end, and forgotten."""
+        """Renews a token that is used and may be; any other is left to end, and forgotten."""
         now = self._clock()
         if slot.minted is None or now >= slot.minted.expires_at:
             if slot.fetching is None or slot.fetching.done():
                 self._slots.pop(scope, None)
-        elif slot.used or slot.failure is not None:
+        elif (slot.used or slot.failure is not None) and slot.minted.renew_at < slot.minted.expires_at:
             self._fetch(scope, slot)
         else:
             self._look_after(scope, slot, slot.minted.expires_at - now)

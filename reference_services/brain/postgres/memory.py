@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
+from reference_services.brain.conditions import Where
 from reference_services.brain.postgres.schema import BRAIN
+from reference_services.brain.store import After, Between
 from reference_services.brain.stored import dated, same, successor, timestamp
-from reference_services.postgres import Connection, Database, Overtaken, rows
+from reference_services.postgres import NOBODY, Connection, Database, Overtaken, rows
 
-Between = tuple[int | None, int | None]
-After = tuple[int, str] | None
+_WHERE = Where("%s")
 
 
 class PostgresMemory:
@@ -46,12 +47,12 @@ class PostgresMemory:
         self, tenant: str, session_id: str, between: Between, after: After, limit: int
     ) -> list[pb.Episode]:
         """See `Memory`."""
-        where, values = _newest_first("occurred_at", between, after, session_id=session_id)
+        where, values = _WHERE.newest_first("occurred_at", between, after, session_id=session_id)
 
         async def work(db: Connection) -> list[pb.Episode]:
             found = await rows(
                 db,
-                f"SELECT body FROM brain.episodes WHERE {where} ORDER BY occurred_at DESC, id DESC LIMIT %s",
+                f"SELECT body FROM brain.episodes WHERE true {where} ORDER BY occurred_at DESC, id DESC LIMIT %s",
                 (*values, limit),
             )
             return [pb.Episode.FromString(body) for (body,) in found]
@@ -78,7 +79,7 @@ class PostgresMemory:
         self, tenant: str, subject: str, predicate: str, after_id: str, limit: int
     ) -> list[pb.Fact]:
         """See `Memory`."""
-        where, values = _equal(subject=subject, predicate=predicate)
+        where, values = _WHERE.equal(subject=subject, predicate=predicate)
 
         async def work(db: Connection) -> list[pb.Fact]:
             found = await rows(
@@ -121,8 +122,10 @@ class PostgresTraces:
                 ),
             )
             if not made:
-                ((body,),) = await rows(db, "SELECT body FROM brain.traces WHERE id = %s", (trace.id,))
-                same(trace, pb.Trace.FromString(body), "started_at", "TRACE_EXISTS")
+                there = await rows(db, "SELECT body FROM brain.traces WHERE id = %s", (trace.id,))
+                if not there:
+                    raise Overtaken  # by its end
+                same(trace, pb.Trace.FromString(there[0][0]), "started_at", "TRACE_EXISTS")
             return bool(made)
 
         return await self._database.write(tenant, work)
@@ -131,17 +134,29 @@ class PostgresTraces:
         self, tenant: str, session_id: str, agent_id: str, between: Between, after: After, limit: int
     ) -> list[pb.Trace]:
         """See `Traces`."""
-        where, values = _newest_first("started_at", between, after, session_id=session_id, agent_id=agent_id)
+        where, values = _WHERE.newest_first(
+            "started_at", between, after, session_id=session_id, agent_id=agent_id
+        )
 
         async def work(db: Connection) -> list[pb.Trace]:
             found = await rows(
                 db,
-                f"SELECT body FROM brain.traces WHERE {where} ORDER BY started_at DESC, id DESC LIMIT %s",
+                f"SELECT body FROM brain.traces WHERE true {where} ORDER BY started_at DESC, id DESC LIMIT %s",
                 (*values, limit),
             )
             return [pb.Trace.FromString(body) for (body,) in found]
 
         return await self._database.read(tenant, work)
+
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """See `Traces`."""
+        before = self._now() - age
+
+        async def work(db: Connection) -> int:
+            ((gone,),) = await rows(db, "SELECT brain.forget_traces(%s, %s)", (before, limit))
+            return int(gone)
+
+        return await self._database.write(NOBODY, work)
 
 
 class PostgresFigures:
@@ -195,22 +210,3 @@ async def _put_fact(db: Connection, tenant: str, fact: pb.Fact, *, over: bool) -
     )
     if not made.rowcount:
         raise Overtaken
-
-
-def _newest_first(column: str, between: Between, after: After, **equal: str) -> tuple[str, list[object]]:
-    also, named = _equal(**equal)
-    parts: list[tuple[str, list[object]]] = []
-    if between[0] is not None:
-        parts.append((f"AND {column} >= %s", [between[0]]))
-    if between[1] is not None:
-        parts.append((f"AND {column} < %s", [between[1]]))
-    if after is not None:
-        parts.append((f"AND ({column}, id) < (%s, %s)", list(after)))
-    where = " ".join(["true", *(sql for sql, _ in parts), also])
-    return where, [*(value for _, values in parts for value in values), *named]
-
-
-def _equal(**columns: str) -> tuple[str, list[object]]:
-    """Conditions for the columns that have a value."""
-    named = {column: value for column, value in columns.items() if value}
-    return " ".join(f"AND {column} = %s" for column in named), list(named.values())

@@ -164,11 +164,30 @@ REVOKE ALL ON FUNCTION frequencies, ranked FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION frequencies, ranked TO {ROLE};
 """
 
+_TRACES = f"""
+CREATE INDEX traces_by_age ON traces (started_at);
+-- The owner, for whom the function below deletes, whoever's a trace is.
+CREATE POLICY owner ON traces TO CURRENT_USER USING (true);
+CREATE FUNCTION forget_traces(before bigint, most integer) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH gone AS (
+        DELETE FROM brain.traces WHERE (tenant, id) IN (
+            SELECT tenant, id FROM brain.traces
+            WHERE started_at < before ORDER BY started_at LIMIT most FOR UPDATE SKIP LOCKED
+        )
+        RETURNING tenant
+    )
+    SELECT count(*) FROM gone
+$$;
+REVOKE ALL ON FUNCTION forget_traces FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION forget_traces TO {ROLE};
+"""
+
 BRAIN = Schema(
     name="brain",
     setting="BRAIN_DATABASE_URL",
     role=ROLE,
-    migrations=(_TABLES + own_rows(ROLE, *OF_TENANTS) + _FUNCTIONS,),
+    migrations=(_TABLES + own_rows(ROLE, *OF_TENANTS) + _FUNCTIONS, _TRACES),
     extensions={"vector": (0, 8)},
 )
 """What brain keeps in PostgreSQL."""

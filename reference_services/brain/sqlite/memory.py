@@ -6,12 +6,13 @@ import sqlite3
 from collections.abc import Callable
 
 from reference_services._gen.contextunity.brain.v1 import brain_pb2 as pb
+from reference_services.brain.conditions import Where
 from reference_services.brain.sqlite.schema import BRAIN
+from reference_services.brain.store import After, Between
 from reference_services.brain.stored import dated, same, successor, timestamp
 from reference_services.sqlite import Database
 
-Between = tuple[int | None, int | None]
-After = tuple[int, str] | None
+_WHERE = Where("?")
 
 
 class SqliteMemory:
@@ -48,15 +49,13 @@ class SqliteMemory:
         self, tenant: str, session_id: str, between: Between, after: After, limit: int
     ) -> list[pb.Episode]:
         """See `Memory`."""
-        where, parameters = _newest_first("occurred_at", between, after)
-        if session_id:
-            where, parameters = f"{where} AND session_id = ?", [*parameters, session_id]
+        where, values = _WHERE.newest_first("occurred_at", between, after, session_id=session_id)
 
         def work(db: sqlite3.Connection) -> list[pb.Episode]:
             rows = db.execute(
                 f"SELECT body FROM episodes WHERE tenant = ? {where} ORDER BY occurred_at DESC, id DESC "
                 f"LIMIT ?",
-                (tenant, *parameters, limit),
+                (tenant, *values, limit),
             )
             return [pb.Episode.FromString(body) for (body,) in rows]
 
@@ -86,15 +85,12 @@ class SqliteMemory:
         self, tenant: str, subject: str, predicate: str, after_id: str, limit: int
     ) -> list[pb.Fact]:
         """See `Memory`."""
-        where, parameters = "", [tenant, after_id]
-        for column, value in (("subject", subject), ("predicate", predicate)):
-            if value:
-                where, parameters = f"{where} AND {column} = ?", [*parameters, value]
+        where, values = _WHERE.equal(subject=subject, predicate=predicate)
 
         def work(db: sqlite3.Connection) -> list[pb.Fact]:
             rows = db.execute(
                 f"SELECT body FROM facts WHERE tenant = ? AND id > ? {where} ORDER BY id LIMIT ?",
-                (*parameters, limit),
+                (tenant, after_id, *values, limit),
             )
             return [pb.Fact.FromString(body) for (body,) in rows]
 
@@ -143,19 +139,26 @@ class SqliteTraces:
         self, tenant: str, session_id: str, agent_id: str, between: Between, after: After, limit: int
     ) -> list[pb.Trace]:
         """See `Traces`."""
-        where, parameters = _newest_first("started_at", between, after)
-        for column, value in (("session_id", session_id), ("agent_id", agent_id)):
-            if value:
-                where, parameters = f"{where} AND {column} = ?", [*parameters, value]
+        where, values = _WHERE.newest_first(
+            "started_at", between, after, session_id=session_id, agent_id=agent_id
+        )
 
         def work(db: sqlite3.Connection) -> list[pb.Trace]:
             rows = db.execute(
                 f"SELECT body FROM traces WHERE tenant = ? {where} ORDER BY started_at DESC, id DESC LIMIT ?",
-                (tenant, *parameters, limit),
+                (tenant, *values, limit),
             )
             return [pb.Trace.FromString(body) for (body,) in rows]
 
         return await self._database.read(work)
+
+    async def forget_traces(self, age: int, limit: int) -> int:
+        """See `Traces`."""
+        query = (
+            "DELETE FROM traces WHERE rowid IN "
+            "(SELECT rowid FROM traces WHERE started_at < ? ORDER BY started_at LIMIT ?)"
+        )
+        return await self._database.execute(query, (self._now() - age, limit))
 
 
 class SqliteFigures:
@@ -193,14 +196,3 @@ class SqliteFigures:
             return found
 
         return await self._database.read(work)
-
-
-def _newest_first(column: str, between: Between, after: After) -> tuple[str, list[object]]:
-    parts: list[tuple[str, list[object]]] = []
-    if between[0] is not None:
-        parts.append((f"AND {column} >= ?", [between[0]]))
-    if between[1] is not None:
-        parts.append((f"AND {column} < ?", [between[1]]))
-    if after is not None:
-        parts.append((f"AND ({column}, id) < (?, ?)", list(after)))
-    return " ".join(sql for sql, _ in parts), [value for _, values in parts for value in values]

@@ -53,6 +53,7 @@ async def open_sqlite(
             memory=SqliteMemory(database, now),
             traces=SqliteTraces(database, now),
             figures=SqliteFigures(database),
+            answers=database.check,
         )
 
 

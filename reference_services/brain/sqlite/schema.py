@@ -110,5 +110,7 @@ CREATE INDEX traces_by_session ON traces (tenant, session_id, started_at, id);
 
 _VERSIONS = "ALTER TABLE cells ADD COLUMN version INTEGER NOT NULL DEFAULT 0;"
 
-BRAIN = Schema(name="brain", setting="BRAIN_DATABASE_URL", migrations=(_FIRST, _VERSIONS))
+_TRACES = "CREATE INDEX traces_by_age ON traces (started_at);"
+
+BRAIN = Schema(name="brain", setting="BRAIN_DATABASE_URL", migrations=(_FIRST, _VERSIONS, _TRACES))
 """What brain's file holds."""

@@ -191,6 +191,10 @@ class PostgresStorage:
 
         return await self._read(work)
 
+    async def check(self) -> None:
+        """See `Storage.check`."""
+        await self._database.check()
+
     async def sweep(self, *, ended_before: float, audited_before: float, limit: int) -> int:
         """See `Storage.sweep`."""
 

@@ -113,6 +113,13 @@ class Runs(Protocol):
         """Removes what only the run's own end needed."""
         ...
 
+    async def forget(self, tenant: str, workflow_ids: Sequence[str]) -> None:
+        """Removes what workflows needed to do their runs, and the rows that those rejected.
+
+        The runs themselves stay, for items and prices name them; another workflow of such an id begins another run.
+        """
+        ...
+
 
 class Batches(Protocol):
     """Parts of runs."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from meshkit import InvalidArgument
 from reference_services._gen.contextunity.brain.v1.brain_client import BrainClient
+from reference_services.worker.catalogue import workflow
 from reference_services.worker.context import Resources, WorkflowContext
 from reference_services.worker.harvester import feeds
 from reference_services.worker.harvester.cleaning import COLUMNS, Item, Rejected, clean, columns_of
@@ -27,7 +28,7 @@ from reference_services.worker.harvester.money import DECIMALS
 from reference_services.worker.harvester.planning import Batch, Outline, outline
 from reference_services.worker.harvester.publishing import upsert
 from reference_services.worker.harvester.records import Record, read_records
-from reference_services.worker.workflow import Json, workflow
+from reference_services.worker.workflow import Json
 
 SHOWN_REJECTS = 50
 """Rejected rows that a harvest's result shows; the table has them all."""
@@ -110,7 +111,12 @@ async def check(arguments: Json, resources: Resources) -> None:
     await asyncio.to_thread(lambda: feeds.open_feed(feeds.locate(errand.feed, roots), roots).close())
 
 
-@workflow("harvest", check=check)
+async def forget(tenant: str, ids: Sequence[str], resources: Resources) -> None:
+    """Lets go of batches and rejected rows of harvests, whose ids may come again."""
+    await resources.get(Commerce).runs.forget(tenant, ids)
+
+
+@workflow("harvest", check=check, forget=forget)
 async def harvest(context: WorkflowContext, arguments: Json) -> Json:
     """Harvests a feed; see the module."""
     errand = Errand.parse(arguments)

@@ -186,6 +186,23 @@ class PostgresCommerce:
 
         await self._database.write(run.tenant, work)
 
+    async def forget(self, tenant: str, workflow_ids: Sequence[str]) -> None:
+        """See `Runs`."""
+
+        async def work(db: Connection) -> None:
+            await _take_long(db)
+            gone = await rows(
+                db,
+                "UPDATE commerce.runs SET workflow_id = workflow_id || '#' || id WHERE workflow_id = ANY (%s) "
+                "RETURNING id",
+                (list(workflow_ids),),
+            )
+            runs = [run for (run,) in gone]
+            for table in ("batches", "observations", "rejects"):
+                await db.execute(f"DELETE FROM commerce.{table} WHERE run = ANY (%s)".encode(), (runs,))
+
+        await self._database.write(tenant, work)
+
     async def span(self, run: Run, first: int, past: int) -> list[Batch]:
         """See `Batches`."""
         query = (

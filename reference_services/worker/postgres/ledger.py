@@ -10,6 +10,7 @@ from reference_services.postgres import NOBODY, Connection, Database, rows
 from reference_services.worker.ledger import (
     COLUMNS,
     MESSAGE_LENGTH,
+    Ended,
     Executor,
     as_text,
     fingerprint,
@@ -197,14 +198,41 @@ class PostgresLedger:
         async def work(db: Connection) -> None:
             buried = await rows(
                 db,
-                "UPDATE worker.executors SET state = 'buried' WHERE id = %s AND state = 'dead' AND claimed_by = %s "
-                "RETURNING true",
-                (executor, claimant),
+                "UPDATE worker.executors SET state = 'buried', buried_at = %s WHERE id = %s AND state = 'dead' "
+                "AND claimed_by = %s RETURNING true",
+                (now, executor, claimant),
             )
             if buried:
                 await db.execute("SELECT worker.queue_again(%s, %s)", (executor, now))
 
         await self._database.write(NOBODY, work)
+
+    async def take_turn(self, chore: str, seconds: float) -> bool:
+        """See `History`."""
+        now = self._clock()
+        changed = await self._changed(
+            NOBODY,
+            "INSERT INTO worker.turns AS t VALUES (%s, %s) ON CONFLICT (chore) DO UPDATE "
+            "SET next_at = excluded.next_at WHERE t.next_at <= %s OR t.next_at > %s",  # the latter by a wrong clock
+            (chore, now + seconds, now, now + 2 * seconds),
+        )
+        return changed == 1
+
+    async def ended(self, age: float, limit: int) -> list[Ended]:
+        """See `History`."""
+        values = (self._clock() - age, limit)
+        query = "SELECT * FROM worker.ended(%s, %s)"
+        return [Ended(*row) for row in await self._database.read(NOBODY, lambda db: rows(db, query, values))]
+
+    async def forget(self, tenant: str, ids: Sequence[str]) -> int:
+        """See `History`."""
+        query = "DELETE FROM worker.workflows WHERE id = ANY (%s) AND state >= 3"
+        return await self._changed(tenant, query, (list(ids),))
+
+    async def forget_executors(self, age: float) -> None:
+        """See `History`."""
+        query = "DELETE FROM worker.executors WHERE state = 'buried' AND buried_at < %s"
+        await self._changed(NOBODY, query, (self._clock() - age,))
 
     async def _found(self, tenant: str, where: str, values: Sequence[Any]) -> list[Workflow]:
         query = f"SELECT {_WHOLE} FROM worker.workflows WHERE {where}"

@@ -11,7 +11,14 @@ from typing import Any
 import psycopg
 import sqlalchemy
 
-from reference_services.postgres import Target, is_lost, migrated, open_database, unusable
+from reference_services.postgres import (
+    END_WITH_CLIENT,
+    Target,
+    is_lost,
+    migrated,
+    open_database,
+    unusable,
+)
 from reference_services.worker.harvester.commerce import Commerce
 from reference_services.worker.postgres.commerce import PostgresCommerce
 from reference_services.worker.postgres.ledger import PostgresLedger
@@ -43,7 +50,10 @@ async def open_postgres(
     async with open_database(target, connections=connections) as database:
         tables = PostgresCommerce(database, clock)
         yield Storage(
-            PostgresLedger(database, clock), Commerce(tables, tables, tables), partial(engine_records, target)
+            PostgresLedger(database, clock),
+            Commerce(tables, tables, tables),
+            partial(engine_records, target),
+            database.check,
         )
 
 
@@ -74,7 +84,10 @@ def engine_records(target: Target) -> Iterator[Mapping[str, Any]]:
 def _connect(target: Target) -> psycopg.Connection:
     """A connection for DBOS, which tells by SQLSTATE or a few phrases of libpq whether to wait for the server."""
     try:
-        return psycopg.connect(target.as_user())
+        connection = psycopg.connect(target.as_user())
+        connection.execute(END_WITH_CLIENT)
+        connection.commit()
+        return connection
     except psycopg.OperationalError as error:
         if is_lost(error):
             raise psycopg.errors.SqlclientUnableToEstablishSqlconnection(str(error)) from error

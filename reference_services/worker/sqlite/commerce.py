@@ -176,6 +176,21 @@ class SqliteCommerce:
         """See `Runs`."""
         await self._database.execute("DELETE FROM observations WHERE run = ?", (run.id,))
 
+    async def forget(self, tenant: str, workflow_ids: Sequence[str]) -> None:
+        """See `Runs`."""
+        marks = ",".join("?" * len(workflow_ids))
+
+        def work(db: sqlite3.Connection) -> None:
+            gone = db.execute(
+                "UPDATE runs SET workflow_id = workflow_id || '#' || id "
+                f"WHERE tenant = ? AND workflow_id IN ({marks}) RETURNING id",
+                (tenant, *workflow_ids),
+            ).fetchall()
+            for table in ("batches", "observations", "rejects"):
+                db.executemany(f"DELETE FROM {table} WHERE run = ?", [tuple(run) for run in gone])
+
+        await self._database.write(work)
+
     async def span(self, run: Run, first: int, past: int) -> list[Batch]:
         """See `Batches`."""
         query = (

@@ -11,6 +11,7 @@ from reference_services.sqlite import Database, Schema
 from reference_services.worker.ledger import (
     COLUMNS,
     MESSAGE_LENGTH,
+    Ended,
     Executor,
     as_text,
     fingerprint,
@@ -34,11 +35,31 @@ CREATE TABLE executors (
     id TEXT PRIMARY KEY, beat INTEGER NOT NULL, state TEXT NOT NULL, claimed_by TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 """
-LEDGER = Schema(name="worker ledger", setting="WORKER_DATABASE_URL", migrations=(_FIRST,), synchronous="FULL")
+_SECOND = """
+CREATE INDEX workflows_ended ON workflows (finished_at) WHERE parent_id = '' AND state >= 3;
+CREATE TABLE turns (chore TEXT PRIMARY KEY, next_at REAL NOT NULL) WITHOUT ROWID;
+ALTER TABLE executors ADD COLUMN buried_at REAL NOT NULL DEFAULT 0;
+"""
+LEDGER = Schema(
+    name="worker ledger", setting="WORKER_DATABASE_URL", migrations=(_FIRST, _SECOND), synchronous="FULL"
+)
 """What the ledger's file holds."""
 
 _RUNNING, _QUEUED, _CANCELLED = int(State.RUNNING), int(State.QUEUED), int(State.CANCELLED)
 _WHOLE = ", ".join(COLUMNS)
+_ENDED = """
+WITH RECURSIVE roots AS (
+    SELECT tenant, id, name FROM workflows AS w WHERE parent_id = '' AND state >= 3 AND finished_at < ?
+    AND NOT EXISTS (SELECT 1 FROM workflows AS c WHERE c.tenant = w.tenant AND c.parent_id = w.id AND c.state < 3)
+    ORDER BY finished_at LIMIT 20
+), family AS (
+    SELECT tenant, id, name, id AS root, 3 AS state, 0 AS depth FROM roots UNION ALL
+    SELECT w.tenant, w.id, w.name, f.root, w.state, f.depth + 1
+    FROM workflows AS w JOIN family AS f ON w.tenant = f.tenant AND w.parent_id = f.id
+)
+SELECT tenant, id, name FROM family WHERE (tenant, root) NOT IN (SELECT tenant, root FROM family WHERE state < 3)
+ORDER BY depth DESC, tenant, id LIMIT ?
+"""
 
 
 class SqliteLedger:
@@ -212,8 +233,9 @@ class SqliteLedger:
 
         def work(db: sqlite3.Connection) -> None:
             buried = db.execute(
-                "UPDATE executors SET state = 'buried' WHERE id = ? AND state = 'dead' AND claimed_by = ?",
-                (executor, claimant),
+                "UPDATE executors SET state = 'buried', buried_at = ? WHERE id = ? AND state = 'dead' "
+                "AND claimed_by = ?",
+                (self._clock(), executor, claimant),
             ).rowcount
             if buried:
                 db.execute(
@@ -222,6 +244,33 @@ class SqliteLedger:
                 )
 
         await self._database.write(work)
+
+    async def take_turn(self, chore: str, seconds: float) -> bool:
+        """See `History`."""
+        now = self._clock()
+        query = (
+            "INSERT INTO turns AS t VALUES (?, ?) ON CONFLICT (chore) DO UPDATE SET next_at = excluded.next_at "
+            "WHERE t.next_at <= ? OR t.next_at > ?"  # the latter is by a clock that was wrong
+        )
+        return await self._database.execute(query, (chore, now + seconds, now, now + 2 * seconds)) == 1
+
+    async def ended(self, age: float, limit: int) -> list[Ended]:
+        """See `History`."""
+        values = (self._clock() - age, limit)
+        return [
+            Ended(*row) for row in await self._database.read(lambda db: db.execute(_ENDED, values).fetchall())
+        ]
+
+    async def forget(self, tenant: str, ids: Sequence[str]) -> int:
+        """See `History`."""
+        marks = ",".join("?" * len(ids))
+        query = f"DELETE FROM workflows WHERE tenant = ? AND id IN ({marks}) AND state >= 3"
+        return await self._database.execute(query, (tenant, *ids))
+
+    async def forget_executors(self, age: float) -> None:
+        """See `History`."""
+        query = "DELETE FROM executors WHERE state = 'buried' AND buried_at < ?"
+        await self._database.execute(query, (self._clock() - age,))
 
     async def _found(self, where: str, values: Sequence[Any]) -> list[Workflow]:
         query = f"SELECT {_WHOLE} FROM workflows WHERE {where}"

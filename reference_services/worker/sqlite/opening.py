@@ -34,8 +34,16 @@ async def open_sqlite(path: Path, *, clock: Callable[[], float] = time.time) -> 
     shop = path.with_name("commerce.sqlite")
     async with open_database(book, LEDGER) as ledger, open_database(shop, COMMERCE) as commerce:
         tables = SqliteCommerce(commerce, clock)
+
+        async def answers() -> None:
+            await ledger.check()
+            await commerce.check()
+
         yield Storage(
-            SqliteLedger(ledger, clock), Commerce(tables, tables, tables), partial(engine_records, path)
+            SqliteLedger(ledger, clock),
+            Commerce(tables, tables, tables),
+            partial(engine_records, path),
+            answers,
         )
 
 

@@ -14,7 +14,9 @@ from . import worker_pb2
 
 
 class WorkerClient(Client):
-    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND."""
+    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
+    """
 
     contract = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
 
@@ -23,6 +25,7 @@ class WorkerClient(Client):
     ) -> Coroutine[Any, Any, worker_pb2.StartWorkflowResponse]:
         """Starts a workflow, once for each idempotency key: a repeat of the same request returns the same id.
         The same key with another workflow or other arguments is ALREADY_EXISTS, IDEMPOTENCY_KEY_REUSED.
+        A key is known for as long as its workflow is kept; then it starts another one, of the same id.
         """
         return self._unary_unary("StartWorkflow", request, options)
 

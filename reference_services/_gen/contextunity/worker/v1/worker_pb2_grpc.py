@@ -11,6 +11,7 @@ from . import worker_pb2 as contextunity_dot_worker_dot_v1_dot_worker__pb2
 
 class WorkerServiceStub:
     """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
     """
 
     def __init__(self, channel):
@@ -48,11 +49,13 @@ class WorkerServiceStub:
 
 class WorkerServiceServicer:
     """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
     """
 
     def StartWorkflow(self, request, context):
         """Starts a workflow, once for each idempotency key: a repeat of the same request returns the same id.
         The same key with another workflow or other arguments is ALREADY_EXISTS, IDEMPOTENCY_KEY_REUSED.
+        A key is known for as long as its workflow is kept; then it starts another one, of the same id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +128,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
     """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
     """
 
     @staticmethod

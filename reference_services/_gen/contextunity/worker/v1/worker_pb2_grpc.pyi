@@ -30,7 +30,9 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 
 
 class WorkerServiceStub:
-    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND."""
+    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,6 +41,7 @@ class WorkerServiceStub:
     StartWorkflow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StartWorkflowRequest, _worker_pb2.StartWorkflowResponse]
     """Starts a workflow, once for each idempotency key: a repeat of the same request returns the same id.
     The same key with another workflow or other arguments is ALREADY_EXISTS, IDEMPOTENCY_KEY_REUSED.
+    A key is known for as long as its workflow is kept; then it starts another one, of the same id.
     """
     GetWorkflow: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkflowRequest, _worker_pb2.GetWorkflowResponse]
     """Shows one workflow."""
@@ -53,12 +56,15 @@ class WorkerServiceStub:
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND."""
+    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartWorkflow: _aio.UnaryUnaryMultiCallable[_worker_pb2.StartWorkflowRequest, _worker_pb2.StartWorkflowResponse]  # type: ignore[assignment]
     """Starts a workflow, once for each idempotency key: a repeat of the same request returns the same id.
     The same key with another workflow or other arguments is ALREADY_EXISTS, IDEMPOTENCY_KEY_REUSED.
+    A key is known for as long as its workflow is kept; then it starts another one, of the same id.
     """
     GetWorkflow: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkflowRequest, _worker_pb2.GetWorkflowResponse]  # type: ignore[assignment]
     """Shows one workflow."""
@@ -72,7 +78,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND."""
+    """Starts, shows and cancels workflows. The tenant is the call's; what belongs to another tenant is NOT_FOUND.
+    So is, with reason WORKFLOW_NOT_FOUND, what ended longer ago than the worker keeps it.
+    """
 
     @_abc_1.abstractmethod
     def StartWorkflow(
@@ -82,6 +90,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.StartWorkflowResponse, _abc.Awaitable[_worker_pb2.StartWorkflowResponse]]:
         """Starts a workflow, once for each idempotency key: a repeat of the same request returns the same id.
         The same key with another workflow or other arguments is ALREADY_EXISTS, IDEMPOTENCY_KEY_REUSED.
+        A key is known for as long as its workflow is kept; then it starts another one, of the same id.
         """
 
     @_abc_1.abstractmethod
