@@ -23,7 +23,7 @@ from tests.serving.probe import ProbeClient, Text
 pytestmark = pytest.mark.deploy
 
 BLOCKS = read(SYSTEMD).blocks
-CHECKOUT = (*NEEDED, "infrastructure/systemd", "examples/greeter")
+CHECKOUT = (*NEEDED, "examples/greeter")
 INSTALL_S = 600.0
 WATCHDOG = "[Service]\nWatchdogSec=5\n"
 LESS_EXPOSED_THAN = 3.0
