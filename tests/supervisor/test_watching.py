@@ -28,10 +28,10 @@ def again(*_):
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 signal.signal(signal.SIGHUP, again)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-tell("READY=1\nSTATUS=serving")
 if "STUBBORN" in os.environ:
     faulthandler.disable()
     signal.signal(signal.SIGABRT, signal.SIG_IGN)
+tell("READY=1\nSTATUS=serving")
 while True:
     tell("WATCHDOG=1")
     time.sleep(0.05)
