@@ -13,14 +13,17 @@ import pytest
 from tests.cli.running import SECONDS
 from tests.cli.test_restart import Processes
 
-WATCHDOG_S = 4
+QUIET_S = 60
+"""No process of a busy machine is without a sign of life for so long."""
+
+HUNG_S = 6
 Told = dict[str, str]
 
 
 class Systemd:
     """The other end of `NOTIFY_SOCKET`, and what runs at this one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watchdog_s: int) -> None:
         self.file = folder / "mesh.toml"
         self.file.write_text("CU_MAX_CALLS = 7\n")
         self.told: Told = {}
@@ -33,7 +36,7 @@ class Systemd:
             *("--processes", "2", "main:Greeter"),
             CU_CONFIG_FILE=str(self.file),
             NOTIFY_SOCKET=str(folder / "notify"),
-            WATCHDOG_USEC=str(WATCHDOG_S * 1_000_000),
+            WATCHDOG_USEC=str(watchdog_s * 1_000_000),
             GRPC_PORT="0",
         )
 
@@ -64,8 +67,8 @@ class Systemd:
 
 
 @contextmanager
-def heard(folder: Path) -> Iterator[Systemd]:
-    made = Systemd(folder)
+def heard(folder: Path, watchdog_s: int) -> Iterator[Systemd]:
+    made = Systemd(folder, watchdog_s)
     try:
         made.until(lambda told: "READY" in told)
         yield made
@@ -77,7 +80,7 @@ def heard(folder: Path) -> Iterator[Systemd]:
 
 @pytest.fixture(scope="module")
 def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
-    with heard(tmp_path_factory.mktemp("systemd")) as made:
+    with heard(tmp_path_factory.mktemp("systemd"), QUIET_S) as made:
         yield made
 
 
@@ -95,33 +98,25 @@ def test_a_reload_reaches_all_processes_and_is_over_when_all_have_read_their_set
     assert systemd.running.output.read_text().count("CU_MAX_CALLS='7 -> 8'") == 2
     _, refused = systemd.reload("CU_MAX_CALLS = 0\n")
     assert refused["STATUS"] == "2 of 2 ready; its new settings are refused, as the log says"
-    assert systemd.running.output.read_text().count("the new settings are not used") == 2
+    assert systemd.running.output.read_text().count("the new settings are not used") >= 2
     _, over = systemd.reload("CU_MAX_CALLS = 9\n")
     assert over["STATUS"] == "2 of 2 ready"
 
 
-def test_a_process_that_hangs_is_replaced_and_the_first_one_goes_on_to_give_signs_of_life(
-    systemd: Systemd,
-) -> None:
-    beats = systemd.beats
-    os.kill(systemd.running.pids()[0], signal.SIGSTOP)
-    systemd.until(lambda told: told["STATUS"].startswith("1 of 2 ready"))
-    systemd.until(lambda told: told["STATUS"] == "2 of 2 ready")
-    assert systemd.beats > beats
-    assert "killed: it hangs" in systemd.running.output.read_text()
-
-
-def test_a_process_that_cannot_run_is_named_and_the_other_one_serves_on_until_the_end(
-    tmp_path: Path,
-) -> None:
-    with heard(tmp_path) as systemd:
+def test_the_first_process_lives_and_serves_on_whatever_becomes_of_one_of_the_others(tmp_path: Path) -> None:
+    with heard(tmp_path, HUNG_S) as systemd:
+        os.kill(systemd.running.pids()[0], signal.SIGSTOP)
+        systemd.until(lambda told: told["STATUS"].startswith("1 of 2 ready"))
+        systemd.hear_a_beat()
+        systemd.until(lambda told: told["STATUS"] == "2 of 2 ready")
+        assert "killed: it hangs" in systemd.running.output.read_text()
         systemd.reload("CU_MAX_CALLS = 0\n")
         os.kill(systemd.running.pids()[0], signal.SIGKILL)
         told = systemd.until(lambda told: "cannot run" in told["STATUS"])
         assert told["STATUS"].startswith("1 of 2 ready; cannot run: greeter-")
-        systemd.hear_a_beat()
         _, over = systemd.reload("CU_MAX_CALLS = 9\n")
         assert over["STATUS"].startswith("1 of 2 ready; cannot run: greeter-")
+        systemd.hear_a_beat()
         systemd.running.process.send_signal(signal.SIGTERM)
         assert systemd.until(lambda told: "STOPPING" in told)["STATUS"] == "draining"
         assert systemd.running.process.wait(SECONDS) == 0

@@ -1,4 +1,4 @@
-"""One engine, image and machine for all of these tests. What one test leaves behind, the next one finds, and fails."""
+"""One engine, one image, two machines for all of these tests. What a test leaves behind, the next one finds."""
 
 import shutil
 from collections.abc import Iterator
@@ -34,9 +34,19 @@ def checkout(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Deploy
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """A Debian with systemd, as it is after it was installed."""
+    """A Debian 12, whose systemd is 252, as it is after it was installed."""
+    yield from _booted("bookworm")
+
+
+@pytest.fixture(scope="session")
+def newer() -> Iterator[Machine]:
+    """A Debian 13, whose systemd is 257."""
+    yield from _booted("trixie")
+
+
+def _booted(release: str) -> Iterator[Machine]:
     groups = cgroups()
-    with booted() as machine:
+    with booted(release) as machine:
         yield machine
     left = Traces.of(machine.root.parent)
     assert (left.processes, left.mounts, cgroups()) == (frozenset(), frozenset(), groups)

@@ -1,11 +1,12 @@
 """The pages of docs/deploy do what they say, from a fresh checkout to services that have ended with 0."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.deployment import Deployment
-from tests.docs.pages import DEPLOY, ROOT, read
+from tests.docs.pages import DEPLOY, ROOT, Block, read
 from tests.docs.terminal import Terminal
 from tests.docs.test_pages import perform, shell
 
@@ -25,15 +26,14 @@ def test_the_page_of_compose_does_what_it_says(checkout: Deployment, tmp_path: P
     }
     try:
         with Terminal(checkout.folder, tmp_path, COMPOSE_PROGRESS="plain", **engine) as terminal:
-            follow(COMPOSE, checkout.folder, terminal)
+            follow(read(COMPOSE).blocks, checkout.folder, terminal)
     finally:
         checkout.write_env()
         checkout.down()
 
 
-def follow(page: Path, folder: Path, terminal: Terminal) -> None:
-    """Does all that a page says."""
-    blocks = read(page).blocks
+def follow(blocks: Sequence[Block], folder: Path, terminal: Terminal) -> None:
+    """Does what blocks of a page say."""
     for block in blocks:
         try:
             perform(block, folder, terminal)
@@ -41,5 +41,5 @@ def follow(page: Path, folder: Path, terminal: Terminal) -> None:
             error.add_note(f"in the block at {block.place}")
             raise
     typed = sum(len(shell(block)) for block in blocks)
-    print(f"\n{page.name}: {typed} commands typed")
+    print(f"\n{typed} commands typed")
     assert typed > 0

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,33 +15,38 @@ from tests.deploy.machine import ENVIRONMENT, Machine
 from tests.deploy.patient import BEGUN, CLOSED
 from tests.deploy.test_page import SYSTEMD, follow
 from tests.deploy.unit import SECRET, STATE, Unit, calling
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, Block, read
 from tests.docs.terminal import Terminal
 from tests.resilience.ports import free_ports
 from tests.serving.probe import ProbeClient, Text
 
 pytestmark = pytest.mark.deploy
 
-CHECKOUT = (*NEEDED, "infrastructure/systemd", "examples/greeter")
+BLOCKS = read(SYSTEMD).blocks
+CHECKOUT = (*NEEDED, "examples/greeter")
 INSTALL_S = 600.0
-WATCHDOG_S = 5.0
+WATCHDOG = "[Service]\nWatchdogSec=5\n"
 LESS_EXPOSED_THAN = 3.0
 PRIORITIES = {"critical": "2", "error": "3", "warning": "4", "info": "6", "debug": "7"}
 
 
-@pytest.fixture(scope="module")
-def installed(machine: Machine) -> Iterator[Machine]:
-    """The machine, set up as the page says; its services are stopped."""
+def install(machine: Machine, blocks: Sequence[Block]) -> None:
+    """Does what the page says, and puts the service of these tests beside the page's."""
     folder = machine.shared / "checkout"
     copy_checkout(folder, CHECKOUT)
-    shell = (*machine.inside, "bash", "--norc", "--noprofile")
+    shell = (*machine.inside, "env", f"--chdir={folder}", "bash", "--norc", "--noprofile")
     with Terminal(folder, machine.shared, shell, INSTALL_S, **ENVIRONMENT) as terminal:
-        terminal._say(f"cd {folder}")
-        follow(SYSTEMD, folder, terminal)
+        follow(blocks, folder, terminal)
     there = machine.root / "opt" / "greeter" / "tests"
     for name in ("serving/probe.py", "deploy/patient.py", "deploy/load.py"):
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text((ROOT / "tests" / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def installed(machine: Machine) -> Iterator[Machine]:
+    """The machine after all that the page says; the page's service is stopped."""
+    install(machine, BLOCKS)
     yield machine
     every = machine.do("journalctl", "--output=json", "--all")
     assert (machine.root / SECRET).read_text().strip().rpartition(":")[2] not in every
@@ -50,13 +55,13 @@ def installed(machine: Machine) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def alone(installed: Machine) -> Unit:
     """A service in one process."""
-    return Unit(installed, "alone", free_ports(1)[0], WATCHDOG_S)
+    return Unit(installed, "alone", free_ports(1)[0], WATCHDOG)
 
 
 @pytest.fixture(scope="module")
 def many(installed: Machine) -> Unit:
     """A service in four processes."""
-    return Unit(installed, "many", free_ports(1)[0], WATCHDOG_S, "--processes 4")
+    return Unit(installed, "many", free_ports(1)[0], WATCHDOG, "--processes 4")
 
 
 @pytest.fixture
@@ -242,3 +247,18 @@ def test_no_call_fails_while_all_processes_are_replaced(four: Unit, how: str) ->
     assert set(outcomes) == {"OK"}
     assert outcomes["OK"] > 50
     assert not before & set(four.children())
+
+
+def test_a_newer_systemd_waits_until_all_processes_have_read_their_settings(newer: Machine) -> None:
+    (edit,) = (block.text for block in BLOCKS if "Type=notify-reload" in block.text)
+    begin = next(place for place, block in enumerate(BLOCKS) if "enable --now" in block.text)
+    install(newer, BLOCKS[:begin])
+    unit = Unit(newer, "newer", free_ports(1)[0], edit, "--processes 2")
+    unit.start()
+    for limit in (7, 8, 9):
+        unit.reload(f"CU_MAX_CALLS = {limit}")
+        assert (unit.show("ActiveState"), unit.show("StatusText")) == ("active", "2 of 2 ready")
+        unit.says(f"-> {limit}", 2)
+        unit.reload("CU_MAX_CALLS = 0")
+        assert unit.show("StatusText") == "2 of 2 ready; its new settings are refused, as the log says"
+    assert unit.ctl("stop").returncode == 0

@@ -24,11 +24,11 @@ class Unit:
         machine: Where.
         name: Its name.
         port: The port of its first process.
-        watchdog_s: Seconds without a sign of life until it is ended.
+        edit: What is different from the unit as it ships.
         options: Those of `meshkit run`.
     """
 
-    def __init__(self, machine: Machine, name: str, port: int, watchdog_s: float, options: str = "") -> None:
+    def __init__(self, machine: Machine, name: str, port: int, edit: str, options: str = "") -> None:
         self.machine = machine
         self.name = f"meshkit@{name}.service"
         self.port = port
@@ -41,7 +41,7 @@ class Unit:
         self.configure()
         folder = machine.root / f"etc/systemd/system/{self.name}.d"
         folder.mkdir()
-        (folder / "test.conf").write_text(f"[Service]\nWatchdogSec={watchdog_s}\n")
+        (folder / "test.conf").write_text(edit)
         (machine.root / "opt" / name).symlink_to("greeter")
         machine.do("systemctl", "daemon-reload")
 
