@@ -18,7 +18,7 @@ help:
 	@echo "make format                      formats and mends what can be mended"
 	@echo "make gen                         generates code and pages anew from protos and settings"
 	@echo "make test-lowest                 the tests with the lowest version of each dependency that is allowed"
-	@echo "make test-soak                   minutes of load: no growth in tasks, descriptors, memory"
+	@echo "make test-soak                   a quarter of an hour of load, instances come, go and die: nothing grows"
 	@echo "make test-node                   a client for Node against brain and Shield, as docs/wire.md says"
 	@echo "make test-deploy                 containers and systemd for real: scaled, killed, cut off, misconfigured (root, Debian)"
 	@echo "make fuzz                        a million inputs for all that parses what comes from outside"

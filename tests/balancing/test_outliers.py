@@ -285,6 +285,21 @@ async def test_an_endpoint_that_does_not_answer_loses_its_calls_to_others(
     assert await caller.who() == {"probe-2", "probe-3"}
 
 
+async def test_nobody_is_suspected_for_the_silence_of_a_process_that_was_itself_held_up(
+    pool: EndpointPool, caller: Caller, clock: Clock
+) -> None:
+    await caller.who(30)
+    call = await hanging(pool, "probe-1")
+    clock.turn(1)
+    late = asyncio.get_running_loop().time() - 1
+    pool._tick(late)
+    assert pool.endpoints["probe-1"].gate.open
+    pool._tick(late)
+    assert not pool.endpoints["probe-1"].gate.open, "it counts once: it may be held up all the time"
+    with pytest.raises(Unavailable):
+        await call.task
+
+
 async def test_a_call_that_must_not_be_repeated_is_left_to_its_deadline(
     pool: EndpointPool, caller: Caller, clock: Clock
 ) -> None:

@@ -91,6 +91,10 @@ class Churned:
         children += self.supervisor.children["shield"]
         return {child.name: child.pid or 0 for child in children}
 
+    def page_of(self, service: str) -> int:
+        """Port of the page of metrics that the first process of a service has."""
+        return int(self.programs[service].first["METRICS_PORT"])
+
     async def churn(self) -> None:
         """Has one thing happen to one greeter."""
         victims = [child for child in self.greeters[STAYING:] if child.serving]

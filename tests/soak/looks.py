@@ -14,7 +14,8 @@ from pathlib import Path
 from meshkit import Mesh
 from meshkit.balancing.peak_ewma import PeakEwma
 from meshkit.discovery.redis import RedisRegistry
-from meshkit.measuring import of_mesh, of_replica
+from meshkit.measuring import of_replica
+from meshkit.outbound import of_mesh
 from meshkit.replica import Replica
 from meshkit.telemetry.calls import Calls
 from meshkit.telemetry.figures import Family
@@ -28,6 +29,9 @@ BLOCKS_A_CALL = 3
 
 MAY_GROW: Mapping[str, float] = {
     "resident MB": 8,  # what allocators keep goes up and down by 6
+    "tasks": 3,  # a job, and the renewal of a token, may be under way
+    "descriptors": 2,  # a pool of connections to Redis opens one more when it is needed
+    "connections": 4,  # those
     "threads": 4,  # gRPC's own come and go as there is work
     "blocks": 4_000,  # tables keep the size that they once had; a row of the registry takes 5, for 15 minutes
     "rows remembered": 200,  # one an instance, and one more where it was released: forgotten after 15 minutes
@@ -36,6 +40,7 @@ MAY_GROW: Mapping[str, float] = {
     "tokens": 60,  # those of a tenant overlap when they are renewed
     "verified tokens": 120,  # those that have ended are forgotten as others come
     "nonces": 200,  # those of the last seconds
+    "lines": 20 * 20,  # those of the series below
     "series": 20,  # one a method and status: which fault shows first is chance
 }
 """How much more of a thing there may be in the end than in the middle; of what is not here, nothing."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +27,7 @@ from greeter.v1.greeter_client import GreeterClient
 
 from meshkit import MeshError
 from tests.redis.servers import ask
-from tests.soak.churned import GATES, SKEW_S, USUAL, Churned, churned
+from tests.soak.churned import GATES, SKEW_S, Churned, churned
 from tests.soak.looks import Figures, grown, of_a_mesh, of_process, of_python
 
 pytestmark = pytest.mark.soak
@@ -45,6 +46,7 @@ SETTLED_S = 2 * SKEW_S + 1.5
 """Seconds after which no replica remembers the proof of a call made before."""
 
 ENDLESS = 100_000
+INSTANCE = re.compile("[a-z]+-[0-9A-Z]{26}")
 UNARY = frozenset({"greet", "greet through a gate", "greet by a plain stub"})
 
 
@@ -65,6 +67,7 @@ class Load:
             "stream given up": self._give_up,
             "conversation": self._converse,
         }
+        self.begun = time.monotonic()
         self.made: Counter[str] = Counter()
         self.excused: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -151,18 +154,18 @@ async def churn(mesh: Churned) -> None:
         await mesh.churn()
 
 
-async def report(mesh: Churned, load: Load, begun: float) -> None:
+async def report(mesh: Churned, load: Load) -> None:
     """Prints what there is, once a minute."""
     while True:
         await asyncio.sleep(60)
         told = ", ".join(f"{count} {what}" for what, count in sorted(mesh.events.items()))
-        print(f"\n{time.monotonic() - begun:4.0f} s: {load.told}; {told}")
+        print(f"\n{time.monotonic() - load.begun:4.0f} s: {load.told}; {told}")
         show({name: of_process(pid) for name, pid in {"client": os.getpid(), **mesh.staying}.items()})
 
 
 async def endure(mesh: Churned, load: Load, seconds: float) -> dict[str, Figures]:
     """Calls and churns for so long, and looks once all is quiet."""
-    asides = [asyncio.create_task(churn(mesh)), asyncio.create_task(report(mesh, load, time.monotonic()))]
+    asides = [asyncio.create_task(churn(mesh)), asyncio.create_task(report(mesh, load))]
     await load.for_seconds(seconds)
     for aside in asides:
         aside.cancel()
@@ -170,12 +173,17 @@ async def endure(mesh: Churned, load: Load, seconds: float) -> dict[str, Figures
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
     await mesh.calm()
     await load.settle()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             found = await look(mesh)
-            if all(found[f"gate-{number}"]["endpoints"] == USUAL for number in range(1, GATES + 1)):
+            if all(is_quiet(figures) for figures in found.values() if "endpoints" in figures):
                 return found
-            await asyncio.sleep(0.5)
+            await load.settle()
+
+
+def is_quiet(figures: Figures) -> bool:
+    """Whether nobody that has gone is kept, and nobody that is there is mistrusted."""
+    return not figures["links leaving"] and not figures["gates not open"]
 
 
 async def look(mesh: Churned) -> dict[str, Figures]:
@@ -188,9 +196,22 @@ async def look(mesh: Churned) -> dict[str, Figures]:
         told = json.loads((await gate.greet_all(_nobody(), timeout=TIMEOUT_S)).text)
         asked.add(told["name"])
         found[told["name"]] = told["figures"]
+    for name in ("greeter", "gate"):
+        page = await read_page(mesh.page_of(name))
+        found[f"{name}'s page"] = {"lines": page.count("\n"), "instances": len(set(INSTANCE.findall(page)))}
     clients = await ask(mesh.redis, "CLIENT", "LIST")
     found["redis"] = {"connections": len(clients.splitlines()), "keys": await ask(mesh.redis, "DBSIZE")}
     return found
+
+
+async def read_page(port: int) -> str:
+    """The figures of a process, as Prometheus reads them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    page = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    return page
 
 
 def show(found: dict[str, Figures]) -> None:

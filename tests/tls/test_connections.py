@@ -205,8 +205,16 @@ async def test_a_caller_that_shows_the_wrong_certificate_gets_no_connection(
 
 @pytest.mark.parametrize("lasting", [False, True], ids=["as it ended", "for good"])
 async def test_the_log_tells_of_an_instance_that_hangs_up_only_if_it_does_so_again(
-    tmp_path: Path, registry: MemoryRegistry, authority: Signer, lasting: bool, eventually: Any
+    tmp_path: Path,
+    registry: MemoryRegistry,
+    authority: Signer,
+    lasting: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Any,
 ) -> None:
+    if lasting:  # it is all one how soon it is asked again
+        monkeypatch.setattr("meshkit.transport.link.ASK_AGAIN_S", 0.2)
+
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
         if not lasting:
