@@ -70,7 +70,8 @@ async def test_every_panel_shows_something_of_a_mesh_under_load(path: Path, tmp_
     async with AsyncExitStack() as stack:
         stack.push_async_callback(registry.close)
         mesh = await stack.enter_async_context(local)
-        front, _ = replicas = [local._running[each] for each in local.instances]
+        replicas = list(local._running.values())
+        front = next(replica for replica in replicas if replica.name == "front")
 
         async def on(request: Text, call: Call) -> Text:
             return await front.mesh.client(ProbeClient).read(request)  # type: ignore[no-any-return]
