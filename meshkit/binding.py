@@ -37,6 +37,11 @@ class Binding:
     """
 
     def __init__(self, cls: type[Any], contract: ServiceDescriptor) -> None:
+        from google.protobuf.descriptor import ServiceDescriptor
+
+        if not isinstance(contract, ServiceDescriptor):
+            mend = 'give what `meshkit gen` made of it: greeter_pb2.DESCRIPTOR.services_by_name["GreeterService"]'
+            raise fault(cls, None, f"contract={contract!r} is no descriptor of a gRPC service", mend)
         self._cls = cls
         self._contract = contract
         self._peers: frozenset[str] | None = None
@@ -60,8 +65,8 @@ class Binding:
             raise self._fault(
                 None, f"name {name!r} is not {SERVICE_NAME.pattern}", "give name=… as a class keyword"
             )
-        if not 0 <= port < 65536:
-            raise self._fault(None, f"port {port} is no port", "give one from 0 (a free one) to 65535")
+        if type(port) is not int or not 0 <= port < 65536:
+            raise self._fault(None, f"port {port!r} is no port", "give one from 0 (a free one) to 65535")
         self._check_policy(inspect.getattr_static(self._cls, "authorize", None))
         self._peers = self._peers_of(None, allow_peers)
         return Definition(
@@ -71,7 +76,7 @@ class Binding:
             rpcs=tuple(self._rpcs()),
             jobs=tuple(self._jobs()),
             resources={key: value for key, value in self._members() if isinstance(value, resource)},
-            middleware=tuple(middleware),
+            middleware=self._layers(middleware),
             allow_peers=self._peers,
             depends_on=self._dependencies(name, depends_on),
         )
@@ -98,13 +103,21 @@ class Binding:
             found[descriptor.name] = self._bind(attribute, function, mark, descriptor)
         missing = [rpc_name for rpc_name in wanted if rpc_name not in found]
         if missing:
-            listed = ", ".join(f"{rpc_name} (async def {self._names[rpc_name]})" for rpc_name in missing)
+            listed = ", ".join(self._wanted(rpc_name) for rpc_name in missing)
             raise self._fault(
                 None,
                 f"{self._contract.full_name} has RPCs that are not implemented: {listed}",
                 "add them with @rpc",
             )
         return (found[rpc_name] for rpc_name in wanted)
+
+    def _wanted(self, rpc_name: str) -> str:
+        attribute = self._names[rpc_name]
+        return (
+            f"{rpc_name} ({attribute} lacks @rpc)"
+            if hasattr(self._cls, attribute)
+            else f"{rpc_name} (async def {attribute})"
+        )
 
     def _descriptor_of(self, attribute: str, function: Any, mark: RpcMark) -> MethodDescriptor:
         methods = dict(self._contract.methods_by_name)
@@ -140,8 +153,8 @@ class Binding:
             )
         if mark.tenant not in typing.get_args(TenantMode):
             raise self._fault(function, f"tenant={mark.tenant!r}", "use required, optional or none")
-        if mark.timeout is not None and not mark.timeout > 0:
-            raise self._fault(function, f"timeout={mark.timeout}", "give seconds above 0")
+        if mark.timeout is not None and not (isinstance(mark.timeout, (int, float)) and mark.timeout > 0):
+            raise self._fault(function, f"timeout={mark.timeout!r}", "give seconds above 0")
         if mark.limit is not None and (type(mark.limit) is not int or mark.limit < 1):
             raise self._fault(
                 function,
@@ -182,6 +195,12 @@ class Binding:
                 mend = f"a service's name is {SERVICE_NAME.pattern}"
                 raise self._fault(function, f"{keyword}={names!r}: {name!r} is no service", mend)
 
+    def _layers(self, middleware: Any) -> tuple[Middleware, ...]:
+        if not isinstance(middleware, (tuple, list)) or not all(map(callable, middleware)):
+            mend = "give a tuple of functions that take a Handler and return one: middleware=(timed,)"
+            raise self._fault(None, f"middleware={middleware!r}", mend)
+        return tuple(middleware)
+
     def _check_shape(self, function: Any, method: Method) -> None:
         plain = inspect.unwrap(function)
         if method.streams_replies and not inspect.isasyncgenfunction(plain):
@@ -193,8 +212,11 @@ class Binding:
                 function, f"{method.name} answers with one message", "make it `async def` with `return`"
             )
         if len(inspect.signature(plain).parameters) != 3:
-            takes = "requests" if method.streams_requests else "request"
-            raise self._fault(function, "its parameters do not fit", f"write (self, {takes}, call: Call)")
+            raise self._misfit(function, method)
+
+    def _misfit(self, function: Any, method: Method) -> TypeError:
+        takes = "requests" if method.streams_requests else "request"
+        return self._fault(function, "its parameters do not fit", f"write (self, {takes}, call: Call)")
 
     def _check_annotations(
         self, function: Any, method: Method, request: type[Message], reply: type[Message]
@@ -209,6 +231,8 @@ class Binding:
                 "check the names; import what they name at run time, not under TYPE_CHECKING",
             ) from error
         _, taken, call = inspect.signature(plain).parameters
+        if hints.get(taken) is Call:
+            raise self._misfit(function, method)
         for place, streams, message, found in (
             (taken, method.streams_requests, request, hints.get(taken)),
             ("return", method.streams_replies, reply, hints.get("return")),
@@ -243,6 +267,9 @@ class Binding:
                 continue
             if not inspect.iscoroutinefunction(inspect.unwrap(function)):
                 raise self._fault(function, "@every runs async methods only", "make it `async def`")
+            if len(inspect.signature(function).parameters) != 1:
+                mend = f"write async def {attribute}(self) -> None"
+                raise self._fault(function, "@every calls it without arguments", mend)
             yield Job(attribute, *mark)
 
     def _fault(self, function: Any, what: str, mend: str) -> TypeError:
@@ -270,7 +297,8 @@ def fault(cls: type[Any] | None, function: Any, what: str, mend: str) -> TypeErr
             file, line = inspect.getsourcefile(subject), inspect.getsourcelines(subject)[1]
         except (OSError, TypeError, SystemError):
             file, line = subject.__module__, 0
-    return TypeError(f"{place} ({file}:{line}): {what}. {mend[0].upper()}{mend[1:]}.")
+    stop = "" if what.endswith("?") else "."
+    return TypeError(f"{place} ({file}:{line}): {what}{stop} {mend[0].upper()}{mend[1:]}.")
 
 
 def refuse_strangers(
@@ -289,6 +317,9 @@ def refuse_strangers(
         TypeError: Always: which they are, and what may have been meant.
     """
     names = list(known)
+    if "idempotent" in given:
+        mend = "say it there, where callers see it: option idempotency_level = IDEMPOTENT"
+        raise fault(cls, function, f"{whose} takes no idempotent, which the contract says", mend)
     near = {name: difflib.get_close_matches(name, names, n=1, cutoff=0.5) for name in given}
     told = ", ".join(
         f"{name}{f' (did you mean {found[0]}?)' if found else ''}" for name, found in near.items()

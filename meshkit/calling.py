@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshkit.balancing import POLICIES
 from meshkit.balancing.attempting import attempt, balanced
+from meshkit.balancing.endpoint import Endpoint
 from meshkit.balancing.policy import Policy
 from meshkit.client import Client
 from meshkit.errors import InvalidArgument
@@ -123,6 +124,25 @@ def onion(
         TypeError: What is to be the policy is none.
     """
     return compose((*watching, *layers(pool, policies, tokens, budget, choices)), attempt)
+
+
+def straight(endpoint: Endpoint, tokens: TokenSource, watching: tuple[Middleware, ...] = ()) -> Handler:
+    """What carries calls to one instance: nobody else is picked, its gate is ignored, nothing is made once more.
+
+    Args:
+        endpoint: The instance.
+        tokens: Where the tokens come from that calls present.
+        watching: Layers that see each call.
+    """
+
+    def addressed(next: Handler) -> Handler:
+        def sent(exchange: Exchange) -> Awaitable[None]:
+            exchange.endpoint = endpoint
+            return next(exchange)
+
+        return sent
+
+    return compose((*watching, bounding(Patience()), presenting(tokens), addressed, signing()), attempt)
 
 
 def layers(

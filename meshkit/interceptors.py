@@ -27,6 +27,7 @@ that wants them to be for itself alone has to become a `CUService`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ from meshkit.security.assembly import guard_of, realm_of, tokens_of
 from meshkit.security.ending import ending
 from meshkit.security.guard import Demand
 from meshkit.security.peers import only_peers
+from meshkit.security.rights import is_demand
 from meshkit.security.shared import shared_of
 from meshkit.security.signing import presenting, signing
 from meshkit.serving import aging, deadline, error_boundary, processing
@@ -72,6 +74,8 @@ __all__ = ["Demand", "MeshInterceptor", "current_call", "sign"]
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 """How the paths begin of methods that are left open."""
 
+_PATH = re.compile(r"/[\w.]+/\w+")
+
 
 def current_call() -> Call | None:
     """The call that is being served: who calls, for which tenant. For servicers, whose methods get no `Call`."""
@@ -91,7 +95,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
     Raises:
         ConfigError: The settings are wrong.
-        ValueError: The service's name is none.
+        TypeError: Something in `demands` is no `Demand`.
+        ValueError: The service's name is none, or a method's path, or a permission.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         if not SERVICE_NAME.fullmatch(service):
             raise ValueError(f"service name {service!r} is not {SERVICE_NAME.pattern}")
-        self._demands = dict(demands)
+        self._demands = _checked(demands)
         settings = config or _settings()
         self._reception = Reception(service, new_instance_id(service), own_headers=True)
         self._shielded = shielded_of(settings, service)
@@ -297,10 +302,28 @@ def _refusing(path: str) -> Callable[[Handler], Handler]:
     return wrap
 
 
-def _settings() -> SharedConfig:
-    from meshkit.config import SharedConfig
+def _checked(demands: Mapping[str, Demand]) -> dict[str, Demand]:
+    for path, demand in demands.items():
+        if not _PATH.fullmatch(path):
+            raise ValueError(
+                f"demands: {path!r} is no path of a method, such as /greeter.v1.GreeterService/Greet"
+            )
+        if not isinstance(demand, Demand):
+            raise TypeError(f'demands: of {path} stands {demand!r}; write Demand("service:verb")')
+        if demand.permission and not is_demand(demand.permission):
+            raise ValueError(
+                f"demands: of {path} the permission {demand.permission!r} is not `service:verb`, nor empty for public"
+            )
+    return dict(demands)
 
-    return SharedConfig.load()
+
+def _settings() -> SharedConfig:
+    from meshkit.config import SharedConfig, known_secrets
+    from meshkit.telemetry.logs import configure_where_none
+
+    config = SharedConfig.load()
+    configure_where_none(config.log_level.value, json=config.log_json, secret=known_secrets(config))
+    return config
 
 
 def _same(message: Any) -> Any:

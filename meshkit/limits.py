@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,10 +21,12 @@ class TimeLimit:
 
     Args:
         seconds: That time.
+        late: Makes what is raised when it is over.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, late: Callable[[], Exception] = TimeLimitExceeded) -> None:
         self.seconds = seconds
+        self._late = late
         self._ends: dict[asyncio.Task[Any], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -32,7 +34,7 @@ class TimeLimit:
         """Awaits the work.
 
         Raises:
-            TimeLimitExceeded: It took too long, and was cancelled.
+            TimeLimitExceeded: It took too long, and was cancelled; or what else `late` makes.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
@@ -44,7 +46,7 @@ class TimeLimit:
             outcome = await work
         except asyncio.CancelledError:
             if self._ends.pop(task, None) is None and task.uncancel() == 0:
-                raise TimeLimitExceeded from None
+                raise self._late() from None
             raise
         except BaseException:
             self._over(task)

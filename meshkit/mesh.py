@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from secrets import token_hex
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from meshkit.balancing.endpoint import Dial, Link
+from meshkit.balancing.endpoint import Dial, Endpoint, Link
 from meshkit.balancing.policy import Policy
 from meshkit.balancing.pool import EndpointPool
 from meshkit.call import Criticality, Trace, scoped
-from meshkit.calling import Choices, Policies, hedged, methods_of, onion
+from meshkit.calling import Choices, Policies, hedged, methods_of, onion, straight
 from meshkit.client import Client
 from meshkit.config.certificates import dns_name
 from meshkit.discovery import Refreshing, registry_of
 from meshkit.instance import SERVICE_NAME, Instance
 from meshkit.naming import service_name
 from meshkit.outbound import of_mesh
-from meshkit.pipeline import Middleware
+from meshkit.pipeline import Handler, Middleware
 from meshkit.resilience.retry import Budget
 from meshkit.resilience.timeouts import Patience
 from meshkit.security.assembly import identity_of, realm_of, tokens_of
@@ -91,15 +91,20 @@ class Mesh:
     def from_env(cls, *, name: str = "") -> Mesh:
         """The mesh that the environment describes, for a program that calls services and is none.
 
+        What the mesh logs goes to standard error, unless the program has set up structlog.
+
         Args:
             name: Name under which it calls; `SERVICE_NAME` by default.
 
         Raises:
             ConfigError: With everything that is wrong with the settings.
         """
-        from meshkit.config import SharedConfig
+        from meshkit.config import SharedConfig, known_secrets
+        from meshkit.telemetry.logs import configure_where_none
 
-        return cls(SharedConfig.load(), name=name)
+        config = SharedConfig.load()
+        configure_where_none(config.log_level.value, json=config.log_json, secret=known_secrets(config))
+        return cls(config, name=name)
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,7 +152,8 @@ class Mesh:
         """
         patience = Patience(first_message_timeout, idle_timeout)
         choices = Choices(policy, hedged(hedge, described), patience)
-        return MeshChannel(self._caller(service, permissions, choices), self.pool(service))
+        caller = self._caller(service, permissions, self._balanced(service, choices))
+        return MeshChannel(caller, self.pool(service))
 
     def client(
         self,
@@ -188,10 +194,41 @@ class Mesh:
         patience = Patience(first_message_timeout, idle_timeout)
         known = methods_of(contract) if hedge else {}
         choices = Choices(policy, hedged(hedge, known.get, known), patience)
-        return client(MeshInvoker(self._caller(service or service_name(contract.name), permissions, choices)))
+        name = service or service_name(contract.name)
+        return client(MeshInvoker(self._caller(name, permissions, self._balanced(name, choices))))
+
+    @asynccontextmanager
+    async def reaching(
+        self, client: type[C], instance: Instance, *, permissions: Sequence[str] = ("*",)
+    ) -> AsyncIterator[C]:
+        """A typed client to one instance, over a connection of its own that ends with the block.
+
+        For who looks at an instance, whatever the mesh thinks of it: its state and its gate do not matter, and a call
+        that fails is not made once more. No connection, and it fails at once.
+
+        Args:
+            client: The class.
+            instance: The instance, as the registry has it.
+            permissions: Rights that calls claim.
+
+        Raises:
+            ValueError: What is claimed is no permission.
+        """
+        link = self.dial(instance, lambda: None)
+        try:
+            service = instance.service
+            handler = straight(Endpoint(instance, link), self.tokens, self._watching(service))
+            yield client(MeshInvoker(self._caller(service, permissions, handler)))
+        finally:
+            await link.close(0.0)
 
     def scope(
-        self, *, tenant: str = "", criticality: Criticality | None = None, as_self: bool | None = None
+        self,
+        *,
+        tenant: str = "",
+        criticality: Criticality | None = None,
+        as_self: bool | None = None,
+        detached: bool = False,
     ) -> AbstractContextManager[None]:
         """Sets what calls carry that are made within the block.
 
@@ -199,8 +236,11 @@ class Mesh:
             tenant: For which tenant.
             criticality: How much they matter to a service that must turn some away.
             as_self: Whether to call as this service alone, not on behalf of whoever called it.
+            detached: Whether it is work that goes on when the call that is being served has been answered, such as a
+                task that it starts: its deadline does not count, and calls are made as this service alone. Tenant,
+                criticality and trace stay.
         """
-        return scoped(tenant=tenant, criticality=criticality, as_self=as_self)
+        return scoped(tenant=tenant, criticality=criticality, as_self=as_self, detached=detached)
 
     def traced(self, name: str, *, parent: str = "") -> AbstractContextManager[None]:
         """Makes the calls within the block one trace: work that is no call, such as a workflow or a job of one's own.
@@ -292,16 +332,21 @@ class Mesh:
             grace=self.config.stream_max_age_s,
         )
 
-    def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
+    def _balanced(self, service: str, choices: Choices) -> Handler:
+        """What carries calls to whichever instance of a service is picked."""
+        pool = self.pool(service)
+        watching = self._watching(service)
+        return onion(pool, self._policies[service], self.tokens, self.budget, choices, watching)
+
+    def _caller(self, service: str, permissions: Sequence[str], handler: Handler) -> Caller:
         if isinstance(permissions, str):
             raise TypeError(f"permissions={permissions!r}: give a list of permissions")
         for permission in permissions:
             if not PERMISSION.fullmatch(permission):
                 raise ValueError(f"permission {permission!r} is none: write service:verb, service:* or *")
-        pool = self.pool(service)
         return Caller(
             service,
-            onion(pool, self._policies[service], self.tokens, self.budget, choices, self._watching(service)),
+            handler,
             tenant=self.config.tenant,
             timeout=self.config.default_timeout_s,
             permissions=tuple(permissions),

@@ -79,8 +79,7 @@ class Resources:
         async with AsyncExitStack() as stack:
             try:
                 for attribute, opener in self._openers.items():
-                    value = await stack.enter_async_context(opener(self._service))
-                    setattr(self._service, attribute, value)
+                    setattr(self._service, attribute, await self._open(stack, attribute, opener))
             except BaseException as error:
                 self._failure = error
                 raise
@@ -88,6 +87,20 @@ class Resources:
             await self._serve()
         if not self._closing.is_set():
             raise RuntimeError("a resource hid why all were closed")
+
+    async def _open(self, stack: AsyncExitStack, attribute: str, opener: Opener) -> Any:
+        place = f"{type(self._service).__name__}.{attribute}"
+        try:
+            context = opener(self._service)
+            if not hasattr(context, "__aenter__"):
+                raise TypeError(
+                    f"the opener of {place} gives a {type(context).__name__}: let it give an async context manager, as "
+                    "@asynccontextmanager makes one"
+                )
+            return await stack.enter_async_context(context)
+        except Exception as error:
+            error.add_note(f"That was while the resource {place} was opened.")
+            raise
 
     async def _serve(self) -> None:
         try:

@@ -58,9 +58,15 @@ class Runtime:
     ) -> None:
         if not services:
             raise ValueError("a runtime needs at least one service")
+        for kind in services:
+            if not hasattr(kind, "definition"):
+                raise TypeError(f"{kind!r} is no service: give subclasses of CUService that name a contract")
         names = [kind.definition.name for kind in services]
-        if len(set(names)) < len(names):
-            raise ValueError(f"a service is there twice: {', '.join(names)}")
+        twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        if twice:
+            raise ValueError(
+                f"{twice} is there twice: give each service another name, by the class keyword name=…"
+            )
         self._services = services
         self._given = configs or {}
         self._configs: dict[type[CUService], SharedConfig] = {}
@@ -178,9 +184,13 @@ class Runtime:
 
         Returns:
             The exit code of the process.
+
+        Raises:
+            RuntimeError: An event loop runs here already.
         """
         from meshkit.telemetry.logs import configure
 
+        _refuse_within_loop()
         self._owns_process = True
         faulthandler.enable(STDERR)
         try:
@@ -194,7 +204,7 @@ class Runtime:
             complain(str(error))
             return EXIT_CONFIG
         except (PortTaken, MeshError) as error:
-            complain(str(error))
+            complain("\n".join((str(error), *getattr(error, "__notes__", ()))))
             return EXIT_FAILED
         except Exception:
             log.error("could not serve", exception=traceback.format_exc())
@@ -221,6 +231,16 @@ class Runtime:
                 await self.serve(stop, hurry)
         finally:
             self._notifier.close()
+
+
+def _refuse_within_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "run() starts an event loop, and here one runs already: `await Runtime(…).serve(stop)` in it"
+    )
 
 
 def _port_clashes(configs: dict[type[CUService], SharedConfig]) -> Iterator[Problem]:

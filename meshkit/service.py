@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_WHILE_IT_RUNS = frozenset({"config", "mesh", "instance", "live"})
 _KEYWORDS = ("contract", "name", "port", "middleware", "allow_peers", "depends_on")
 """What the class statement of a service takes."""
 
@@ -140,6 +141,16 @@ class CUService:
             self.__dict__["config"] = config
         if mesh is not None:
             self.mesh = mesh
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _WHILE_IT_RUNS:
+                own = type(self).__name__
+                raise AttributeError(
+                    f"{own}.{name} is there while the service runs; a unit test gives it: {own}(config=…, mesh=…)"
+                )
+            return super().__getattribute__(name)
 
     def __init_subclass__(
         cls,

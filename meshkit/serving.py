@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from meshkit.errors import (
     Unavailable,
     Unimplemented,
 )
-from meshkit.limits import TimeLimit, TimeLimitExceeded
+from meshkit.limits import TimeLimit
 from meshkit.pipeline import Exchange, Handler, Middleware, compose, requests_of
 from meshkit.resilience.admission import Admission, admitting, sharing
 from meshkit.security.ending import ending
@@ -84,7 +85,7 @@ def layers(
         guard.layer(demand(rpc)),
         sharing(admission.open if streams else admission.calls, admission.lag),
         *(sharing(limit) for limit in limits),
-        deadline(rpc.timeout),
+        deadline(rpc.timeout, rpc.method.name),
         *((aging(stream_max_age), ending(guard.verifier.revocations)) if streams else ()),
         *((authorizing(service),) if has_policy(type(service)) else ()),
         decoding(rpc.request, rpc.reply),
@@ -104,7 +105,8 @@ def error_boundary(next: Handler) -> Handler:
     """Lets nothing out but a `MeshError` meant for the caller.
 
     Any other exception becomes `Internal` with an incident id; what it says stays in this process, in the log under
-    that id. So does a cancellation that the caller did not ask for, which gRPC would leave unanswered; but where the
+    that id. So does `sys.exit`, by which one call would end all others, and at its next attempt those of the next
+    instance; and a cancellation that the caller did not ask for, which gRPC would leave unanswered; but where the
     instance ends the call, its verdict is what the caller is told.
     """
 
@@ -114,9 +116,12 @@ def error_boundary(next: Handler) -> Handler:
         try:
             await next(exchange)
         except MeshError as error:
-            if _is_ours(error):
-                raise
-            raise incident(exchange, error) from None
+            told = _of_this_call(exchange, error) if exchange.begun else error
+            if not _is_ours(told):
+                raise incident(exchange, told) from None
+            if told is not error:
+                raise told from None
+            raise
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and not task.cancelling():
@@ -124,7 +129,7 @@ def error_boundary(next: Handler) -> Handler:
             if (verdict := exchange.ended()) is not None:
                 raise verdict from None
             raise
-        except Exception as error:  # whatever it is must not leave the process
+        except (Exception, SystemExit) as error:  # whatever it is must not leave the process
             raise incident(exchange, error) from None
 
     return bounded
@@ -152,29 +157,28 @@ def incident(exchange: Exchange, error: BaseException) -> MeshError:
     )
 
 
-def deadline(timeout: float | None) -> Middleware:
+def deadline(timeout: float | None, name: str = "the method") -> Middleware:
     """The layer that begins no work past its deadline, and ends work at the method's own cap.
 
     Args:
         timeout: The cap, in seconds; None for none. The caller's own deadline is gRPC's to enforce.
+        name: Name of the method, for the error.
     """
-    limit = None if timeout is None else TimeLimit(timeout)
+    seconds = float("inf") if timeout is None else timeout
+    limit = TimeLimit(
+        seconds,
+        lambda: DeadlineExceeded(f"{name} takes at most {seconds:g} s here", reason="SERVICE_TIMEOUT"),
+    )
 
     def wrap(next: Handler) -> Handler:
-        async def bounded(exchange: Exchange) -> None:
+        def bounded(exchange: Exchange) -> Awaitable[None]:
             remaining = exchange.call.deadline.remaining()
             if remaining <= 0:
                 raise DeadlineExceeded("the deadline passed before work began")
-            if limit is None or remaining <= limit.seconds:
-                await next(exchange)
-                return
-            exchange.call = exchange.call.having(deadline=Deadline.after(limit.seconds))
-            try:
-                await limit.run(next(exchange))
-            except TimeLimitExceeded:
-                raise DeadlineExceeded(
-                    f"{exchange.method.name} takes at most {limit.seconds:g} s here", reason="SERVICE_TIMEOUT"
-                ) from None
+            if remaining <= seconds:
+                return next(exchange)
+            exchange.call = exchange.call.having(deadline=Deadline.after(seconds))
+            return limit.run(next(exchange))
 
         return bounded
 
@@ -210,18 +214,12 @@ def aging(seconds: float) -> Middleware:
     Args:
         seconds: That age.
     """
-    limit = TimeLimit(seconds)
+    limit = TimeLimit(
+        seconds, lambda: Unavailable(f"the stream is {seconds:g} s old; open it anew", reason="STREAM_AGED")
+    )
 
     def wrap(next: Handler) -> Handler:
-        async def aged(exchange: Exchange) -> None:
-            try:
-                await limit.run(next(exchange))
-            except TimeLimitExceeded:
-                raise Unavailable(
-                    f"the stream is {seconds:g} s old; open it anew", reason="STREAM_AGED"
-                ) from None
-
-        return aged
+        return lambda exchange: limit.run(next(exchange))
 
     return wrap
 
@@ -229,17 +227,12 @@ def aging(seconds: float) -> Middleware:
 def processing(next: Handler) -> Handler:
     """Marks where the service's own code begins: the call propagates from here on, and counts as processed."""
 
-    async def processed(exchange: Exchange) -> None:
+    def processed(exchange: Exchange) -> Awaitable[None]:
         if exchange.call.deadline.passed:  # while the message was waited for, or the event loop
             raise DeadlineExceeded("the deadline passed before work began")
         exchange.begun = True
         serving(exchange.call)
-        try:
-            await next(exchange)
-        except MeshError as error:
-            if (told := _of_this_call(exchange, error)) is not error:
-                raise told from None
-            raise
+        return next(exchange)
 
     return processed
 

@@ -60,7 +60,7 @@ class Flight:
     abandoned: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Endpoint:
     """One instance, as its callers see it. The object stays the same for as long as the instance is known.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from math import exp
+from math import exp, inf
 from statistics import median
+from weakref import WeakKeyDictionary
 
 from meshkit.balancing.endpoint import Endpoint
 from meshkit.balancing.policy import Candidates
@@ -27,6 +28,12 @@ UNKNOWN_S = 0.001
 
 MAX_KNOWN = 20_000
 """Instances of which anything is remembered."""
+
+FEW = 32
+"""Calls under way up to which their ages are looked at for each pick."""
+
+LOOK_S = 20e-6
+"""Seconds for each call beyond which they are looked at again where they are more: so a pick's share stays small."""
 
 FORGOTTEN_TIMES = 15.0
 """After so many times `tau` without a call nothing is left of an average: 0.1 ms of the longest penalty."""
@@ -65,6 +72,7 @@ class PeakEwma:
         self._clock = clock
         self._uniform = uniform
         self._known: dict[str, tuple[float, float]] = {}
+        self._waits: WeakKeyDictionary[Endpoint, tuple[float, float]] = WeakKeyDictionary()
         self._forgotten_at = clock()
 
     def pick(self, candidates: Candidates, call: Call) -> Endpoint:
@@ -104,8 +112,19 @@ class PeakEwma:
         if not endpoint.in_flight:
             return average
         if endpoint.flights:
-            average = max(average, self._waiting(endpoint, average, now))
+            average = max(average, self._lately_waiting(endpoint, average, now))
         return average * (1 + endpoint.in_flight / endpoint.weight)
+
+    def _lately_waiting(self, endpoint: Endpoint, average: float, now: float) -> float:
+        """What `_waiting` says, or said not long ago where it would have to look at many calls."""
+        many = len(endpoint.flights)
+        if many <= FEW:
+            return self._waiting(endpoint, average, now)
+        at, waiting = self._waits.get(endpoint, (-inf, 0.0))
+        if now - at >= many * LOOK_S:
+            waiting = self._waiting(endpoint, average, now)
+            self._waits[endpoint] = now, waiting
+        return waiting
 
     def _waiting(self, endpoint: Endpoint, average: float, now: float) -> float:
         """The mean age of the calls that are older than the average, where these are more than half of them."""

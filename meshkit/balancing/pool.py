@@ -103,6 +103,7 @@ class EndpointPool:
     _selection: Selection | None = field(default=None, init=False)
     _selected_at: float = field(default=0.0, init=False)
     _ticking: asyncio.TimerHandle | None = field(default=None, init=False)
+    _held_up: bool = field(default=False, init=False)
     _flights: int = field(default=0, init=False)
     _waiters: set[asyncio.Future[None]] = field(default_factory=set, init=False)
     _watching: asyncio.Task[None] | None = field(default=None, init=False)
@@ -194,7 +195,7 @@ class EndpointPool:
         endpoint.picks += 1
         self.load.in_flight += 1
         if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._tick_later()
         return self._flights, flight
 
     def answered(self, endpoint: Endpoint, number: int) -> None:
@@ -279,11 +280,18 @@ class EndpointPool:
         trusted = (not fresh.panic or selection.panic) and (not fresh.degraded or selection.degraded)
         return fresh if fresh.everywhere and trusted else selection
 
-    def _tick(self) -> None:
+    def _tick_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ticking = loop.call_later(TICK_S, self._tick, loop.time() + TICK_S)
+
+    def _tick(self, due: float) -> None:
+        """Looks at calls under way, but not right after this process was held up: answers may wait to be read."""
         self._ticking = None
-        self.outliers.look(self.endpoints.values())
+        self._held_up = not self._held_up and asyncio.get_running_loop().time() - due > TICK_S
+        if not self._held_up:
+            self.outliers.look(self.endpoints.values())
         if (self.load.in_flight or self.outliers.any_shut) and not self._closed:
-            self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._tick_later()
 
     def _has_spare(self) -> bool:
         return not self.selection().panic and len(self.selection().everywhere) > 0

@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("meshkit.cli.run:run", "Run services in this process, or in several."),
     "call": ("meshkit.cli.call:call", "Call a method, JSON in and out."),
     "services": ("meshkit.cli.services:services", "Show services and their instances."),
+    "top": ("meshkit.cli.top.verb:top", "Show what every instance does, live."),
     "explain": ("meshkit.cli.explain:explain", "Show what a call to a service would meet."),
     "health": ("meshkit.cli.health:health", "Ask instances whether they serve."),
     "doctor": ("meshkit.cli.doctor.verb:doctor", "Say what is wrong with a mesh, and how to mend it."),

@@ -16,7 +16,7 @@ from meshkit.cli.finding import require_known, services_of, settings
 from meshkit.cli.nearest import did_you_mean
 from meshkit.cli.output import ExitCode, Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
-from meshkit.errors import MeshError, PermissionDenied
+from meshkit.errors import MeshError, PermissionDenied, Unimplemented
 from meshkit.instance import SERVICE_NAME, State
 from meshkit.metadata import INSTANCE
 from meshkit.naming import service_name
@@ -187,6 +187,9 @@ async def _contracts(mesh: Mesh, service: str, timeout: float | None) -> Contrac
         return await reflect(channel, service, timeout=seconds)
     except PermissionDenied as error:
         why = f"to learn its contract by reflection takes the permission {PERMISSION}"
+        raise Failure(f"{told(error)}\n  {why}") from None
+    except Unimplemented as error:
+        why = "it has no gRPC reflection, from which this command learns its contract (grpcio-reflection adds it)"
         raise Failure(f"{told(error)}\n  {why}") from None
 
 

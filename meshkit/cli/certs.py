@@ -198,7 +198,7 @@ def _right(work: Callable[[], T]) -> T:
     except Wrong as wrong:
         raise Failure(str(wrong)) from None
     except OSError as error:
-        raise Failure(f"{error.filename}: {error.strerror}") from None
+        raise Failure(": ".join(filter(None, (error.filename, error.strerror)))) from None
 
 
 def _environment(config: SharedConfig, room: CertificateFolder) -> dict[str, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,19 +21,17 @@ from meshkit.cli.finding import (
     services_of,
     snapshots_of,
 )
+from meshkit.cli.following import Followed
 from meshkit.cli.output import Failure, note, say, show_json
 from meshkit.cli.piping import until_nobody_reads
 from meshkit.cli.sight import Sight, as_object, doubt, drawn, iso, lines
+from meshkit.cli.stopping import until_stopped
 from meshkit.cli.tables import console, show
 from meshkit.cli.targets import Pages
-from meshkit.errors import MeshError
 from meshkit.instance import SERVICE_NAME
 
 if TYPE_CHECKING:
-    from meshkit.discovery import Registry, Snapshot
-
-NEW_SERVICES_S = 1.0
-"""Seconds between two looks for services that were not there before."""
+    from meshkit.discovery import Snapshot
 
 REDRAW_S = 1.0
 """Seconds between two drawings of a table where nothing changes but leases and ages."""
@@ -75,8 +72,10 @@ def services(
         raise Failure("--json prints, and --prometheus writes a file: leave one out", code=2)
     pages = Pages(prometheus) if prometheus is not None else None
     with until_nobody_reads():
-        run = _watch if watch else _once
-        asyncio.run(run(name, as_json=as_json, pages=pages))
+        if watch:
+            asyncio.run(until_stopped(_watch(name, as_json=as_json, pages=pages)))
+        else:
+            asyncio.run(_once(name, as_json=as_json, pages=pages))
 
 
 async def _once(name: str | None, *, as_json: bool, pages: Pages | None) -> None:
@@ -99,62 +98,22 @@ async def _once(name: str | None, *, as_json: bool, pages: Pages | None) -> None
 
 async def _watch(name: str | None, *, as_json: bool, pages: Pages | None) -> None:
     async with configured_registry() as registry:
-        board = Board(registry, name)
-        async with _stopped_by_signal() as stop, board.following():
-            showing = asyncio.create_task(board.show(as_json=as_json, pages=pages))
-            waiting = asyncio.create_task(stop.wait())
-            await asyncio.wait({showing, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (showing, waiting):
-                task.cancel()
-            outcome, _ = await asyncio.gather(showing, waiting, return_exceptions=True)
-            if isinstance(outcome, Exception):
-                raise outcome
-
-
-@asynccontextmanager
-async def _stopped_by_signal() -> AsyncIterator[asyncio.Event]:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        followed = Followed(registry, () if name is None else (name,))
+        async with followed.following():
+            await Board(followed).show(as_json=as_json, pages=pages)
 
 
 @dataclass(eq=False)
 class Board:
-    """The services of a registry, kept current.
+    """The services of a registry, shown.
 
     Attributes:
-        registry: Where they are found.
-        name: The one to follow; None for all.
-        snapshots: What the registry last said of each.
+        followed: What the registry says of them.
     """
 
-    registry: Registry
-    name: str | None
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)
-    _follows: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    followed: Followed
     _leases: dict[str, dict[str, float]] = field(default_factory=dict)
     _leases_at: float = field(default_factory=time.time)
-
-    @asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
-        """Follows the services for as long as the block lasts."""
-        known = await self._discover()
-        self.snapshots.update(await snapshots_of(self.registry, known))
-        looking = asyncio.create_task(self._look_for_new())
-        try:
-            yield
-        finally:
-            tasks = [looking, *self._follows.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def show(self, *, as_json: bool, pages: Pages | None) -> None:
         """Shows what is known, until it is cancelled.
@@ -183,7 +142,7 @@ class Board:
         with Live(drawn(await self._see()), console=console(), auto_refresh=False) as live:
             while True:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), REDRAW_S)
+                    await asyncio.wait_for(self.followed.changed.wait(), REDRAW_S)
                 live.update(drawn(await self._see()), refresh=True)
 
     async def report(self) -> None:
@@ -210,37 +169,16 @@ class Board:
     async def _changes(self) -> AsyncIterator[Sight]:
         while True:
             yield await self._see()
-            await self._changed.wait()
+            await self.followed.changed.wait()
 
     async def _see(self) -> Sight:
         """What is known now. Leases of what cannot be read stay as they were, and run out."""
-        self._changed.clear()
-        fresh = [name for name, snapshot in self.snapshots.items() if snapshot.stale_since is None]
+        registry, snapshots = self.followed.registry, self.followed.snapshots
+        self.followed.changed.clear()
+        fresh = [name for name, snapshot in snapshots.items() if snapshot.stale_since is None]
         moment = time.time()
         passed, self._leases_at = moment - self._leases_at, moment
         for left in self._leases.values():
             left.update({instance_id: seconds - passed for instance_id, seconds in left.items()})
-        self._leases |= await leases_of(self.registry, fresh, timeout=LEASES_S)
-        return Sight(str(self.registry), dict(self.snapshots), {**self._leases})
-
-    async def _discover(self) -> list[str]:
-        known = await services_of(self.registry) if self.name is None else [self.name]
-        for service in known:
-            if service not in self._follows:
-                self._follows[service] = asyncio.create_task(self._follow(service))
-        return known
-
-    async def _look_for_new(self) -> None:
-        while True:
-            await asyncio.sleep(NEW_SERVICES_S)
-            try:
-                await self._discover()
-            except (Failure, MeshError):
-                continue  # the registry cannot be read now: what is followed says since when
-
-    async def _follow(self, service: str) -> None:
-        async with aclosing(self.registry.watch(service)) as snapshots:
-            async for snapshot in snapshots:
-                if self.snapshots.get(service) != snapshot:
-                    self.snapshots[service] = snapshot
-                    self._changed.set()
+        self._leases |= await leases_of(registry, fresh, timeout=LEASES_S)
+        return Sight(str(registry), dict(snapshots), {**self._leases})

@@ -171,7 +171,7 @@ class FileRegistry:
         self._threads.shutdown(wait=False)
 
     def __str__(self) -> str:
-        return f"file://{quote(str(self._root))}"
+        return f"file://{quote(os.fsencode(self._root))}"
 
     async def in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Does blocking work in one of the registry's threads, to its end even if nobody waits."""

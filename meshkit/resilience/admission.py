@@ -96,7 +96,7 @@ def admitting(
             if method.streams_requests or method.streams_replies:
                 await streamed(exchange)
                 return
-            if admission.running >= admission.door:
+            if admission.running >= admission.calls.limit and admission.running >= admission.door:
                 raise _busy("serves as many calls as it can", uniform)
             admission.running += 1
             try:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
+log = structlog.get_logger("meshkit.loop_lag")
+
 INTERVAL_S = 0.1
 """Seconds between two looks."""
 
 LATELY_S = 15.0
 """Seconds over which `LoopLag.lately` tells the worst, at least; at most twice as many."""
+
+STANDSTILL_S = 1.0
+"""Seconds from which on a lag is told in the log: so long nothing but a blocked loop takes, or a stopped process."""
+
+QUIET_S = 60.0
+"""Seconds in which that is told once at most."""
 
 
 class LoopLag:
@@ -35,6 +45,7 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
         self._lately = [0.0, 0.0]
         self._looks = 0
+        self._told = -int(QUIET_S / INTERVAL_S)
 
     @property
     def lately(self) -> float:
@@ -62,6 +73,13 @@ class LoopLag:
         if self._looks % int(LATELY_S / INTERVAL_S) == 0:
             self._lately = [self._lately[1], 0.0]
         self._lately[1] = max(self._lately[1], seconds)
+        if seconds >= STANDSTILL_S and self._looks - self._told >= QUIET_S / INTERVAL_S:
+            self._told = self._looks
+            log.warning(
+                "the event loop stood still: no call was served meanwhile",
+                seconds=round(seconds, 1),
+                likely="code that blocks, such as time.sleep or a sync driver; PYTHONASYNCIODEBUG=1 names it",
+            )
 
     def _set(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(INTERVAL_S, self._look, loop, loop.time() + INTERVAL_S)

@@ -36,6 +36,30 @@ def sha256_hex(data: bytes) -> str:
     return digest
 
 
+class Mac:
+    """HMAC-SHA256 under one key, of messages that begin alike: their beginning is hashed once.
+
+    Args:
+        key: At most 64 bytes, as derived keys are.
+        beginning: How all of the messages begin.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes, beginning: bytes = b"") -> None:
+        inner, self._outer = _prepared(key)
+        self._inner = inner.copy()
+        self._inner.update(beginning)
+
+    def of(self, rest: bytes) -> bytes:
+        """The 32 bytes for a message, given what follows upon the beginning."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(rest)
+        outer.update(inner.digest())
+        mac: bytes = outer.digest()
+        return mac
+
+
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
     """HMAC-SHA256, 32 bytes.
 
@@ -43,13 +67,7 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
         key: At most 64 bytes, as derived keys are.
         message: What is authenticated.
     """
-    keyed, finish = _prepared(key)
-    inner = keyed.copy()
-    inner.update(message)
-    outer = finish.copy()
-    outer.update(inner.digest())
-    mac: bytes = outer.digest()
-    return mac
+    return Mac(key).of(message)
 
 
 @lru_cache(maxsize=4096)

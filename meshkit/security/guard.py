@@ -6,7 +6,7 @@ A caller that is refused on its headers never has its message read.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +14,10 @@ from meshkit import metadata
 from meshkit.call import CRITICALITIES, TENANT, Criticality, Principal
 from meshkit.errors import InvalidArgument, MeshError, PermissionDenied, Unauthenticated, Unavailable
 from meshkit.pipeline import END, Exchange, Handler, Middleware
-from meshkit.security.proof import ANY_INSTANCE, Claim, NonceCache, Proof, body_digest
+from meshkit.security.digests import sha256_hex
+from meshkit.security.proof import ANY_INSTANCE, Checker, Claim, NonceCache, Proof
 from meshkit.security.rights import meet
+from meshkit.security.standing import Standing, Standings
 from meshkit.security.tokens import TokenVerifier, Verified, digest
 
 if TYPE_CHECKING:
@@ -75,16 +77,40 @@ class Guard:
         """The layer for a method that makes this demand."""
 
         def wrap(next: Handler) -> Handler:
-            async def guarded(exchange: Exchange) -> None:
-                await self._admit(exchange, demand)
+            known = Standings(self.verifier, clock=self.clock)
+
+            def guarded(exchange: Exchange) -> Awaitable[None]:
+                standing = known.find(exchange)
+                if standing is None or exchange.method.streams_requests:
+                    return examined(exchange)
+                try:
+                    proof = self._fresh_proof(exchange.headers)
+                except MeshError:
+                    if demand.permission:
+                        raise
+                    return next(exchange)
+                if proof is None:
+                    self._do_without_proof()
+                elif standing.checker is None:
+                    return examined(exchange)
+                else:
+                    self._check_address(exchange.headers, proof)
+                self._let_in(exchange, standing, proof)
+                return next(exchange)
+
+            async def examined(exchange: Exchange) -> None:
+                standing = await self._examine(exchange, demand)
+                if standing is not None:
+                    known.keep(exchange, standing)
                 await next(exchange)
 
             return guarded
 
         return wrap
 
-    async def _admit(self, exchange: Exchange, demand: Demand) -> None:
-        headers = exchange.headers
+    async def _examine(self, exchange: Exchange, demand: Demand) -> Standing | None:
+        """Lets a call in whose caller is not known yet, or no more; None where that is nobody."""
+        headers, generation = exchange.headers, self.verifier.generation
         try:
             token = _bearer(headers)
             proof = self._fresh_proof(headers)
@@ -92,29 +118,45 @@ class Guard:
         except MeshError:
             if demand.permission:
                 raise
-            return  # the method is public: a caller whose token does not hold is anybody
-        if proof is None and self.mode == "required":
-            raise Unauthenticated("the call carries no x-cu-proof", reason="PROOF_MISSING")
+            return None  # the method is public: a caller whose token does not hold is anybody
+        if proof is None:
+            self._do_without_proof()
         criticality, tenant = _criticality(headers), _tenant(headers, demand)
         if proof is not None:
             self._check_address(headers, proof)
         subject = await self._subject(headers, actor)
         _authorize(actor, subject, demand, tenant)
-        if proof is not None:
-            self._demand_signature(exchange, actor, proof)
-            if exchange.method.streams_requests and (shared := self._sharing(exchange)) is not None:
-                await shared.take(actor.principal.project, proof.nonce)
-        if exchange.method.streams_requests or exchange.method.streams_replies:
-            exchange.bearers = actor.bearers if subject is None else (*actor.bearers, *subject.bearers)
-        exchange.call = exchange.call.having(
-            principal=actor.principal,
-            subject=(actor.subject or actor.principal) if subject is None else _on_behalf(actor, subject),
-            tenant=tenant,
-            criticality=criticality,
-            subject_token=token,
-            realm=self.realm,
-            forwarded=subject is not None,
+        tokens = (actor,) if subject is None else (actor, subject)
+        standing = Standing(
+            project=actor.principal.project,
+            facts={
+                "principal": actor.principal,
+                "subject": _on_behalf(actor, subject) if subject else actor.subject or actor.principal,
+                "tenant": tenant,
+                "criticality": criticality,
+                "subject_token": token,
+                "realm": self.realm,
+                "forwarded": subject is not None,
+            },
+            bearers=tuple(bearer for each in tokens for bearer in each.bearers),
+            ends=min(self.verifier.ends(each) for each in tokens),
+            generation=generation,
+            checker=None if proof is None else Checker(_claim(exchange, actor), actor.proof_key),
         )
+        self._let_in(exchange, standing, proof)
+        if proof is not None and exchange.method.streams_requests and (shared := self._sharing(exchange)):
+            await shared.take(standing.project, proof.nonce)
+        return standing
+
+    def _let_in(self, exchange: Exchange, standing: Standing, proof: Proof | None) -> None:
+        """Tells the call who its caller is, and has the proof checked."""
+        if proof is not None:
+            assert standing.checker is not None
+            self._demand_signature(exchange, standing, standing.checker, proof)
+        method = exchange.method
+        if method.streams_requests or method.streams_replies:
+            exchange.bearers = standing.bearers
+        exchange.call = exchange.call.knowing(standing.facts)
 
     async def _subject(self, headers: Headers, actor: Verified) -> Verified | None:
         """The verified token on whose behalf the actor calls, if it forwarded one."""
@@ -147,21 +189,24 @@ class Guard:
         proof.check_fresh(self.clock(), self.skew)
         return proof
 
+    def _do_without_proof(self) -> None:
+        if self.mode == "required":
+            raise Unauthenticated("the call carries no x-cu-proof", reason="PROOF_MISSING")
+
     def _check_address(self, headers: Headers, proof: Proof) -> None:
         """Refuses a call that was signed for another instance, or for any before this one was there."""
         to = headers.get(metadata.TO, "")
+        if to == self.instance_id:
+            return
         if not to:
             raise InvalidArgument(
                 "x-cu-to is missing: send the id of the instance that the call is for, or - for any",
                 reason="TO_MISSING",
             )
-        if to == ANY_INSTANCE:
-            if int(proof.ts) < int(self.booted_at * 1000):  # a proof's time is in whole milliseconds
-                raise Unauthenticated(
-                    "the proof is older than this instance; sign anew", reason="PROOF_REPLAYED"
-                )
-        elif to != self.instance_id:
+        if to != ANY_INSTANCE:
             raise _misdirected()
+        if int(proof.ts) < int(self.booted_at * 1000):  # a proof's time is in whole milliseconds
+            raise Unauthenticated("the proof is older than this instance; sign anew", reason="PROOF_REPLAYED")
 
     def _sharing(self, exchange: Exchange) -> SharedNonces | None:
         """Where the call's nonce is taken for all replicas: where each of them could take it, and twice does harm."""
@@ -169,28 +214,14 @@ class Guard:
             return None
         return self.shared_nonces
 
-    def _demand_signature(self, exchange: Exchange, actor: Verified, proof: Proof) -> None:
+    def _demand_signature(
+        self, exchange: Exchange, standing: Standing, checker: Checker, proof: Proof
+    ) -> None:
         """Checks the proof's signature and nonce: now where it covers headers only, else when the message is there."""
-        headers, path, project = exchange.headers, exchange.method.path, actor.principal.project
-        subject = headers.get(metadata.SUBJECT, "")
-
-        def check(body: bytes | None) -> None:
-            claim = Claim(
-                alg=actor.alg,
-                kid=actor.kid,
-                to=headers.get(metadata.TO, ""),
-                path=path,
-                tenant=headers.get(metadata.TENANT, ""),
-                criticality=headers.get(metadata.CRITICALITY, ""),
-                token_digest=actor.digest,
-                subject_digest=digest(subject) if subject else "",
-                body_digest="" if body is None else body_digest(body),
-            )
-            proof.check_signature(claim, actor.proof_key)
-            self.nonces.add(project, proof.nonce)
-
+        project = standing.project
         if exchange.method.streams_requests:
-            check(None)
+            checker.check(proof, "")
+            self.nonces.add(project, proof.nonce)
             return
         receive, shared = exchange.receive, self._sharing(exchange)
 
@@ -198,12 +229,30 @@ class Guard:
             body = await receive()
             if body is not END:
                 proof.check_on_time(self.clock(), self.skew)
-                check(body)
+                checker.check(proof, sha256_hex(body))
+                self.nonces.add(project, proof.nonce)
                 if shared is not None:
                     await shared.take(project, proof.nonce)
             return body
 
         exchange.receive = proven
+
+
+def _claim(exchange: Exchange, actor: Verified) -> Claim:
+    """What the proofs of such calls say, but for their message."""
+    headers = exchange.headers
+    subject = headers.get(metadata.SUBJECT, "")
+    return Claim(
+        alg=actor.alg,
+        kid=actor.kid,
+        to=headers[metadata.TO],
+        path=exchange.method.path,
+        tenant=headers.get(metadata.TENANT, ""),
+        criticality=headers.get(metadata.CRITICALITY, ""),
+        token_digest=actor.digest,
+        subject_digest=digest(subject) if subject else "",
+        body_digest="",
+    )
 
 
 def _authorize(actor: Verified, subject: Verified | None, demand: Demand, tenant: str) -> None:

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from meshkit.errors import MeshError, ResourceExhausted, Unauthenticated
-from meshkit.security.digests import hmac_sha256, sha256_hex
+from meshkit.security.digests import Mac, sha256_hex
 
 VERSION = "meshkit-proof-v1"
 
@@ -64,11 +64,18 @@ class Claim(NamedTuple):
 
     def canonical(self, ts: str, nonce: str) -> bytes:
         """The text that is signed."""
+        return self.head() + f"{ts}\n{nonce}{self.middle()}{self.body_digest or '-'}".encode("ascii")
+
+    def head(self) -> bytes:
+        """The lines before time and nonce."""
         return (
             f"{VERSION}\n{self.alg}\n{self.kid}\n{self.to}\n{self.path}\n{self.tenant or '-'}\n"
-            f"{self.criticality or '-'}\n{ts}\n{nonce}\n{self.token_digest}\n{self.subject_digest or '-'}\n"
-            f"{self.body_digest or '-'}"
+            f"{self.criticality or '-'}\n"
         ).encode("ascii")
+
+    def middle(self) -> str:
+        """What stands between them and the last line, the message's."""
+        return f"\n{self.token_digest}\n{self.subject_digest or '-'}\n"
 
 
 def body_digest(message: bytes) -> str:
@@ -89,11 +96,65 @@ def make_proof(claim: Claim, key: SigningKey, *, now: float | None = None, nonce
         now: Unix time in seconds; the present by default.
         nonce: 16 bytes; random by default.
     """
-    ts = str(int((time.time() if now is None else now) * 1000))
-    once = _b64(nonce or os.urandom(16))
-    text = claim.canonical(ts, once)
-    signature = hmac_sha256(key, text) if isinstance(key, bytes) else key.sign(text)
-    return f"ts={ts};nonce={once};sig={_b64(signature)}"
+    return Signer(claim, key).prove(claim.body_digest, time.time() if now is None else now, nonce)
+
+
+class Signer:
+    """Signs requests that differ in their message alone: what they have in common is worked out once.
+
+    Args:
+        claim: What is signed; its message does not matter.
+        key: The key of the token.
+    """
+
+    __slots__ = ("_middle", "_sign")
+
+    def __init__(self, claim: Claim, key: SigningKey) -> None:
+        head = claim.head()
+        self._middle = claim.middle()
+        self._sign = Mac(key, head).of if isinstance(key, bytes) else lambda rest: key.sign(head + rest)
+
+    def prove(self, body_digest: str, now: float, nonce: bytes | None = None) -> str:
+        """The value of `x-cu-proof`.
+
+        Args:
+            body_digest: Hex SHA-256 of the message; empty for request streams.
+            now: Unix time in seconds.
+            nonce: 16 bytes; random by default.
+        """
+        once = _b64(nonce or os.urandom(16))
+        ts = int(now * 1000)
+        signature = _b64(self._sign(f"{ts}\n{once}{self._middle}{body_digest or '-'}".encode("ascii")))
+        return f"ts={ts};nonce={once};sig={signature}"
+
+
+class Checker:
+    """Checks the proofs of requests that differ in their message alone.
+
+    Args:
+        claim: What they are about; its message does not matter.
+        key: The key of the token.
+    """
+
+    __slots__ = ("_holds", "_middle")
+
+    def __init__(self, claim: Claim, key: CheckingKey) -> None:
+        self._middle = claim.middle()
+        self._holds = _by_mac(key, claim.head()) if isinstance(key, bytes) else _by_key(key, claim.head())
+
+    def check(self, proof: Proof, body_digest: str) -> None:
+        """Refuses a proof that is not the token holder's about this very request.
+
+        Args:
+            proof: The proof.
+            body_digest: Hex SHA-256 of the message; empty for request streams.
+
+        Raises:
+            Unauthenticated: Something of the request was altered, or another key signed.
+        """
+        rest = f"{proof.ts}\n{proof.nonce}{self._middle}{body_digest or '-'}".encode("ascii")
+        if not self._holds(rest, proof.signature):
+            raise Unauthenticated("the proof does not fit the request", reason="PROOF_MISMATCH")
 
 
 class Proof(NamedTuple):
@@ -136,8 +197,10 @@ class Proof(NamedTuple):
         off = self.time - now
         if abs(off) > skew:
             where = "ahead of" if off > 0 else "behind"
+            held_up = "" if off > 0 else ", and the call may have been held up for as long"
             raise Unauthenticated(
-                f"the proof's time is {abs(off):.1f} s {where} this service's clock; at most {skew:g} s are allowed",
+                f"the proof's time is {abs(off):.1f} s {where} this service's clock; at most {skew:g} s are allowed"
+                f"{held_up}",
                 reason="CLOCK_SKEW",
                 seconds=f"{off:.1f}",
             )
@@ -161,13 +224,19 @@ class Proof(NamedTuple):
         Raises:
             Unauthenticated: Something of the request was altered, or another key signed.
         """
-        text = claim.canonical(self.ts, self.nonce)
-        if isinstance(key, bytes):
-            holds = hmac.compare_digest(_b64(hmac_sha256(key, text)), self.signature)
-        else:
-            holds = _is_signed(key, text, self.signature)
-        if not holds:
-            raise Unauthenticated("the proof does not fit the request", reason="PROOF_MISMATCH")
+        Checker(claim, key).check(self, claim.body_digest)
+
+
+_Holds = Callable[[bytes, str], bool]
+
+
+def _by_mac(key: bytes, head: bytes) -> _Holds:
+    mac = Mac(key, head)
+    return lambda rest, signature: hmac.compare_digest(_b64(mac.of(rest)), signature)
+
+
+def _by_key(key: Ed25519PublicKey, head: bytes) -> _Holds:
+    return lambda rest, signature: _is_signed(key, head + rest, signature)
 
 
 def _is_signed(key: Ed25519PublicKey, text: bytes, signature: str) -> bool:
@@ -183,11 +252,19 @@ def _is_signed(key: Ed25519PublicKey, text: bytes, signature: str) -> bool:
 class _Seen:
     """The nonces of one principal, in the order they came, in one lot for each second."""
 
-    __slots__ = ("lots", "nonces")
+    __slots__ = ("lot", "lots", "nonces")
 
-    def __init__(self) -> None:
+    def __init__(self, ends: float) -> None:
         self.nonces: set[str] = set()
         self.lots: deque[tuple[float, list[str]]] = deque()
+        self.begin(ends)
+
+    def begin(self, ends: float) -> None:
+        """Begins a lot that is over at a time, in place of one that is empty."""
+        if self.lots and not self.lot:
+            self.lots.pop()
+        self.lot: list[str] = []
+        self.lots.append((ends, self.lot))
 
     def forget(self, now: float) -> int:
         """Forgets the lots that are over; how many nonces that were."""
@@ -213,6 +290,7 @@ class NonceCache:
     ) -> None:
         self._window = window
         self._capacity = capacity
+        self._share = capacity // 2
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._held = 0
@@ -233,24 +311,29 @@ class NonceCache:
             self._sweep(now)
         seen = self._seen.get(principal)
         if seen is None:
-            seen = self._seen[principal] = _Seen()
-        if nonce in seen.nonces:
+            seen = self._seen[principal] = _Seen(self._ends)
+        nonces = seen.nonces
+        if nonce in nonces:
             raise Unauthenticated("the proof was used before", reason="PROOF_REPLAYED")
-        if self._held >= self._capacity or len(seen.nonces) >= self._capacity // 2:
+        if self._held >= self._capacity or len(nonces) >= self._share:
             raise _full()
-        ends = self._swept + _LOT_S + self._window + _SLACK
-        if not seen.lots or seen.lots[-1][0] != ends:
-            seen.lots.append((ends, []))
-        seen.lots[-1][1].append(nonce)
-        seen.nonces.add(nonce)
+        nonces.add(nonce)
+        seen.lot.append(nonce)
         self._held += 1
+
+    @property
+    def _ends(self) -> float:
+        """When the lot of now is over."""
+        return self._swept + _LOT_S + self._window + _SLACK
 
     def _sweep(self, now: float) -> None:
         """Begins a new lot, and forgets those that are over."""
         self._swept = now
         for principal, seen in list(self._seen.items()):
             self._held -= seen.forget(now)
-            if not seen.nonces:
+            if seen.nonces:
+                seen.begin(self._ends)
+            else:
                 del self._seen[principal]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from meshkit import metadata
@@ -11,8 +11,9 @@ from meshkit.call import Call
 from meshkit.errors import Unauthenticated
 from meshkit.instance import Instance
 from meshkit.pipeline import Exchange, Handler, Middleware
+from meshkit.security.digests import sha256_hex
 from meshkit.security.minting import Minted
-from meshkit.security.proof import ANY_INSTANCE, Claim, body_digest, make_proof
+from meshkit.security.proof import ANY_INSTANCE, Claim, Signer
 from meshkit.security.revocations import TOKEN_REVOKED
 from meshkit.security.tokens import digest
 
@@ -77,43 +78,84 @@ def signing(*, clock: Callable[[], float] = time.time) -> Middleware:
     """
 
     def wrap(next: Handler) -> Handler:
-        async def signed(exchange: Exchange) -> None:
-            sign(exchange, now=clock())
-            await next(exchange)
+        known: dict[_Place, _Alike] = {}
+
+        def signed(exchange: Exchange) -> Awaitable[None]:
+            place = _place(exchange)
+            alike = known.get(place)
+            if alike is None:
+                alike = known[place] = _Alike(exchange.token, *place)
+                _forget_oldest(known)
+            alike.sign(exchange, clock())
+            return next(exchange)
 
         return signed
 
     return wrap
 
 
-def sign(exchange: Exchange, *, now: float) -> None:
-    """Puts token, proof and what they cover into the exchange's headers, over whatever an earlier attempt put there."""
-    call, headers, token = exchange.call, exchange.headers, exchange.token
-    subject = call.subject_token if token.forwards else ""
+CAPACITY = 1024
+"""Kinds of calls, alike but for their messages, that are remembered."""
+
+_Place = tuple[str, str, str, str, str, str]
+
+
+def _forget_oldest(known: dict[_Place, _Alike]) -> None:
+    if len(known) > CAPACITY:
+        del known[next(iter(known))]
+
+
+def _place(exchange: Exchange) -> _Place:
+    """What the headers of a call depend on: token, instance, method, tenant, criticality and subject."""
+    call, token = exchange.call, exchange.token
     instance: Instance = exchange.endpoint.instance
-    to = ANY_INSTANCE if instance.instance_id == instance.address else instance.instance_id
-    claim = Claim(
-        alg=token.alg,
-        kid=token.kid,
-        to=to,
-        path=exchange.method.path,
-        tenant=call.tenant,
-        criticality="" if call.criticality == "default" else call.criticality,
-        token_digest=token.digest,
-        subject_digest=digest(subject) if subject else "",
-        body_digest="" if exchange.method.streams_requests else body_digest(exchange.request),
+    return (
+        token.text,
+        ANY_INSTANCE if instance.instance_id == instance.address else instance.instance_id,
+        exchange.method.path,
+        call.tenant,
+        "" if call.criticality == "default" else call.criticality,
+        call.subject_token if token.forwards else "",
     )
-    headers[metadata.AUTHORIZATION] = metadata.BEARER + token.text
-    headers[metadata.PROOF] = make_proof(claim, token.proof_key, now=now)
-    headers[metadata.TO] = to
-    _put(headers, metadata.TENANT, claim.tenant)
-    _put(headers, metadata.CRITICALITY, claim.criticality)
-    _put(headers, metadata.SUBJECT, subject)
 
 
-def _put(headers: dict[str, str | bytes], key: str, value: str) -> None:
-    """Sets a header that the proof covers, or takes it out: what is sent is what was signed."""
-    if value:
-        headers[key] = value
-    else:
-        headers.pop(key, None)
+class _Alike:
+    """Calls that differ in their messages alone, and what they present: token, proof, and what that covers."""
+
+    __slots__ = ("_absent", "_headers", "_signer")
+
+    def __init__(
+        self, token: Minted, _text: str, to: str, path: str, tenant: str, criticality: str, subject: str
+    ) -> None:
+        covered = {
+            metadata.TENANT: tenant,
+            metadata.CRITICALITY: criticality,
+            metadata.SUBJECT: subject,
+        }
+        self._absent = [key for key, value in covered.items() if not value]
+        self._headers = {
+            metadata.AUTHORIZATION: metadata.BEARER + token.text,
+            metadata.TO: to,
+            **{key: value for key, value in covered.items() if value},
+        }
+        claim = Claim(
+            alg=token.alg,
+            kid=token.kid,
+            to=to,
+            path=path,
+            tenant=tenant,
+            criticality=criticality,
+            token_digest=token.digest,
+            subject_digest=digest(subject) if subject else "",
+            body_digest="",
+        )
+        self._signer = Signer(claim, token.proof_key)
+
+    def sign(self, exchange: Exchange, now: float) -> None:
+        """Puts it into the exchange's headers, over whatever an earlier attempt, or the caller, put there."""
+        headers = exchange.headers
+        body = "" if exchange.method.streams_requests else sha256_hex(exchange.request)
+        headers.update(self._headers)
+        headers[metadata.PROOF] = self._signer.prove(body, now)
+        for key in self._absent:  # what is sent is what was signed
+            headers.pop(key, None)

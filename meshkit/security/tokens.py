@@ -126,6 +126,15 @@ class TokenVerifier:
         self._derived: dict[tuple[str, str, str], tuple[KeyRow, ServiceKeys | None]] = {}
         self._generation = ring.generation
 
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Changes whenever anything does that tokens were checked by: keys, or what is revoked."""
+        return self._ring.generation, self.revocations.generation
+
+    def ends(self, verified: Verified) -> float:
+        """Unix time in seconds from which on the token is refused; until then it holds under the same generation."""
+        return verified.principal.expires_at + self._skew
+
     def known(self, token: str, audience: str | None = None) -> Verified | None:
         """The outcome of an earlier check of the same token, if it still holds; costs no cryptography.
 
@@ -136,7 +145,7 @@ class TokenVerifier:
             self._generation = self._ring.generation
             self._seen.clear()
         found = self._seen.get((token, audience or self._service))
-        if found is None or self._has_ended(found, self._clock()):
+        if found is None or self.ends(found.verified) <= self._clock():
             return None
         if found.unrevoked != self.revocations.generation:
             self._check_unrevoked(found.verified)
@@ -171,12 +180,9 @@ class TokenVerifier:
         now = self._clock()
         while self._seen:
             oldest = next(iter(self._seen.values()))
-            if len(self._seen) <= self._capacity and not self._has_ended(oldest, now):
+            if len(self._seen) <= self._capacity and self.ends(oldest.verified) > now:
                 return
             self._seen.popitem(last=False)
-
-    def _has_ended(self, remembered: _Remembered, now: float) -> bool:
-        return remembered.verified.principal.expires_at + self._skew <= now
 
     def _check_unrevoked(self, verified: Verified) -> None:
         for bearer in verified.bearers:
@@ -269,7 +275,11 @@ class TokenVerifier:
 
     def _decode(self, token: Compact, key: CheckingKey, audience: str) -> Mapping[str, Any]:
         if not token.is_signed_with(key):
-            raise Unauthenticated("the token's signature does not hold", reason="TOKEN_SIGNATURE")
+            raise Unauthenticated(
+                "the token's signature does not hold: it was made with another secret, or for another service than "
+                f"{audience}",
+                reason="TOKEN_SIGNATURE",
+            )
         try:
             claims = read_object(token.payload)
         except ValueError:

@@ -17,9 +17,15 @@ from meshkit.telemetry.redaction import Redactor
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """Syslog's, by level."""
 
+_PREPARE: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
 
 def configure(level: str, *, json: bool, secret: Iterable[str] = ()) -> None:
-    """Sets up logging for this process. A library never does that; the program that runs the services does.
+    """Sets up logging for this process, for the program that runs the services.
 
     Lines of the standard library's `logging` come out in the same form. Tracebacks never show local variables, and what
     is secret is hidden in all that is written (`meshkit.telemetry.redaction`). Where systemd's journal reads them, it
@@ -30,29 +36,39 @@ def configure(level: str, *, json: bool, secret: Iterable[str] = ()) -> None:
         json: A JSON object a line, instead of text for people.
         secret: Texts that are secret.
     """
-    prepare: tuple[Processor, ...] = (
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    end = _configure(level, json=json, secret=secret)
+    handler = _Stderr()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_PREPARE, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end],
+        )
     )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def configure_where_none(level: str, *, json: bool, secret: Iterable[str] = ()) -> None:
+    """Sets up the mesh's own lines, for a program that calls services, where it has not set up structlog itself.
+
+    Else they would go to standard output, among what the program prints, with what is secret in them.
+    """
+    if not structlog.is_configured():
+        _configure(level, json=json, secret=secret)
+
+
+def _configure(level: str, *, json: bool, secret: Iterable[str]) -> tuple[Processor, ...]:
+    """Sets up structlog; returns how lines end."""
     tell, render = _as_json() if json else _as_text()
     end = (tell, Redactor(secret), _for_journal(render) if writes_to_journal() else render)
     structlog.configure(
-        processors=[*prepare, *end],
+        processors=[*_PREPARE, *end],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: structlog.PrintLogger(
             sys.stderr
         ),  # a live table may have put itself in between
         cache_logger_on_first_use=False,
     )
-    handler = _Stderr()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*prepare, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    return end
 
 
 def set_level(level: str) -> None:

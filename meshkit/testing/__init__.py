@@ -10,10 +10,17 @@ if TYPE_CHECKING:
     from meshkit.testing.fault import Fault
     from meshkit.testing.faults import Faults
     from meshkit.testing.local import LocalMesh
+    from meshkit.testing.pytest_plugin import MakeLocalMesh
 
-__all__ = ["Clock", "Fault", "Faults", "LocalMesh"]
+__all__ = ["Clock", "Fault", "Faults", "LocalMesh", "MakeLocalMesh"]
 
-_HOMES = {"Clock": "clock", "Fault": "fault", "Faults": "faults", "LocalMesh": "local"}
+_HOMES = {
+    "Clock": "clock",
+    "Fault": "fault",
+    "Faults": "faults",
+    "LocalMesh": "local",
+    "MakeLocalMesh": "pytest_plugin",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
 
@@ -88,6 +89,9 @@ class Said:
         )
 
 
+NOTHING_SAID: Final = Said()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Makes calls to one service.
@@ -124,7 +128,7 @@ class Caller:
             raise _no_time(self.service, said.timeout)
         behalf = outer if outer and not scope.as_self and outer.realm == self.realm else BLANK
         headers = dict(said.metadata)
-        call = BLANK.having(
+        call = Call.of(
             service=self.service,
             method=method.path,
             tenant=self._tenant(said, scope),
@@ -201,9 +205,13 @@ def checked_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, str 
 
 def said(options: CallOptions) -> Said:
     """What the options of a typed client's call say."""
-    unknown = set(options) - CallOptions.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"no such call option: {', '.join(sorted(unknown))}")
+    if not options:
+        return NOTHING_SAID
+    known = CallOptions.__annotations__
+    for name in options.keys() - known.keys():
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+        raise TypeError(f"no such call option: {name}{hint}")
     return Said.of(
         options.get("timeout"),
         options.get("tenant", ""),
@@ -220,7 +228,10 @@ def _no_time(service: str, timeout: float | None) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"timeout={timeout:g}: {service} was not called, for the deadline has passed already; give seconds above 0"
         )
-    return DeadlineExceeded(f"{service} was not called: the call that is being served has no time left")
+    return DeadlineExceeded(
+        f"{service} was not called: the call that is being served has no time left (work that outlives it belongs into "
+        "mesh.scope(detached=True))"
+    )
 
 
 def _criticality(text: str) -> Criticality | None:
@@ -262,36 +273,36 @@ class MeshInvoker:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._methods: dict[str, tuple[Method, Callable[[bytes], Any]]] = {}
+        self._methods: dict[str, tuple[Method, Callable[[Any], bytes], Callable[[bytes], Any]]] = {}
 
     async def unary_unary(self, method: MethodDescriptor, request: Message, options: CallOptions) -> Any:
         """One request, one reply."""
-        bound, decode = self._bound(method)
-        exchange = self._caller.exchange(bound, said(options), request.SerializeToString(), None)
+        bound, encode, decode = self._bound(method)
+        exchange = self._caller.exchange(bound, said(options), encode(request), None)
         return decode(await self._only(exchange, options))
 
     async def stream_unary(
         self, method: MethodDescriptor, requests: AsyncIterable[Message], options: CallOptions
     ) -> Any:
         """A stream of requests, one reply."""
-        bound, decode = self._bound(method)
-        async with Requests(requests, _serialize) as source:
+        bound, encode, decode = self._bound(method)
+        async with Requests(requests, encode) as source:
             exchange = self._caller.exchange(bound, said(options), None, source)
             return decode(await self._only(exchange, options))
 
     def unary_stream(self, method: MethodDescriptor, request: Message, options: CallOptions) -> Replies:
         """One request, a stream of replies."""
-        bound, decode = self._bound(method)
-        exchange = self._caller.exchange(bound, said(options), request.SerializeToString(), None)
+        bound, encode, decode = self._bound(method)
+        exchange = self._caller.exchange(bound, said(options), encode(request), None)
         return Replies(Flow(self._caller.handler, exchange), decode, options)
 
     def stream_stream(
         self, method: MethodDescriptor, requests: AsyncIterable[Message], options: CallOptions
     ) -> Replies:
         """A stream of requests, a stream of replies."""
-        bound, decode = self._bound(method)
+        bound, encode, decode = self._bound(method)
         checked = said(options)
-        source = Requests(requests, _serialize)
+        source = Requests(requests, encode)
         try:
             exchange = self._caller.exchange(bound, checked, None, source)
         except BaseException:
@@ -316,12 +327,15 @@ class MeshInvoker:
             )
         return replies[0]
 
-    def _bound(self, descriptor: MethodDescriptor) -> tuple[Method, Callable[[bytes], Any]]:
+    def _bound(
+        self, descriptor: MethodDescriptor
+    ) -> tuple[Method, Callable[[Any], bytes], Callable[[bytes], Any]]:
         found = self._methods.get(descriptor.full_name)
         if found is None:
             from google.protobuf.message_factory import GetMessageClass
 
-            found = (Method.of(descriptor), _decoder(GetMessageClass(descriptor.output_type)))
+            encode = _encoder(descriptor.name, GetMessageClass(descriptor.input_type))
+            found = Method.of(descriptor), encode, _decoder(GetMessageClass(descriptor.output_type))
             self._methods[descriptor.full_name] = found
         return found
 
@@ -343,8 +357,16 @@ def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
     return decode
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+def _encoder(rpc: str, kind: type[Message]) -> Callable[[Any], bytes]:
+    """Makes bytes of a request, and none of any other message, which the service would read as if it were one."""
+
+    def encode(request: Any) -> bytes:
+        if not isinstance(request, kind):
+            given = getattr(getattr(request, "DESCRIPTOR", None), "full_name", type(request).__name__)
+            raise TypeError(f"{rpc} takes {kind.DESCRIPTOR.full_name}, not {given}")
+        return request.SerializeToString()
+
+    return encode
 
 
 class Replies:

@@ -12,7 +12,7 @@ from grpc.aio import Channel
 
 from meshkit.errors import MeshError
 from meshkit.pipeline import Method
-from meshkit.transport.caller import Caller, Said
+from meshkit.transport.caller import NOTHING_SAID, Caller, Said
 from meshkit.transport.calls import (
     StreamStreamCall,
     StreamUnaryCall,
@@ -187,7 +187,8 @@ class MeshChannel(Channel):
                     requests.close()
                 raise rpc_error(error) from None
             release = None if requests is None else requests.close
-            made = kind(Flow(self._caller.handler, exchange, release), from_bytes, requests)
+            flow = Flow(self._caller.handler, exchange, release, one_reply=not streams_replies)
+            made = kind(flow, from_bytes, requests)
             self._calls.add(made)
             return made
 
@@ -199,7 +200,9 @@ def _same(message: Any) -> Any:
 
 
 def _said(timeout: float | None, pairs: Any) -> Said:
-    return Said.of(timeout, "", "", pairs if pairs is not None else ())
+    if not pairs and timeout is None:
+        return NOTHING_SAID
+    return Said.of(timeout, "", "", pairs or ())
 
 
 def described(path: str) -> Method | None:

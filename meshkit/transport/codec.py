@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError, EncodeError
 
-from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument
-from meshkit.limits import TimeLimit, TimeLimitExceeded
+from meshkit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError
+from meshkit.limits import TimeLimit
 from meshkit.pipeline import END, Exchange, Handler, Middleware
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def decoding(request: type[Message], reply: type[Message]) -> Middleware:
         request: Class of the requests.
         reply: Class of the replies.
     """
-    return transcoding(partial(_decode, kind=request), partial(_encode, kind=reply))
+    return transcoding(_decoder(request), _encoder(reply))
 
 
 def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> Middleware:
@@ -39,24 +38,23 @@ def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) 
         decode: Makes a request of bytes.
         encode: Makes bytes of a reply.
     """
-    limit = TimeLimit(REQUEST_S)
+    limit = TimeLimit(REQUEST_S, _request_late)
 
     def wrap(next: Handler) -> Handler:
         async def decoded(exchange: Exchange) -> None:
-            receive, send = exchange.receive, exchange.send
-
-            async def receive_message() -> Any:
-                raw = await receive()
-                return END if raw is END else decode(raw)
-
-            async def send_message(message: Any) -> None:
-                await send(encode(message))
-
-            exchange.send = send_message
+            send = exchange.send
+            exchange.send = lambda message: send(encode(message))
             if exchange.method.streams_requests:
-                exchange.receive = receive_message
+                exchange.receive = _decoding(exchange.receive, decode)
             else:
-                exchange.request = decode(await _only(exchange, limit))
+                receiving = exchange.receive()
+                if exchange.call.deadline.remaining() > REQUEST_S:  # or it has none
+                    receiving = limit.run(receiving)
+                if (raw := await receiving) is END:
+                    raise InvalidArgument(
+                        "the call ended without its request message", reason="REQUEST_MISSING"
+                    )
+                exchange.request = decode(raw)
             await next(exchange)
 
         return decoded
@@ -64,37 +62,41 @@ def transcoding(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) 
     return wrap
 
 
-async def _only(exchange: Exchange, limit: TimeLimit) -> Any:
-    """The bytes of the only request. A caller that says no deadline, or a late one, has but so long to send it."""
-    try:
-        if exchange.call.deadline.remaining() > limit.seconds:
-            raw = await limit.run(exchange.receive())
-        else:
-            raw = await exchange.receive()
-    except TimeLimitExceeded:
-        raise DeadlineExceeded(
-            f"the request message did not come within {limit.seconds:g} s", reason="REQUEST_LATE"
-        ) from None
-    if raw is END:
-        raise InvalidArgument("the call ended without its request message", reason="REQUEST_MISSING")
-    return raw
+def _decoding(
+    receive: Callable[[], Awaitable[Any]], decode: Callable[[bytes], Any]
+) -> Callable[[], Awaitable[Any]]:
+    async def receive_message() -> Any:
+        raw = await receive()
+        return END if raw is END else decode(raw)
+
+    return receive_message
 
 
-def _decode(raw: bytes, kind: type[Message]) -> Message:
-    try:
-        return kind.FromString(raw)
-    except DecodeError:
-        raise InvalidArgument(
-            f"the request is no {kind.DESCRIPTOR.full_name}", reason="REQUEST_MALFORMED"
-        ) from None
+def _request_late() -> MeshError:
+    return DeadlineExceeded(f"the request message did not come within {REQUEST_S:g} s", reason="REQUEST_LATE")
 
 
-def _encode(message: Any, kind: type[Message]) -> bytes:
-    if not isinstance(message, kind):
-        raise TypeError(
-            f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}"
-        )
-    try:
-        return message.SerializeToString()
-    except EncodeError as error:
-        raise Internal("the reply cannot be serialized") from error
+def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
+    def decode(raw: bytes) -> Message:
+        try:
+            return kind.FromString(raw)
+        except DecodeError:
+            raise InvalidArgument(
+                f"the request is no {kind.DESCRIPTOR.full_name}", reason="REQUEST_MALFORMED"
+            ) from None
+
+    return decode
+
+
+def _encoder(kind: type[Message]) -> Callable[[Any], bytes]:
+    def encode(message: Any) -> bytes:
+        if not isinstance(message, kind):
+            raise TypeError(
+                f"the handler gave {type(message).__name__}, the contract says {kind.DESCRIPTOR.full_name}"
+            )
+        try:
+            return message.SerializeToString()
+        except EncodeError as error:
+            raise Internal("the reply cannot be serialized") from error
+
+    return encode

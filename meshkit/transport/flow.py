@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
@@ -36,6 +36,8 @@ class Flow:
         handler: The onion.
         exchange: The call. Its `send` is set by the flow.
         release: Called once when the call is over, given up or forgotten.
+        one_reply: Whether it has one reply, which is asked for with `only`; without it the onion waits with each reply
+            until it is taken.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class Flow:
         "_coroutine",
         "_driving",
         "_release",
+        "_replies",
         "_step",
         "cancelled",
         "ended",
@@ -52,13 +55,19 @@ class Flow:
     )
 
     def __init__(
-        self, handler: Handler, exchange: Exchange, release: Callable[[], None] | None = None
+        self,
+        handler: Handler,
+        exchange: Exchange,
+        release: Callable[[], None] | None = None,
+        *,
+        one_reply: bool = False,
     ) -> None:
         self.exchange = exchange
         self.ended = False
         self.cancelled = False
         self.error: BaseException | None = None
-        exchange.send = _hand_over
+        self._replies: list[Any] = []
+        exchange.send = _keeping(self._replies) if one_reply else _hand_over
         self._coroutine: Coroutine[Any, Any, None] = handler(exchange)  # type: ignore[assignment]
         self._release = release
         self._driving = False
@@ -148,10 +157,10 @@ class Flow:
         Raises:
             MeshError: The call failed.
         """
-        reply = await self._advance()
-        if reply is END or (await self._advance()) is not END:
+        await self._advance()
+        if len(self._replies) != 1:
             raise Internal("the service did not give exactly one reply", reason="REPLY_COUNT")
-        return reply
+        return self._replies[0]
 
     def cancel(self) -> bool:
         """Gives the call up, whoever awaits it; False if it was over."""
@@ -178,3 +187,10 @@ class Flow:
 
 async def _hand_over(message: Any) -> None:
     await _Delivery(message)
+
+
+def _keeping(replies: list[Any]) -> Callable[[Any], Awaitable[None]]:
+    async def keep(message: Any) -> None:
+        replies.append(message)
+
+    return keep

@@ -26,6 +26,9 @@ log = structlog.get_logger("meshkit.transport")
 _TOO_LARGE = "larger than max"
 """What gRPC's own refusal of a message says; for wording only."""
 
+_LATE = "Deadline Exceeded"
+"""What gRPC says on this side when a call's time is up; it may say more around it."""
+
 _WRITE_FAILED = "Internal error from Core"
 """What gRPC says on this side when it cannot write to a call that is over."""
 
@@ -44,6 +47,8 @@ ASK_WHY_S = 1.0
 ASK_AGAIN_S = 3.0
 """Seconds until it is asked again: it has tried to connect once more by then."""
 
+_INFINITE = float("inf")
+
 _READY = grpc.ChannelConnectivity.READY
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _IDLE = grpc.ChannelConnectivity.IDLE
@@ -59,7 +64,7 @@ class Attempts:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
-        self._callables: dict[Method, Any] = {}
+        self._callables: dict[str, Any] = {}
         self._under_way: set[Any] = set()
         self._made = 0
 
@@ -101,6 +106,14 @@ class Attempts:
                 failure.instance = exchange.endpoint.instance.instance_id
                 raise failure from None
             if (
+                isinstance(failure, DeadlineExceeded)
+                and failure.instance is None
+                and _LATE in failure.message
+            ):
+                failure = DeadlineExceeded(
+                    f"{exchange.method.path[1:]} had not answered when the time was up"
+                )
+            if (
                 isinstance(failure, ResourceExhausted)
                 and failure.instance is None
                 and _TOO_LARGE in failure.message
@@ -120,15 +133,15 @@ class Attempts:
 
     def _begin(self, exchange: Exchange) -> Any:
         method = exchange.method
-        multi = self._callables.get(method)
+        multi = self._callables.get(method.path)
         if multi is None:
-            multi = self._callables[method] = self._callable(method)
+            multi = self._callables[method.path] = self._callable(method)
         remaining = exchange.call.deadline.remaining()
-        options = {
-            "timeout": None if remaining == float("inf") else max(remaining, 0.0),
-            "metadata": tuple(exchange.headers.items()),
-        }
-        return multi(**options) if method.streams_requests else multi(exchange.request, **options)
+        timeout = None if remaining == _INFINITE else max(remaining, 0.0)
+        pairs = dict(exchange.headers).items()  # as they are; gRPC would take a sequence apart, in Python
+        if method.streams_requests:
+            return multi(timeout=timeout, metadata=pairs)
+        return multi(exchange.request, timeout=timeout, metadata=pairs)
 
     def _callable(self, method: Method) -> Any:
         return getattr(self._channel, method.arity)(method.path, _registered_method=True)  # as stubs do

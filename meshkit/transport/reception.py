@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from grpc.aio import EOF, ServicerContext
 
 from meshkit import metadata
-from meshkit.call import BLANK, Deadline, Trace
+from meshkit.call import Call, Deadline, Trace
 from meshkit.errors import Internal, InvalidArgument, MeshError, Unavailable
 from meshkit.pipeline import END, Exchange, Handler, Method
 from meshkit.transport.half_close import Headers, reading
@@ -41,6 +40,7 @@ class Reception:
         draining: Set when calls under way should come to an end; each call carries it.
 
     Attributes:
+        answered: The trailer that names the instance.
         tasks: The calls under way, each by the task that serves it.
         newest: When the latest of them came, on the clock of the event loop.
     """
@@ -55,6 +55,7 @@ class Reception:
     ) -> None:
         self.service = service
         self.instance_id = instance_id
+        self.answered = (metadata.INSTANCE, instance_id)
         self.own_headers = own_headers
         self.draining = draining or asyncio.Event()
         self.tasks: dict[asyncio.Task[Any], Exchange] = {}
@@ -67,7 +68,8 @@ class Reception:
             method: The method.
             handler: Its onion, which takes and gives serialized messages.
         """
-        return partial(_Streaming if method.streams_replies else _Single, self, method, handler)
+        kind = _Streaming if method.streams_replies else _Single
+        return lambda pairs: kind(self, method, handler, pairs)
 
     def end(self, *, streams_only: bool) -> None:
         """Ends calls under way: their handlers are cancelled, their callers told to call elsewhere.
@@ -118,9 +120,7 @@ class _Served:
             finally:
                 if headers is not None:
                     await headers.settled()
-            context.set_trailing_metadata(
-                ((metadata.INSTANCE, reception.instance_id), *exchange.trailers.items())
-            )
+            context.set_trailing_metadata((reception.answered, *exchange.trailers.items()))
         except MeshError as error:
             await self._abort(context, error)
         except asyncio.CancelledError:
@@ -141,50 +141,48 @@ class _Served:
         headers: dict[str, Any] = dict(self._pairs)
         remaining = context.time_remaining()
         deadline = Deadline() if remaining is None else Deadline.after(remaining)
-        method, text = self._method, headers.get
-        call = BLANK.having(
-            service=self._reception.service,
-            instance_id=self._reception.instance_id,
+        reception, method = self._reception, self._method
+        call = Call.of(
+            service=reception.service,
+            instance_id=reception.instance_id,
             method=method.path,
             deadline=deadline,
-            draining=self._reception.draining,
+            draining=reception.draining,
             peer=peer,
             metadata={key: headers[key] for key in headers if key not in metadata.REQUEST_KEYS},
-            trace=Trace.parse(
-                text(metadata.TRACEPARENT, ""), text(metadata.TRACESTATE, ""), text(metadata.BAGGAGE, "")
-            ),
+            trace=_trace(headers),
         )
         if answer is None:
             receive = _message(context)
         else:
-            receive = reading(context, deadline, answer, own_headers=self._reception.own_headers)
+            receive = reading(context, deadline, answer, own_headers=reception.own_headers)
             send = answer.reply if method.streams_replies else send
-        exchange = Exchange(method, call, receive=receive, send=send, headers=headers, context=context)
+        exchange = Exchange(method, call, receive, send, None, headers, {}, context)
         if len(headers) < len(self._pairs):
             exchange.verdict = _repeated(self._pairs)
         return exchange
 
     async def _abort(self, context: Context, error: MeshError) -> None:
-        trailers = ((metadata.INSTANCE, self._reception.instance_id), *trailers_of(error))
-        await context.abort(code_of(error), text_of(error), trailers)
+        await context.abort(code_of(error), text_of(error), (self._reception.answered, *trailers_of(error)))
 
 
 class _Single(_Served):
     """A call with one reply."""
 
+    _replies: list[bytes]
+
     async def stream_unary(self, _requests: Any, context: Context) -> bytes:
         """Serves it; the reply."""
-        replies: list[bytes] = []
-
-        async def send(message: bytes) -> None:
-            replies.append(message)
-
-        await self._serve(context, send)
+        replies = self._replies = []
+        await self._serve(context, self._keep)
         if len(replies) != 1:
             await self._abort(
                 context, Internal(f"{self._method.path} gave {len(replies)} replies instead of one")
             )
         return replies[0]
+
+    async def _keep(self, reply: bytes) -> None:
+        self._replies.append(reply)
 
 
 class _Streaming(_Served):
@@ -202,6 +200,13 @@ def _leaving(exchange: Exchange) -> MeshError:
     error = Unavailable("the instance stops, and ends what is under way: call again", reason="DRAINING")
     error.unprocessed = not exchange.begun
     return error
+
+
+def _trace(headers: Mapping[str, Any]) -> Trace:
+    parent = headers.get(metadata.TRACEPARENT)
+    if not parent:
+        return Trace.start()
+    return Trace.parse(parent, headers.get(metadata.TRACESTATE, ""), headers.get(metadata.BAGGAGE, ""))
 
 
 def _message(context: Context) -> Callable[[], Awaitable[Any]]:

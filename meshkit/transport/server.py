@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,10 +63,21 @@ def take_port(
         else:
             bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise PortTaken(f"{address} {_MEND.format(setting=setting)}") from error
+        raise PortTaken(_told(host, address, setting)) from error
     if not bound:
-        raise PortTaken(f"{address} {_MEND.format(setting=setting)}")
+        raise PortTaken(_told(host, address, setting))
     return bound
+
+
+def _told(host: str, address: str, setting: str) -> str:
+    """Why it cannot be listened on, and what to do: of the host where no port of it can be had, else of the port."""
+    try:
+        family, kind, _, _, any_port = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(any_port)
+    except OSError as error:
+        return f"{host} is no address of this machine ({error.strerror}): set {setting.replace('PORT', 'HOST')} to one"
+    return f"{address} {_MEND.format(setting=setting)}"
 
 
 def _as_it_is(handler: Handler) -> Handler:

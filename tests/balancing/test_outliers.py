@@ -312,6 +312,21 @@ async def test_a_first_reply_that_is_read_after_its_call_was_given_up_is_dropped
     assert call.exchange.first_reply is None, "so it may be made once more"
 
 
+async def test_nobody_is_suspected_for_the_silence_of_a_process_that_was_itself_held_up(
+    pool: EndpointPool, caller: Caller, clock: Clock
+) -> None:
+    await caller.who(30)
+    call = await hanging(pool, "probe-1")
+    clock.turn(1)
+    late = asyncio.get_running_loop().time() - 1
+    pool._tick(late)
+    assert pool.endpoints["probe-1"].gate.open
+    pool._tick(late)
+    assert not pool.endpoints["probe-1"].gate.open, "it counts once: it may be held up all the time"
+    with pytest.raises(Unavailable):
+        await call.task
+
+
 async def test_a_call_that_must_not_be_repeated_is_left_to_its_deadline(
     pool: EndpointPool, caller: Caller, clock: Clock
 ) -> None:

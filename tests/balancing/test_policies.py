@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -224,6 +225,28 @@ def test_calls_that_hang_count_though_they_do_not_end(ewma: PeakEwma, clock: Clo
     assert ewma.pick(Candidates([hanging, working]), CALL) is hanging
     clock.turn(2)
     assert ewma.pick(Candidates([hanging, working]), CALL) is working
+
+
+def test_a_pick_does_not_look_at_each_of_very_many_calls(ewma: PeakEwma, clock: Clock) -> None:
+    looks: list[float] = []
+
+    class Flights(dict[int, Flight]):
+        def values(self) -> Any:
+            looks.append(clock())
+            return super().values()
+
+    hanging, working = endpoint(1), endpoint(2)
+    for each in (hanging, working):
+        ewma.done(each, 0.1, None)
+    hanging.flights = Flights({number: Flight(clock(), None) for number in range(2000)})  # type: ignore[arg-type]
+    hanging.in_flight, working.in_flight = 2000, 5000
+    for _ in range(100):
+        assert ewma.pick(Candidates([hanging, working]), CALL) is hanging
+    assert len(looks) == 1
+    clock.turn(2)
+    for _ in range(100):
+        assert ewma.pick(Candidates([hanging, working]), CALL) is working
+    assert len(looks) == 2
 
 
 def test_statistics_belong_to_the_instance_not_to_the_object(ewma: PeakEwma) -> None:

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from google.protobuf.descriptor_pool import Default
 from greeter.v1 import greeter_pb2 as pb
@@ -239,3 +241,16 @@ def test_an_error_is_told_whole() -> None:
         "  instance      greeter-1",
         "  try again in  0.25 s",
     ]
+
+
+def test_a_server_without_reflection_is_told_to_lack_it(shell) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        done = shell("call", "greeter/Greet", "{}", CU_REGISTRY_URL=f"static://greeter=127.0.0.1:{port}")
+    finally:
+        server.stop(0)
+    assert done.code == ExitCode.FAILED
+    assert done.err.startswith("meshkit: UNIMPLEMENTED: ")
+    assert "it has no gRPC reflection, from which this command learns its contract" in done.err

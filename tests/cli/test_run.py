@@ -49,7 +49,10 @@ def test_a_port_that_is_taken_is_1(shell) -> None:
 def test_the_same_service_twice_is_refused(shell) -> None:
     done = shell("run", "hello:Hello", "hello:Hello")
     assert done.code == ExitCode.USAGE
-    assert done.err == "meshkit: a service is there twice: greeter, greeter\n"
+    assert (
+        done.err
+        == "meshkit: greeter is there twice: give each service another name, by the class keyword name=…\n"
+    )
 
 
 @pytest.mark.parametrize(

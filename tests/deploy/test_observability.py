@@ -20,8 +20,8 @@ pytestmark = pytest.mark.deploy
 
 FILES = ("docker-compose.yml", "docker-compose.override.yml", "infrastructure/observability/compose.yml")
 SERVICES = ("brain", "router", "worker", "zero")
-SCRAPED_S = 60.0
-"""Seconds within which all are scraped: each ten it looks who is there, and asks them."""
+SCRAPED_S = 180.0
+"""Seconds within which all have started and are scraped: each ten it looks who is there, and asks them."""
 
 FIRES_S = 240.0
 """Seconds within which an alert fires that has to hold for one minute."""
@@ -55,7 +55,7 @@ def mesh(checkout: Deployment) -> Iterator[Observed]:
     observed = Observed(checkout)
     observed.write_env()
     try:
-        observed.up("--scale", "brain=3", "--scale", "worker=2", *SERVICES, "prometheus")
+        observed.compose("up", "--detach", "--no-build", "--scale", "brain=2", *SERVICES, "prometheus")
         yield observed
     finally:
         observed.down()
@@ -73,12 +73,19 @@ def scraped(mesh: Observed, *, replicas: int) -> None:
 
 
 def test_all_replicas_are_scraped_and_their_number_is_followed(mesh: Observed) -> None:
-    scraped(mesh, replicas=7)
-    serving = mesh.prometheus.series('count by (service) (meshkit_state{state="serving"} == 1)')
-    counts = {each["metric"]["service"]: each["value"][1] for each in serving}
-    assert counts == {"brain": "3", "router": "1", "worker": "2", "zero": "1"}
-    mesh.scale(brain=2, worker=4)
-    scraped(mesh, replicas=8)
+    scraped(mesh, replicas=5)
+    asked = 'count by (service) (meshkit_state{state="serving"} == 1)'
+    expected = {"brain": "2", "router": "1", "worker": "1", "zero": "1"}
+
+    def all_serve() -> bool:
+        found = mesh.prometheus.series(asked)
+        return {each["metric"]["service"]: each["value"][1] for each in found} == expected
+
+    until(all_serve, "all serve", SCRAPED_S)
+    mesh.scale(brain=3)
+    scraped(mesh, replicas=6)
+    mesh.scale(brain=2)
+    scraped(mesh, replicas=5)
 
 
 def test_the_page_is_there_for_whoever_is_let_into_the_network(mesh: Observed) -> None:
@@ -93,7 +100,7 @@ def test_the_page_is_there_for_whoever_is_let_into_the_network(mesh: Observed) -
 
 
 def test_alerts_fire_and_end(mesh: Observed) -> None:
-    assert outcome(mesh) == "STEP_OUTCOME_OK"
+    until(lambda: outcome(mesh) == "STEP_OUTCOME_OK", "the router reaches the others")
     assert mesh.prometheus.firing() == set()
     brain = mesh.containers("brain")[0]
     mesh.engine.docker("pause", brain.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,25 @@ def test_files_of_protos_that_are_gone_are_removed(project: Project) -> None:
     assert not Path("gen/acme/one").exists()
     assert {"acme/mine.py", "acme/__init__.py", "acme/two/v1/two_pb2.py"} <= set(project.tree("gen"))
     assert project.gen("protos", "--out", "gen", "--check").code == 0
+
+
+@pytest.mark.parametrize("place", [".venv/lib/site-packages", "venv/lib/site-packages", "gen"])
+def test_what_others_have_generated_below_the_output_folder_is_left_alone(
+    project: Project, place: str
+) -> None:
+    project.write({"theirs/acme/v1/note.proto": project.proto("acme.v1")})
+    project.gen("theirs", "--out", place)
+    before = project.tree(place)
+    project.write({"protos/mine/v1/note.proto": project.proto("mine.v1")})
+    assert project.gen("protos", "--out", ".").out == ".: 6 written, 0 unchanged, 0 removed\n"
+    assert project.tree(place) == before
+
+
+def test_a_folder_that_cannot_be_written_is_named(project: Project) -> None:
+    project.write({"protos/mine/v1/note.proto": project.proto("mine.v1"), "gen/mine": "a file"})
+    ran = project.gen("protos", "--out", "gen")
+    assert ran.code == 1
+    assert re.fullmatch(r"meshkit: .*gen/mine.* cannot be written: .*\n", ran.err)
 
 
 def test_a_service_that_is_gone_takes_its_client_along(project: Project) -> None:

@@ -163,6 +163,26 @@ async def test_a_method_of_which_nothing_is_said_is_refused(tmp_path: Path) -> N
         )
 
 
+@pytest.mark.parametrize(
+    ("path", "demand", "says"),
+    [
+        (
+            "greeter.v1.GreeterService/Greet",
+            Demand("greeter:greet"),
+            "is no path of a method, such as /greeter.v1",
+        ),
+        (f"{PREFIX}Greet", "greeter:greet", r'write Demand\("service:verb"\)'),
+        (f"{PREFIX}Greet", Demand("greet"), "'greet' is not `service:verb`"),
+        (f"{PREFIX}Greet", Demand("public"), "nor empty for public"),
+    ],
+)
+def test_demands_that_make_no_sense_are_told_before_it_serves(
+    tmp_path: Path, path: str, demand: Any, says: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        MeshInterceptor("greeter", demands={path: demand}, config=config(tmp_path))
+
+
 async def test_a_servicer_that_would_block_is_refused_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from meshkit import Call, CUService, Deadline, DeadlineExceeded, Mesh, MeshError, rpc
 from meshkit.balancing.endpoint import Endpoint
 from meshkit.balancing.policy import Candidates
-from meshkit.call import serving
+from meshkit.call import Trace, serving
 from meshkit.testing import LocalMesh
 from meshkit.transport.caller import HOP_ALLOWANCE
 from tests.balancing.parts import Clock
@@ -181,6 +181,28 @@ async def test_a_handler_without_time_left_makes_no_call(fleet: Fleet) -> None:
     ):
         await asyncio.create_task(handle())
     assert all(endpoint.picks == 0 for endpoint in fleet.mesh.pool("probe").endpoints.values())
+
+
+async def test_work_that_is_detached_outlives_the_deadline_and_keeps_the_rest(fleet: Fleet) -> None:
+    trace = Trace.start()
+    call = Call(
+        service="front",
+        tenant="acme",
+        criticality="sheddable",
+        deadline=Deadline.after(-1.0),
+        trace=trace,
+        subject_token="theirs",
+    )
+
+    async def handle() -> None:
+        serving(call)
+        with fleet.mesh.scope(detached=True):
+            await asyncio.create_task(fleet.client.read(Text(), timeout=60))
+
+    await asyncio.create_task(handle())
+    (came,) = [came for probe in fleet.probes for came in probe.calls]
+    assert (came.tenant, came.criticality, came.trace.trace_id) == ("acme", "sheddable", trace.trace_id)
+    assert came.subject == came.principal
 
 
 def hold_the_loop(seconds: float) -> None:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from meshkit import Call, ResourceExhausted
 from meshkit.call import Criticality
@@ -22,6 +23,17 @@ def test_one_pause_is_no_overload_and_two_in_a_row_are() -> None:
         seen.append(lag.late)
     assert seen == [False, False, False, False, True, True, False, False]
     assert (lag.seconds, lag.worst) == (0.3, 0.9)
+
+
+def test_a_loop_that_stood_still_is_told_once_a_minute() -> None:
+    lag = LoopLag()
+    with capture_logs() as logs:
+        for seconds in (0.9, 3.0, *[4.0] * 599):
+            lag.observe(seconds)
+        assert [line["seconds"] for line in logs] == [3.0]
+        lag.observe(5.0)
+    assert [line["seconds"] for line in logs] == [3.0, 5.0]
+    assert "time.sleep" in logs[0]["likely"]
 
 
 def test_where_no_lag_is_too_much_none_is() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from main import Greeter
 
-from meshkit import Runtime, SharedConfig, State, resource
+from meshkit import CUService, Runtime, SharedConfig, State, resource
 from meshkit.config import ConfigError
 from meshkit.discovery.memory import MemoryRegistry
 from meshkit.transport.server import PortTaken
@@ -93,6 +93,15 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
             await runtime.serve(asyncio.Event())
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+async def test_a_host_that_is_not_this_machine_is_named(tmp_path: Path, host: str) -> None:
+    configs: dict[Any, SharedConfig] = {Probe: config(tmp_path, grpc_host=host)}
+    with pytest.raises(
+        PortTaken, match=rf"^{host} is no address of this machine \(.+\): set GRPC_HOST to one$"
+    ):
+        await Runtime(Probe, configs=configs, registry=MemoryRegistry()).serve(asyncio.Event())
+
+
 def test_two_services_of_a_process_cannot_want_one_port(tmp_path: Path) -> None:
     class Other(Greeter, contract=Greeter.definition.contract, name="other"):
         pass
@@ -131,8 +140,16 @@ def test_the_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_runtime_needs_services_and_each_once() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Runtime()
-    with pytest.raises(ValueError, match="twice"):
-        Runtime(Probe, Probe)
+    with pytest.raises(ValueError, match="probe is there twice"):
+        Runtime(Probe, Greeter, Probe)
+    for none in ("main:Probe", CUService):
+        with pytest.raises(TypeError, match="is no service: give subclasses of CUService"):
+            Runtime(none)  # type: ignore[arg-type]
+
+
+async def test_an_event_loop_that_runs_already_is_told_of() -> None:
+    with pytest.raises(RuntimeError, match="an event loop, and here one runs already"):
+        Runtime(Probe).run()
 
 
 async def test_a_stop_while_a_resource_is_opening_ends_the_start(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ class Front(CUService, contract=CONTRACT, name="front", port=50992):
         if how == "self":
             with self.mesh.scope(as_self=True):
                 return await echo.greet(pb.GreetRequest(name=rest))
+        if how == "detached":
+            with self.mesh.scope(detached=True):
+                return await echo.greet(pb.GreetRequest(name=rest))
         if how == "tenant":
             return await echo.greet(pb.GreetRequest(), tenant=rest)
         return await echo.greet(pb.GreetRequest(name=rest))

@@ -71,6 +71,11 @@ async def test_the_tenant_is_the_subjects(mesh: Mesh) -> None:
     assert error.value.reason == "TENANT_FORBIDDEN"
 
 
+async def test_detached_work_is_the_services_own(mesh: Mesh) -> None:
+    facts = await through_front(mesh, "detached", permissions=("front:greet",))
+    assert facts["principal"] == facts["subject"] == ["local", "front", ["*"], ["acme"]]
+
+
 async def test_a_service_may_call_as_itself(mesh: Mesh) -> None:
     facts = await through_front(mesh, "self", permissions=("front:greet",))
     assert facts["principal"] == facts["subject"] == ["local", "front", ["*"], ["acme"]]

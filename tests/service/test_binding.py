@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,6 +83,23 @@ async def test_a_method_stays_a_function_that_a_unit_test_calls() -> None:
     assert (await Greeter().greet(pb.GreetRequest(name="Ada"), Call.for_test(tenant="acme"))).text == "Ada"
 
 
+async def test_what_is_there_while_a_service_runs_is_told_of_before() -> None:
+    class Greeter(Good, CUService, contract=CONTRACT):
+        phrases = resource(asynccontextmanager(Good.greet_many))  # type: ignore[arg-type]
+
+    service: Any = Greeter()
+    for name in ("config", "mesh", "instance", "live"):
+        with pytest.raises(
+            AttributeError, match=rf"Greeter\.{name} is there while the service runs; a unit test"
+        ):
+            getattr(service, name)
+    with pytest.raises(AttributeError, match=r"resource Greeter\.phrases is not open"):
+        _ = service.phrases
+    with pytest.raises(AttributeError, match="'Greeter' object has no attribute 'nothing'"):
+        _ = service.nothing
+    assert not hasattr(service, "mesh")
+
+
 def test_a_subclass_may_override_a_method_and_is_bound_anew() -> None:
     class Greeter(Good, CUService, contract=CONTRACT):
         """Fits."""
@@ -105,7 +123,7 @@ def test_an_unknown_name_is_told_with_what_was_meant() -> None:
     assert "Greeter.great" in text
     assert f"{HERE}:{line_of('unknown')}" in text
     assert "no such RPC" in text
-    assert "did you mean greet?" in text
+    assert "did you mean greet? Name the method" in text
 
 
 def test_an_unknown_name_in_the_decorator_is_told() -> None:
@@ -128,6 +146,14 @@ def test_missing_rpcs_are_all_named_with_the_methods_to_write() -> None:
     assert f"{HERE}:{line_of('missing')}" in text
     for name in ("GreetMany (async def greet_many)", "GreetAll", "Chat"):
         assert name in text
+
+
+def test_a_method_without_rpc_is_told_to_lack_it() -> None:
+    def make() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse: ...
+
+    assert "not implemented: Greet (greet lacks @rpc). Add" in fault(make)
 
 
 def test_an_rpc_implemented_twice_is_told() -> None:
@@ -163,6 +189,8 @@ def test_an_rpc_without_permission_is_told_of_public() -> None:
         ({"permission": "greeter:greet", "tenant": "maybe"}, "required, optional or none"),
         ({"permission": "greeter:greet", "timeout": 0}, "above 0"),
         ({"permission": "greeter:greet", "timeout": -1.0}, "above 0"),
+        ({"permission": "greeter:greet", "timeout": "2s"}, "timeout='2s'. Give seconds above 0"),
+        ({"permission": "greeter:greet", "idempotent": True}, "option idempotency_level = IDEMPOTENT"),
     ],
 )
 def test_wrong_options_of_rpc_are_told(options: dict[str, Any], says: str) -> None:
@@ -256,8 +284,14 @@ def test_the_shape_of_a_method_is_its_arity() -> None:
             @rpc(permission="greeter:greet")
             async def greet(self, request: pb.GreetRequest) -> pb.GreetResponse: ...
 
+    def swapped() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            @rpc(permission="greeter:greet")
+            async def greet(self, call: Call, request: pb.GreetRequest) -> pb.GreetResponse: ...
+
     for make, says in (
         (sync, "return"),
+        (swapped, "(self, request, call: Call)"),
         (yields, "return"),
         (returns, "yield"),
         (parameters, "(self, request, call: Call)"),
@@ -286,19 +320,47 @@ def test_jobs_are_async_and_make_sense() -> None:
             @every(seconds=30)
             def refresh(self) -> None: ...
 
+    def wide() -> None:
+        class Greeter(Good, CUService, contract=CONTRACT):
+            @every(seconds=30)
+            async def refresh(self, call: Call) -> None: ...
+
     assert "Greeter.refresh" in fault(sync)
+    assert "Write async def refresh(self) -> None" in fault(wide)
     for wrong in ({"seconds": 0}, {"seconds": -1}, {"seconds": 1, "jitter": 2}, {"seconds": float("nan")}):
         with pytest.raises(ValueError, match="@every"):
             every(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("keyword", [{"name": "Greeter"}, {"name": "a" * 41}, {"port": -1}, {"port": 65536}])
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        {"name": "Greeter"},
+        {"name": "a" * 41},
+        {"port": -1},
+        {"port": 65536},
+        {"port": "50060"},
+        {"middleware": print},
+        {"middleware": (3,)},
+    ],
+)
 def test_wrong_class_keywords_are_told(keyword: dict[str, Any]) -> None:
     def make() -> None:
         class Greeter(Good, CUService, contract=CONTRACT, **keyword):
             """Has a wrong keyword."""
 
     assert "Greeter" in fault(make)
+
+
+@pytest.mark.parametrize("contract", [pb, "greeter.v1.GreeterService", pb.DESCRIPTOR])
+def test_what_is_no_contract_is_told_with_what_one_is(contract: Any) -> None:
+    def make() -> None:
+        class Greeter(Good, CUService, contract=contract):
+            """Has none."""
+
+    text = fault(make)
+    assert "is no descriptor of a gRPC service" in text
+    assert 'services_by_name["GreeterService"]' in text
 
 
 def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:

@@ -1,6 +1,7 @@
 """What a caller learns of a failure, and what it does not."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,6 +45,17 @@ async def consume(method: str, client: Any) -> Any:
     if method in {"list", "follow", "talk"}:
         return [reply async for reply in call]
     return await call
+
+
+async def test_an_exit_within_a_call_ends_that_call_alone(running: Running) -> None:
+    async def leave(request: Any, call: Any) -> Any:
+        sys.exit(3)
+
+    running.probe.behave["Read"] = leave
+    with capture_logs() as logs, pytest.raises(Internal):
+        await running.client.read(Text(value="x"), timeout=5)
+    assert any("SystemExit: 3" in line.get("exception", "") for line in logs)
+    assert (await running.client.write(Text(value="still here"), timeout=5)).value == "still here"
 
 
 @pytest.mark.parametrize("method", ["read", "write", "list", "follow", "collect", "merge", "talk"])

@@ -129,6 +129,25 @@ async def test_they_are_closed_when_a_later_one_does_not_open() -> None:
     assert events == BOTH
 
 
+async def test_what_does_not_open_is_named() -> None:
+    class Broken(Probe, contract=CONTRACT):
+        disk = resource(failing)
+
+    with pytest.raises(OSError, match="no such disk") as caught:
+        async with LocalMesh(Broken):
+            raise AssertionError
+    assert caught.value.__notes__ == ["That was while the resource Broken.disk was opened."]
+
+
+async def test_an_opener_that_gives_no_context_manager_is_named() -> None:
+    class Broken(Probe, contract=CONTRACT):
+        disk = resource(lambda service: 3)  # type: ignore[arg-type,return-value]
+
+    with pytest.raises(TypeError, match=r"the opener of Broken\.disk gives a int: let it give"):
+        async with LocalMesh(Broken):
+            raise AssertionError
+
+
 async def test_a_resource_cannot_hide_that_a_later_one_did_not_open() -> None:
     class Broken(Probe, contract=CONTRACT):
         curtain = resource(hiding)

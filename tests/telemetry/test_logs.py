@@ -71,3 +71,36 @@ def test_the_journal_is_told_how_grave_a_line_is(tmp_path: Path) -> None:
         ("<3>", "error"),
         ("<6>", "info"),
     ]
+
+
+SCRIPT = """
+import structlog
+{before}
+from meshkit import Mesh
+Mesh.from_env()
+structlog.get_logger("meshkit.transport").warning("no connection", url="redis://user:hunter2@host")
+structlog.get_logger("meshkit.transport").info("quiet")
+"""
+
+
+def script(folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(before=before)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"CU_STATE_DIR": str(folder), "LOG_LEVEL": "WARNING"},
+    )
+
+
+def test_a_script_keeps_its_standard_output_to_itself(tmp_path: Path) -> None:
+    done = script(tmp_path)
+    assert done.stdout == ""
+    assert "no connection" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "quiet" not in done.stderr, "LOG_LEVEL counts in scripts, too"
+
+
+def test_a_script_that_has_set_up_structlog_keeps_that(tmp_path: Path) -> None:
+    done = script(tmp_path, "structlog.configure(processors=[structlog.processors.JSONRenderer()])")
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["no connection", "quiet"]

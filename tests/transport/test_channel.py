@@ -239,10 +239,10 @@ async def test_typed_clients_raise_the_same_class_with_reason_and_details(mesh: 
 
 
 async def test_a_reply_that_is_none_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def garbled(message: Any, kind: Any) -> bytes:
-        return b"\xff\xff"
+    def garbling(kind: Any) -> Any:
+        return lambda message: b"\xff\xff"
 
-    monkeypatch.setattr("meshkit.transport.codec._encode", garbled)
+    monkeypatch.setattr("meshkit.transport.codec._encoder", garbling)
     async with LocalMesh(Probe) as mesh:
         with pytest.raises(Internal) as caught:
             await mesh.client(ProbeClient).read(Text())

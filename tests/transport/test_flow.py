@@ -15,9 +15,10 @@ async def nothing(*_: Any) -> Any:
     raise AssertionError
 
 
-def flow(handler: Handler, released: list[str] | None = None) -> Flow:
+def flow(handler: Handler, released: list[str] | None = None, *, one_reply: bool = False) -> Flow:
     exchange = Exchange(Method("/probe.v1.ProbeService/Read"), Call(service="probe"), nothing, nothing)
-    return Flow(handler, exchange, None if released is None else lambda: released.append("released"))
+    release = None if released is None else lambda: released.append("released")
+    return Flow(handler, exchange, release, one_reply=one_reply)
 
 
 async def test_the_first_step_is_made_at_once_and_without_a_task() -> None:
@@ -29,7 +30,7 @@ async def test_the_first_step_is_made_at_once_and_without_a_task() -> None:
         await exchange.send("reply")
 
     before = len(asyncio.all_tasks())
-    under_way = flow(handler)
+    under_way = flow(handler, one_reply=True)
     assert steps == ["begun"]
     assert len(asyncio.all_tasks()) == before
     assert await under_way.only() == "reply"
@@ -42,7 +43,7 @@ async def test_one_reply_is_one_reply(replies: int) -> None:
             await exchange.send("reply")
 
     with pytest.raises(Internal):
-        await flow(handler).only()
+        await flow(handler, one_reply=True).only()
 
 
 async def test_replies_come_one_by_one_and_the_onion_waits_for_the_consumer() -> None:
@@ -153,7 +154,7 @@ async def test_what_the_call_held_is_released_once_however_it_ends() -> None:
 
     for handler, end in ((returns, "read"), (fails, "none"), (waits, "cancel"), (waits, "forget")):
         released: list[str] = []
-        under_way = flow(handler, released)
+        under_way = flow(handler, released, one_reply=True)
         if end == "read":
             assert await under_way.only() == "reply"
         elif end == "cancel":

@@ -33,7 +33,7 @@ class Replica:
 
     async def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = await asyncio.wait_for(self.process.stdout.readline(), 30)
+        line = await asyncio.wait_for(self.process.stdout.readline(), 60)
         found: dict[str, Any] = json.loads(line)
         return found
 

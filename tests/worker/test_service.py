@@ -10,7 +10,7 @@ import pytest
 import structlog
 from google.protobuf.struct_pb2 import Struct
 
-from meshkit import Call, InvalidArgument, MeshError, NotFound
+from meshkit import Call, InvalidArgument, MeshError, NotFound, Unavailable
 from meshkit.config import ConfigError
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services.worker.catalogue import Catalogue, workflow
@@ -21,6 +21,7 @@ from reference_services.worker.ledger import Ledger
 from reference_services.worker.service import HARVESTER, Worker, open_engine
 from reference_services.worker.storage import Storage
 from reference_services.worker.workflow import State, Workflow
+from tests.worker.stores import opened
 
 ACME, RIVAL = Call.for_test(tenant="acme"), Call.for_test(tenant="rival")
 
@@ -164,6 +165,18 @@ async def test_without_roots_no_feed_is_accepted(bench: Bench) -> None:
     with pytest.raises(MeshError, match="HARVEST_ROOTS") as refused:
         await bench.worker.start_workflow(request, ACME)
     assert (refused.value.code, refused.value.reason) == ("FAILED_PRECONDITION", "FEED_OUTSIDE_ROOTS")
+
+
+@pytest.mark.parametrize("name", ["worker.sqlite", "worker-ledger.sqlite", "commerce.sqlite"])
+async def test_each_file_of_a_storage_has_to_be_there(tmp_path: Path, name: str) -> None:
+    async with opened(f"sqlite:///{tmp_path}/worker.sqlite") as storage:
+        await storage.check()
+        (tmp_path / name).rename(tmp_path / "away")
+        with pytest.raises(Unavailable) as caught:
+            await storage.check()
+        assert caught.value.reason == "DATABASE_UNAVAILABLE"
+        (tmp_path / "away").rename(tmp_path / name)
+        await storage.check()
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
     from meshkit.config import SharedConfig
     from meshkit.instance import Instance
-    from meshkit.transport.tls import Secured
+    from meshkit.mesh import Mesh
 
 AT_ONCE = 32
 """Instances that are asked at the same time."""
@@ -64,31 +64,29 @@ async def ask(case: Case) -> list[Answer]:
     Raises:
         ConfigError: The certificates of this program cannot be used.
     """
-    from meshkit.security.certificates import client_certificates
+    from meshkit.mesh import Mesh
 
-    config, turn = case.config, asyncio.Semaphore(AT_ONCE)
-    files = client_certificates(config, config.service_name)
+    if not case.instances:
+        return []
+    turn = asyncio.Semaphore(AT_ONCE)
+    async with Mesh(case.config, case.registry) as mesh:
 
-    async def one(instance: Instance) -> Answer:
-        from meshkit.config.certificates import dns_name
-        from meshkit.transport.tls import Secured
+        async def one(instance: Instance) -> Answer:
+            async with turn:
+                return await _ask(instance, mesh)
 
-        name = dns_name(instance.service, config.namespace)
-        async with turn:
-            return await _ask(instance, config, Secured(files.material, name) if files else None)
-
-    return await asyncio.gather(*map(one, case.instances))
+        return await asyncio.gather(*map(one, case.instances))
 
 
-async def _ask(instance: Instance, config: SharedConfig, secured: Secured | None) -> Answer:
+async def _ask(instance: Instance, mesh: Mesh) -> Answer:
     from meshkit.transport.probing import UNREACHABLE, probe
 
-    found = await probe(instance.address, timeout=ANSWER_S, secured=secured)
+    found = await probe(instance.address, timeout=ANSWER_S, secured=mesh.secured(instance.service))
     if found.status == UNREACHABLE:
         return Answer(instance, silence=found.problem)
     begun, at = time.monotonic(), time.time()
     try:
-        described = await _describe(instance, config)
+        described = await _describe(instance, mesh)
     except MeshError as error:
         return Answer(instance, health=found.status, refusal=error)
     took = time.monotonic() - begun
@@ -97,15 +95,13 @@ async def _ask(instance: Instance, config: SharedConfig, secured: Secured | None
     return Answer(instance, health=found.status, described=described, took=took, ahead=ahead)
 
 
-async def _describe(instance: Instance, config: SharedConfig) -> pb.DescribeResponse:
-    """Has an instance tell of itself, over a mesh in which there is nothing but that one."""
+async def _describe(instance: Instance, mesh: Mesh) -> pb.DescribeResponse:
+    """Has an instance tell of itself."""
     from meshkit._gen.meshkit.v1 import mesh_pb2 as pb
     from meshkit._gen.meshkit.v1.mesh_client import MeshClient
-    from meshkit.mesh import Mesh
+    from meshkit.inspection import PERMISSION
 
-    alone = {"registry_url": f"static://{instance.service}={instance.address}", "lb_subset_size": 0}
-    async with Mesh(config.model_copy(update=alone)) as mesh:
-        client = mesh.client(MeshClient, service=instance.service, permissions=["mesh:inspect"])
+    async with mesh.reaching(MeshClient, instance, permissions=[PERMISSION]) as client:
         return await client.describe(pb.DescribeRequest(), timeout=ANSWER_S)
 
 

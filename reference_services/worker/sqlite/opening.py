@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reference_services.sqlite import Schema, open_database, prepare
+from reference_services.sqlite.file import check_there, explained, identity
 from reference_services.worker.harvester.commerce import Commerce
 from reference_services.worker.sqlite.commerce import COMMERCE, SqliteCommerce
 from reference_services.worker.sqlite.ledger import LEDGER, SqliteLedger
@@ -33,11 +36,16 @@ async def open_sqlite(path: Path, *, clock: Callable[[], float] = time.time) -> 
     book = path.with_name(f"{path.stem}-ledger.sqlite")
     shop = path.with_name("commerce.sqlite")
     async with open_database(book, LEDGER) as ledger, open_database(shop, COMMERCE) as commerce:
-        tables = SqliteCommerce(commerce, clock)
+        await asyncio.to_thread(prepare, path, ENGINE)  # DBOS itself would make it without a write-ahead log
+        known, tables = identity(path), SqliteCommerce(commerce, clock)
 
         async def answers() -> None:
             await ledger.check()
             await commerce.check()
+            try:
+                check_there(path, known)
+            except sqlite3.OperationalError as error:
+                raise explained(error, ENGINE) or error from error
 
         yield Storage(
             SqliteLedger(ledger, clock),
@@ -50,5 +58,4 @@ async def open_sqlite(path: Path, *, clock: Callable[[], float] = time.time) -> 
 @contextmanager
 def engine_records(path: Path) -> Iterator[Mapping[str, Any]]:
     """See `Records`."""
-    prepare(path, ENGINE)  # DBOS itself would make it without a write-ahead log
     yield {"system_database_url": f"sqlite:///{path}"}
