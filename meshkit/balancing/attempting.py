@@ -30,6 +30,8 @@ def balanced(pool: EndpointPool, policy: Policy | None = None) -> Middleware:
             if exchange.method.streams_replies:
 
                 def answered() -> object:
+                    if (stalled := _stalled(flight)) is not None:
+                        raise stalled  # it was given up a moment ago, and nobody has seen this reply
                     pool.answered(endpoint, number)
                     return settle()
 

@@ -326,8 +326,8 @@ class GrpcLink(Attempts):
 
 async def _deliver(exchange: Exchange, reply: bytes) -> None:
     if exchange.first_reply is None:
-        exchange.first_reply = time.monotonic()
         exchange.settle()
+        exchange.first_reply = time.monotonic()
     await exchange.send(reply)
 
 

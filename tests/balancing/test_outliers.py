@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from meshkit.balancing.gate import GateState
 from meshkit.balancing.pool import EndpointPool
 from meshkit.balancing.round_robin import RoundRobin
 from meshkit.pipeline import Method
+from meshkit.transport.link import _deliver
 from tests.balancing.parts import Clock, FakeLink, instance
 from tests.balancing.test_pool import World, settled
 
@@ -283,6 +286,30 @@ async def test_an_endpoint_that_does_not_answer_loses_its_calls_to_others(
     assert caught.value.instance == "probe-1"
     assert not caught.value.unprocessed
     assert await caller.who() == {"probe-2", "probe-3"}
+
+
+class Late(Hanging):
+    """A call whose first reply has come when it is given up, and is read only then."""
+
+    async def _attempt(self, made: Exchange) -> None:
+        with suppress(asyncio.CancelledError):
+            await super()._attempt(made)
+        await _deliver(made, b"late")
+
+
+async def test_a_first_reply_that_is_read_after_its_call_was_given_up_is_dropped(
+    pool: EndpointPool, caller: Caller, clock: Clock
+) -> None:
+    await caller.who(30)
+    call = Late(pool, replace(READ, streams_replies=True), "probe-2", "probe-3")
+    while not pool.endpoints["probe-1"].flights:
+        await asyncio.sleep(0)
+    clock.turn(0.6)
+    await looked(pool)
+    with pytest.raises(Unavailable) as caught:
+        await call.task
+    assert caught.value.reason == "STALLED"
+    assert call.exchange.first_reply is None, "so it may be made once more"
 
 
 async def test_nobody_is_suspected_for_the_silence_of_a_process_that_was_itself_held_up(
