@@ -212,6 +212,7 @@ def _expiry(files: CertificateFiles, leaf: Certificate) -> pb.CertificateExpiry:
         file=str(files.file),
         spiffe_id=next(iter(leaf.uris), ""),
         not_after=_timestamp(leaf.not_after),
+        warned_from=_timestamp(leaf.warned_from),
     )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshkit.cli.loading import load_object
-from meshkit.cli.output import ExitCode, Failure, note, say, show_json, show_table
+from meshkit.cli.output import ExitCode, Failure, note, say, show_json
+from meshkit.cli.tables import show, wrapped
 
 if TYPE_CHECKING:
     from meshkit.config import ConfigError, SharedConfig
@@ -36,7 +37,7 @@ def explain(target: Target = None, as_json: AsJson = False) -> None:
         show_json([dataclasses.asdict(setting) for setting in settings])
     else:
         rows = [(each.name, each.value, each.source, each.description) for each in settings]
-        show_table(("setting", "value", "source", "meaning"), rows)
+        show(wrapped(("setting", "value", "source", "meaning"), rows))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""How verbs talk to the terminal: exit codes, the error that ends a verb, text, JSON and tables.
+"""How verbs talk to the terminal: exit codes, the error that ends a verb, text and JSON.
 
 Results go to stdout, everything else (notes, warnings, errors) to stderr, so that output can be piped.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -54,16 +53,3 @@ def shown(path: Path) -> str:
 def show_json(value: object) -> None:
     """Print a value as one JSON document; what JSON does not know is printed as text."""
     say(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table as wide as the terminal; markup in the cells is not interpreted."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    Console().print(table)

@@ -38,6 +38,19 @@ def table_of(
     return table
 
 
+def wrapped(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Makes a table of texts, whose long ones go on in the next line; markup in the cells is not interpreted."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in columns:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
 def show(what: RenderableType) -> None:
     """Prints a table as wide as it is, or as the terminal."""
     console().print(what)

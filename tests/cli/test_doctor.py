@@ -301,7 +301,7 @@ async def test_each_instance_is_asked_with_a_call_like_any_other(tmp_path: Path)
 async def test_an_instance_over_tls_is_asked_over_tls(tmp_path: Path) -> None:
     signer, ca = Signer(), tmp_path / "ca.pem"
     ca.write_bytes(signer.pem)
-    own = write_private(tmp_path / "echo.pem", signer.service("echo", until=3).both)
+    own = write_private(tmp_path / "echo.pem", signer.service("echo", until=3, since=-20).both)
     files = {f"grpc_tls_{side}_{kind}": own for side in ("server", "client") for kind in ("cert", "key")}
     config = config_of(tmp_path, grpc_tls_enabled=True, grpc_tls_ca_cert=ca, **files)
     async with serving(config) as snapshots:

@@ -61,6 +61,13 @@ def test_explain_prints_a_table_without_secrets() -> None:
     assert "CANARY" not in result.output
 
 
+def test_explain_cuts_nothing_off_where_there_is_no_terminal() -> None:
+    folder = f"/{'deep/' * 60}state"
+    shown = run("explain", CU_STATE_DIR=folder, COLUMNS="80").stdout
+    assert shown.count("eep/") >= 59  # one may be split between two lines
+    assert "Where this runs; `production` switches the production rules on." in shown
+
+
 def test_explain_prints_json() -> None:
     settings = {each["name"]: each for each in json.loads(run("explain", "--json", CU_ZONE="a").stdout)}
     assert settings["CU_ZONE"]["value"] == "a"

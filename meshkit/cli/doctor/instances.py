@@ -23,9 +23,6 @@ AT_ONCE = 32
 ANSWER_S = 3.0
 """Seconds that each has to answer."""
 
-DAYS = 14
-"""Days before its certificate expires from which on an instance is warned of."""
-
 _ELSEWHERE = {
     "KEY_UNKNOWN": "give both the same CU_PROJECT_SECRET, or make this project known there: `meshkit projects add`",
     "KEY_RETIRED": "use a key that is not retired",
@@ -132,10 +129,10 @@ def _handshake(answer: Answer) -> list[Finding]:
 
 def _certificates(answer: Answer) -> list[Finding]:
     assert answer.described is not None
-    found = []
+    found, now = [], time.time()
     for each in answer.described.certificates:
-        left = (each.not_after.ToSeconds() - time.time()) / 86400
-        if left < DAYS:
+        if now >= each.warned_from.ToSeconds():
+            left = (each.not_after.ToSeconds() - now) / 86400
             what = f"{answer.instance.instance_id}: its {each.side} certificate expires in {left:.1f} days"
             found.append(warning(what, f"replace {each.file} there; it is read again by itself"))
     return found

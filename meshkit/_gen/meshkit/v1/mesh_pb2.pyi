@@ -221,6 +221,7 @@ class CertificateExpiry(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
+    WARNED_FROM_FIELD_NUMBER: _builtins.int
     side: _builtins.str
     """`server` or `client`: to whom calls it, or to whom it calls."""
     file: _builtins.str
@@ -229,6 +230,10 @@ class CertificateExpiry(_message.Message):
     """Its id, `spiffe://<namespace>/<service>`."""
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def warned_from(self) -> _timestamp_pb2.Timestamp:
+        """From when on it is about to expire."""
+
     def __init__(
         self,
         *,
@@ -236,10 +241,11 @@ class CertificateExpiry(_message.Message):
         file: _builtins.str = ...,
         spiffe_id: _builtins.str = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
+        warned_from: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "warned_from", b"warned_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "not_after", b"not_after", "side", b"side", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "not_after", b"not_after", "side", b"side", "spiffe_id", b"spiffe_id", "warned_from", b"warned_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
