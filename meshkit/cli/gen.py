@@ -109,7 +109,7 @@ def generate(
     compiled = compile_protos(sources, files, includes, _descriptors(absent))
     as_package = is_package(out) if package is None else package
     layout = Layout(as_package, _local(sources, files, compiled.descriptors, known))
-    changes = plan(out, _texts(files, compiled, layout), sources.scope, package=as_package)
+    changes = plan(out, _texts(files, compiled, layout), sources.scopes, package=as_package)
     skips = (f"{file}: not generated, its Python is installed" for file in skipped)
     return Generated(changes, (*compiled.warnings, *skips, *_absences(layout, files, out)))
 

@@ -103,6 +103,19 @@ def test_what_others_have_generated_below_the_output_folder_is_left_alone(
     assert project.tree(place) == before
 
 
+def test_roots_of_protos_keep_out_of_each_others_way_in_an_output_folder(project: Project) -> None:
+    project.write(
+        {
+            "ours/shop/v1/shop.proto": project.proto("shop.v1"),
+            "theirs/bank/v1/bank.proto": project.proto("bank.v1"),
+        }
+    )
+    assert project.gen("ours", "--out", "gen").out == "gen: 6 written, 0 unchanged, 0 removed\n"
+    assert project.gen("theirs", "--out", "gen").out == "gen: 6 written, 0 unchanged, 0 removed\n"
+    assert project.gen("ours", "--out", "gen", "--check").code == 0
+    assert {"shop/v1/shop_pb2.py", "bank/v1/bank_pb2.py"} <= set(project.tree("gen"))
+
+
 def test_a_folder_that_cannot_be_written_is_named(project: Project) -> None:
     project.write({"protos/mine/v1/note.proto": project.proto("mine.v1"), "gen/mine": "a file"})
     ran = project.gen("protos", "--out", "gen")

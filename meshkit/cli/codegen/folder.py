@@ -1,7 +1,7 @@
 """Keeping an output folder current: what to write, what is stale, and doing it without half-written files.
 
-Only files that carry the mark of `meshkit gen` are ever removed, only those of protos in the folder that was asked
-for, and only where this output folder has them: two runs over different protos may share an output folder, and what
+Only files that carry the mark of `meshkit gen` are ever removed, only those of protos in the folders that the run is
+about, and only where this output folder has them: two runs over different protos may share an output folder, and what
 others have generated may lie below it, as in a virtual environment.
 """
 
@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -93,13 +93,13 @@ class Changes:
             _drop_empty(parent.parent, self.folder)
 
 
-def plan(folder: Path, wanted: Mapping[str, str], scope: str, *, package: bool) -> Changes:
+def plan(folder: Path, wanted: Mapping[str, str], scopes: Set[str], *, package: bool) -> Changes:
     """Compare a folder with what it should hold.
 
     Args:
         folder: The output folder; it need not exist.
         wanted: Path -> text of the files that the protos make.
-        scope: Import path of the folder of protos that was asked for; files made of others are left alone.
+        scopes: Import paths of the folders of protos that this is about; files made of others are left alone.
         package: Whether the output folder itself gets an `__init__.py`.
 
     Raises:
@@ -109,7 +109,7 @@ def plan(folder: Path, wanted: Mapping[str, str], scope: str, *, package: bool) 
     write = {name: text for name, text in sorted(wanted.items()) if _differs(folder / name, text)}
     for name in write:
         _refuse_to_overwrite(folder / name)
-    stale = tuple(sorted(name for name in _generated(folder, scope) if name not in wanted))
+    stale = tuple(sorted(name for name in _generated(folder, scopes) if name not in wanted))
     bare = [*_bare_packages(folder, stale, wanted)]
     if not package and (folder / _INIT).exists() and _ours_or_absent(folder / _INIT):
         bare.append(_INIT)
@@ -141,13 +141,17 @@ def _refuse_to_overwrite(path: Path) -> None:
             raise Failure(f"{path} was not made by meshkit gen; move it away or choose another --out")
 
 
-def _generated(folder: Path, scope: str) -> Iterator[str]:
+def _generated(folder: Path, scopes: Set[str]) -> Iterator[str]:
     for path in _python_files(folder):
         source = source_of(path)
-        if source is None or (scope and not source.startswith(f"{scope}/")):
+        if source is None or not any(_lies_in(source, scope) for scope in scopes):
             continue
         if path.parent == folder / PurePosixPath(*module_of(source).split(".")).parent:
             yield path.relative_to(folder).as_posix()
+
+
+def _lies_in(source: str, scope: str) -> bool:
+    return source.startswith(f"{scope}/") if scope else "/" not in source
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

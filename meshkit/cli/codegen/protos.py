@@ -23,13 +23,13 @@ class Sources:
 
     Attributes:
         root: Absolute folder that import paths are relative to.
-        scope: The folder that was asked for, relative to the root; empty where it is the root (or lies above
-            it).
+        scopes: What the run answers for, relative to the root: the folder that was asked for, or, where that is the
+            root (or lies above it), each folder in it; empty for protos in no folder.
         files: All protos in it, as import paths, sorted.
     """
 
     root: Path
-    scope: str
+    scopes: frozenset[str]
     files: tuple[str, ...]
 
 
@@ -56,7 +56,8 @@ def find_sources(folder: Path, root: Path | None = None) -> Sources:
         _check_importable(file)
     _check_distinct(files)
     scope = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else "."
-    return Sources(root, "" if scope == "." else scope, files)
+    scopes = {file.rpartition("/")[0].partition("/")[0] for file in files} if scope == "." else {scope}
+    return Sources(root, frozenset(scopes), files)
 
 
 def module_of(proto: str) -> str:
