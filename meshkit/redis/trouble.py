@@ -117,7 +117,7 @@ def _from_silence(error: BaseException, where: str) -> RedisTrouble:
     if unknown is not None:
         return _passing("REDIS_UNREACHABLE", f"the name in {where} is not known: {unknown.strerror}")
     if isinstance(error, exceptions.TimeoutError | TimeoutError):
-        hint = ": does it speak TLS?" if "rediss" in where else ""
+        hint = ": it hangs, or does not speak TLS" if "rediss" in where else ""
         return _passing("REDIS_UNREACHABLE", f"{where} does not answer in time{hint}")
     if isinstance(error, exceptions.ConnectionError | exceptions.RedisClusterException | OSError):
         return _passing("REDIS_UNREACHABLE", f"{where} cannot be reached: {_system_error(error)}")
