@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +17,6 @@ from meshkit.call import Trace
 from meshkit.calling import Choices
 from meshkit.mesh import Mesh
 from meshkit.pipeline import Exchange, Handler, Middleware
-from meshkit.transport.caller import Caller
 
 ALL = "all"
 """Stands for every layer that can be left out."""
@@ -108,7 +107,7 @@ class PeelableMesh(Mesh):
     left_out = ""
     names: tuple[str, ...] = ()
 
-    def _caller(self, service: str, permissions: Sequence[str], choices: Choices) -> Caller:
+    def _balanced(self, service: str, choices: Choices) -> Handler:
         original = meshkit.calling.layers
         instead = {"picking": _taking_turns(self.pool(service)), "presenting": _one_token(self.tokens)}
 
@@ -121,7 +120,7 @@ class PeelableMesh(Mesh):
             return (*left, _without_trace) if self.left_out in (ALL, TRACING) else left
 
         with patch.object(meshkit.calling, "layers", layers):
-            return super()._caller(service, permissions, choices)
+            return super()._balanced(service, choices)
 
 
 def _taking_turns(pool: EndpointPool) -> Middleware:

@@ -18,7 +18,7 @@ from meshkit.instance import Instance
 from meshkit.pipeline import END, Exchange, Method
 from meshkit.transport.health_watch import HealthWatch
 from meshkit.transport.options import channel_options
-from meshkit.transport.status import code_of, error_from, text_of, trailers_of
+from meshkit.transport.status import WRITE_FAILED, code_of, error_from, text_of, trailers_of
 from meshkit.transport.tls import Secured, open_channel, trouble_of
 
 log = structlog.get_logger("meshkit.transport")
@@ -28,9 +28,6 @@ _TOO_LARGE = "larger than max"
 
 _LATE = "Deadline Exceeded"
 """What gRPC says on this side when a call's time is up; it may say more around it."""
-
-_WRITE_FAILED = "Internal error from Core"
-"""What gRPC says on this side when it cannot write to a call that is over."""
 
 STREAMS = 90
 """Calls that one connection carries at once before another one is opened: a little under the usual limit of servers."""
@@ -100,7 +97,7 @@ class Attempts:
         except AioRpcError as error:
             failure = error_from(error.code(), error.details(), error.trailing_metadata())
             if failure.instance is None and (
-                isinstance(failure, Cancelled) or failure.message == _WRITE_FAILED
+                isinstance(failure, Cancelled) or failure.message == WRITE_FAILED
             ):
                 failure = _cut_off(exchange)
                 failure.instance = exchange.endpoint.instance.instance_id

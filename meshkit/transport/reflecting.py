@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,13 @@ from grpc.aio import EOF, AioRpcError, Channel
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import Internal
-from meshkit.transport.status import error_from
+from meshkit.transport.status import WRITE_FAILED, error_from
 
 MAX_FILES = 1000
 """Proto files that are taken from one server at most."""
+
+ATTEMPTS = 3
+"""Conversations that are begun at most where a refusal overtakes the question, of which gRPC does not always tell."""
 
 _OF_GRPC = ("grpc.health.", "grpc.reflection.")
 
@@ -49,18 +53,22 @@ async def reflect(channel: Channel, name: str, *, timeout: float) -> Contracts:
         MeshError: It does not answer, or not us, serves no reflection, or answers with what does not fit together.
     """
     make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for blocking channels only
-    questions: asyncio.Queue[Any] = asyncio.Queue()
-    call = make_stub(channel).ServerReflectionInfo(_each(questions), timeout=timeout)
-    try:
-        return await _Conversation(call, questions, name).contracts()
-    except AioRpcError as error:
-        raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
-    finally:
-        call.cancel()
+    stub, ends, asked = make_stub(channel), time.monotonic() + timeout, 0
+    while True:
+        asked += 1
+        questions: asyncio.Queue[Any] = asyncio.Queue()
+        call = stub.ServerReflectionInfo(_each(questions), timeout=ends - time.monotonic())
+        try:
+            return await _Conversation(call, questions, name).contracts()
+        except AioRpcError as error:
+            if error.details() != WRITE_FAILED or asked == ATTEMPTS:
+                raise error_from(error.code(), error.details(), error.trailing_metadata()) from error
+        finally:
+            call.cancel()
 
 
 async def _each(questions: asyncio.Queue[Any]) -> AsyncIterator[Any]:
-    """The questions as they come. A `write` that a refusal overtakes would fail of its own, without the refusal."""
+    """The questions as they come."""
     while True:
         yield await questions.get()
 

@@ -16,6 +16,9 @@ from meshkit.errors import BY_CODE, DOMAIN, MeshError, Unknown
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
+WRITE_FAILED = "Internal error from Core"
+"""What gRPC says on this side when it cannot write to a call that is over, where that has not come here yet."""
+
 DETAILS = "grpc-status-details-bin"
 
 _PUSHBACK = re.compile(r"-?[0-9]{1,9}")

@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from meshkit import cli
-from meshkit.cli.output import Failure, show_json, show_table
+from meshkit.cli.output import Failure, show_json
+from meshkit.cli.tables import show, table_of
 from meshkit.config import ConfigError, Problem
 from meshkit.errors import NotFound
 
@@ -89,7 +90,7 @@ def test_a_verb_may_have_verbs(verb: Callable[[object], None], capsys: pytest.Ca
 
     @app.command()
     def mint() -> None:
-        show_table(["kid", "key"], [("a", "[b]")])
+        show(table_of(["kid", "key"], [("a", "[b]")]))
 
     @app.command()
     def inspect() -> None: ...

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
 import pytest
 from greeter.v1 import greeter_pb2 as pb
@@ -15,6 +16,8 @@ from meshkit.security.tokens import peek
 from meshkit.testing import LocalMesh
 from tests.security.handmade import SETTINGS, Handmade, call
 from tests.security.services import BODY, CONTRACT, GREET, Echo
+
+M = TypeVar("M")
 
 
 class Steady(CUService, contract=CONTRACT, name="echo", port=50993):
@@ -111,7 +114,7 @@ async def test_open_streams_end_at_once(revoke: Callable[[Revocations, str], Non
         many = client.greet_many(pb.GreetManyRequest())
         await anext(many)
         (minted,) = mesh.tokens._kept.values()
-        all_ = asyncio.ensure_future(client.greet_all(endless()))
+        all_ = asyncio.ensure_future(client.greet_all(endless(pb.GreetAllRequest())))
         revoked = revocations(local)
         while len(revoked._watched_projects.get("local", ())) < 2:
             await asyncio.sleep(0.001)
@@ -128,7 +131,7 @@ async def test_open_streams_end_at_once(revoke: Callable[[Revocations, str], Non
 async def test_a_stream_whose_method_ignores_its_end_sends_nothing_more() -> None:
     local = LocalMesh(Steady)
     async with local as mesh:
-        chat = mesh.client(GreeterClient, service="echo").chat(endless())
+        chat = mesh.client(GreeterClient, service="echo").chat(endless(pb.ChatRequest()))
         await anext(chat)
         by_project(revocations(local), "")
         with pytest.raises(Unauthenticated) as error:
@@ -154,6 +157,6 @@ async def test_a_stream_ends_when_the_subject_is_revoked_and_not_only_the_actor(
         assert error.value.reason == "SUBJECT_TOKEN_REVOKED"
 
 
-async def endless() -> AsyncIterator[pb.GreetAllRequest]:
-    yield pb.GreetAllRequest()
+async def endless(first: M) -> AsyncIterator[M]:
+    yield first
     await asyncio.Event().wait()
