@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -207,9 +208,14 @@ class Child:
         self._life = asyncio.create_task(self._live(), name=f"meshkit child {self.name}")
 
     def signal(self, number: int) -> None:
-        """Sends the process a signal, if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+        """Sends the process a signal, if it runs.
+
+        Not through `subprocess`, which looks first whether the process has ended, and would take the exit code that
+        asyncio waits for.
+        """
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def leave(self, grace: float) -> None:
         """Ends the process for good: asks it to drain, and kills it when it has not ended in `grace` seconds."""

@@ -24,6 +24,13 @@ print("up", flush=True)
 while True:
     signal.pause()
 """
+FAREWELL = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
 CRASHING = "print('up', flush=True); raise SystemExit(3)"
 
 LISTENING = """
@@ -57,6 +64,20 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def test_signals_that_come_while_a_process_ends_leave_its_exit_code_alone(tmp_path: Path) -> None:
+    async with Supervisor(tmp_path, restarts=Restarts(first=60, most=60, settled=60)) as supervisor:
+        await supervisor.scale(program(FAREWELL), 1)
+        (child,) = supervisor.children["echo"]
+        await until(lambda: child.log.exists() and child.log.read_text() == "up\n")
+        child.signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            while child.pid is not None:
+                child.signal(signal.SIGCONT)
+                await asyncio.sleep(0)
+        await until(lambda: child.exit_code is not None)
+        assert child.exit_code == 7
 
 
 async def test_it_runs_as_many_replicas_as_wanted_and_drains_what_is_too_much(tmp_path: Path) -> None:
