@@ -74,7 +74,7 @@ def content_terms(text: str) -> list[str]:
 
 def _blocks(text: str) -> Iterator[str]:
     lines: list[str] = []
-    fenced = False
+    fenced = _begins_in_fence(text)
     for line in text.splitlines():
         if line.lstrip().startswith("```"):
             fenced = not fenced
@@ -88,6 +88,16 @@ def _blocks(text: str) -> Iterator[str]:
                 lines.append(stripped)
     if lines:
         yield " ".join(lines)
+
+
+def _begins_in_fence(text: str) -> bool:
+    """Whether a piece of a longer text begins amid code: a fence that names a language opens, so others are told by it.
+
+    Where none does, an odd one is taken to close.
+    """
+    fences = [line.strip() for line in text.splitlines() if line.lstrip().startswith("```")]
+    opens = next((place for place, fence in enumerate(fences) if fence.strip("`")), len(fences))
+    return opens % 2 == 1
 
 
 def _cut(sentence: str) -> Iterator[str]:
