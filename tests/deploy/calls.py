@@ -77,7 +77,8 @@ def outcome(mesh: Deployment) -> str:
     done = mesh.run("docker", "compose", *words, "router/ExecuteAgent", request)
     if done.returncode:
         return done.stdout
-    (found,) = (step["outcome"] for step in json.loads(done.stdout)["steps"] if step["name"] == "retrieve")
+    answer = json.loads(done.stdout.splitlines()[-1])  # warnings come before it
+    (found,) = (step["outcome"] for step in answer["steps"] if step["name"] == "retrieve")
     return str(found)
 
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.deploy
 DEMO_FEED = Path(harvester.__file__).parent / "data" / "products.csv"
 HEALTHY_S = 60.0
 MAX_IMAGE_MB = 250
-ROWS = {"dns": int(os.environ.get("DEPLOY_ROWS", "50000")), "redis": 5_000}
+ROWS = {"dns": int(os.environ.get("DEPLOY_ROWS", "50000")), "redis": 20_000}
 """Good items of the feed: the large one once. DEPLOY_ROWS makes it shorter while something is being built."""
 
 SOURCE = "shop"
