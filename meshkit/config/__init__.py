@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from meshkit.config.live import Change as Change
     from meshkit.config.live import Changed as Changed
     from meshkit.config.live import Live as Live
-    from meshkit.config.loading import load as load
     from meshkit.config.problems import ConfigError as ConfigError
     from meshkit.config.problems import Problem as Problem
     from meshkit.config.problems import Wrong as Wrong
@@ -50,7 +49,6 @@ _HOMES = {
     "explained": ("Explained", "explain"),
     "grammar": ("Environment", "LbPolicy", "LogLevel", "RequestProof", "is_loopback"),
     "live": ("Change", "Changed", "Live"),
-    "loading": ("load",),
     "problems": ("ConfigError", "Problem", "Wrong"),
     "processes": ("child_environment", "quiet_grpc"),
     "redaction": ("known_secrets", "redact_url"),

@@ -23,29 +23,6 @@ CODE = "code"
 """The source of a value that the program gives itself."""
 
 
-def load(
-    config_class: type[C],
-    environ: Mapping[str, str] | None = None,
-    *,
-    shared_process: bool = False,
-    **overrides: Any,
-) -> C:
-    """Reads the configuration of a program, as `SharedConfig.load` does.
-
-    Args:
-        config_class: What to load.
-        environ: Read instead of the process's environment.
-        shared_process: Several services share this process, so SERVICE_NAME and the ports are refused.
-        **overrides: Values by field name that hold whatever the sources say.
-
-    Raises:
-        ConfigError: With everything that is wrong, the broken production rules among it.
-    """
-    outcome = attempt(config_class, environ, overrides, shared_process=shared_process)
-    del environ, overrides  # nothing secret in a frame of the traceback
-    return settle(outcome)
-
-
 def settle(outcome: tuple[C | None, list[Problem]]) -> C:
     """The config of an attempt; raises `ConfigError` where anything was wrong."""
     config, problems = outcome

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from meshkit.config import ConfigError, SharedConfig, load
+from meshkit.config import ConfigError, SharedConfig
 from meshkit.config.loading import CODE
 from tests.config.samples import OTHER, SECRET, BrainConfig
 
@@ -43,12 +43,6 @@ def test_each_source_holds_over_the_one_before(folder: Path, monkeypatch: pytest
 
 def test_code_holds_over_everything() -> None:
     assert BrainConfig.load({"GRPC_PORT": "1"}, grpc_port=2).grpc_port == 2
-
-
-def test_the_function_and_the_method_are_one() -> None:
-    assert (
-        load(BrainConfig, {"GRPC_PORT": "1"}).grpc_port == BrainConfig.load({"GRPC_PORT": "1"}).grpc_port == 1
-    )
 
 
 def test_the_empty_string_is_no_value(folder: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from meshkit import Mesh
 from reference_services._gen.contextunity.router.v1 import router_pb2 as router
 from reference_services._gen.contextunity.router.v1.router_client import RouterClient
 from tests.deploy.deployment import TENANT, Deployment, until
+from tests.deploy.programs import beside
 
 INSIDE = (Path(__file__).parent / "inside.py").read_text("utf-8")
 READS_PER_SECOND = 20
@@ -93,26 +92,7 @@ def inside_words(*words: str) -> tuple[str, ...]:
     return ("run", *options, "zero", "-c", INSIDE, *words)
 
 
-@contextmanager
-def reading(mesh: Deployment) -> Iterator[dict[str, Any]]:
+def reading(mesh: Deployment) -> AbstractContextManager[dict[str, Any]]:
     """Brain is read all the while; the tally is filled in at the end."""
-    tally: dict[str, Any] = {}
-    reader = subprocess.Popen(
-        ["docker", "compose", *inside_words("reads", str(READS_PER_SECOND))],
-        cwd=mesh.folder,
-        env=mesh.engine.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert reader.stdin is not None
-    assert reader.stdout is not None
-    try:
-        assert reader.stdout.readline() == "reading\n"
-        yield tally
-    finally:
-        reader.stdin.close()
-        said = reader.stdout.read()
-        reader.stdout.close()
-        assert reader.wait(60) == 0
-    tally |= json.loads(said.splitlines()[-1])
+    words = ("docker", "compose", *inside_words("reads", str(READS_PER_SECOND)))
+    return beside(words, "reading", env=mesh.engine.environment, cwd=mesh.folder)

@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 
 from meshkit import SharedConfig
 from tests.deploy.engine import Engine
+from tests.deploy.programs import ran
 from tests.docs.pages import ROOT
 
 NEEDED = (
@@ -87,17 +88,7 @@ class Deployment:
 
     def run(self, *words: str, timeout: float = 300, **settings: str) -> subprocess.CompletedProcess[str]:
         """Runs a program in the copy; both of its streams are in `stdout`."""
-        return subprocess.run(
-            words,
-            cwd=self.folder,
-            env=self.engine.environment | settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return ran(words, timeout=timeout, env=self.engine.environment | settings, cwd=self.folder)
 
     def compose(self, *words: str, timeout: float = 300, **settings: str) -> str:
         """Runs `docker compose`; gives what it says.

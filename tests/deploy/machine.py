@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.deploy.deployment import until
 from tests.deploy.engine import prepared
+from tests.deploy.programs import ran
 
 BOOT_S = 60.0
 SIZE = "2g"
@@ -49,16 +50,7 @@ class Machine:
 
     def run(self, *words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a program there; both of its streams are in `stdout`."""
-        return subprocess.run(
-            [*self.inside, *words],
-            env=ENVIRONMENT | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return ran([*self.inside, *words], timeout=timeout, env=ENVIRONMENT | environment)
 
     def do(self, *words: str, timeout: float = 120, **environment: str) -> str:
         """Runs a program there; gives what it says.

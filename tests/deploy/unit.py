@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tests.deploy.deployment import until
 from tests.deploy.machine import ENVIRONMENT, Machine
+from tests.deploy.programs import beside
 
 SECRET = "etc/meshkit/project.secret"
 STATE = "var/lib/meshkit"
@@ -101,32 +100,14 @@ class Unit:
         until(lambda: len(self.said(text)) >= times, f"{self.name} says {text!r} {times} times")
 
 
-@contextmanager
-def calling(machine: Machine, per_second: int) -> Iterator[Counter[str]]:
+def calling(machine: Machine, per_second: int) -> AbstractContextManager[dict[str, Any]]:
     """Calls go on all the while, as of a program of the machine's; how they end is filled in at the end."""
-    outcomes: Counter[str] = Counter()
     settings = {
         "CU_STATE_DIR": f"/{STATE}",
         "CU_PROJECT_SECRET": (machine.root / SECRET).read_text().strip(),
     }
-    caller = subprocess.Popen(
-        [
-            *(*machine.inside, "env", "--chdir=/opt/greeter", "runuser", "-u", "meshkit", "--"),
-            *("bin/python", "-m", "tests.deploy.load", str(per_second)),
-        ],
-        env=ENVIRONMENT | settings,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+    words = (
+        *(*machine.inside, "env", "--chdir=/opt/greeter", "runuser", "-u", "meshkit", "--"),
+        *("bin/python", "-m", "tests.deploy.load", str(per_second)),
     )
-    assert caller.stdin is not None
-    assert caller.stdout is not None
-    try:
-        assert caller.stdout.readline() == "calling\n"
-        yield outcomes
-    finally:
-        caller.stdin.close()
-        said = caller.stdout.read()
-        caller.stdout.close()
-        assert caller.wait(60) == 0
-    outcomes.update(json.loads(said))
+    return beside(words, "calling", env=ENVIRONMENT | settings)

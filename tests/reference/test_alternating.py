@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from reference_services._gen.contextunity.zero.v1 import zero_pb2 as zero
 from reference_services._gen.contextunity.zero.v1.zero_client import ZeroClient
 from reference_services.router.service import Router
 from reference_services.worker.service import Worker
-from tests import postgres
 from tests.reference.mesh import Probe, local_mesh, question
 
 Outcome = brain.UpsertOutcome
@@ -28,17 +27,6 @@ PRODUCT = brain.Cell(
     text="A garden gnome.",
     product=brain.Product(sku="g1", price_minor=100, currency="EUR"),
 )
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A new database; empty for files in the state folder."""
-    if request.param == "sqlite":
-        yield ""
-    else:
-        name = postgres.new_database()
-        yield postgres.server().url(name)
-        postgres.drop_database(name)
 
 
 @pytest.fixture

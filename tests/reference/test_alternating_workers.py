@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,10 @@ from meshkit.balancing.policy import Candidates
 from meshkit.config import child_environment
 from reference_services._gen.contextunity.worker.v1 import worker_pb2 as pb
 from reference_services._gen.contextunity.worker.v1.worker_client import WorkerClient
-from tests import postgres
 from tests.reference.mesh import FINAL
 from tests.reference.test_processes import serving
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A new database; empty for files in the state folder."""
-    if request.param == "sqlite":
-        yield ""
-    else:
-        name = postgres.new_database()
-        yield postgres.server().url(name)
-        postgres.drop_database(name)
 
 
 class Other:

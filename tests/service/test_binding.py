@@ -1,8 +1,8 @@
 """A service that does not fit its contract fails at import, with where, what, and how to mend it."""
 
-import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,47 +10,17 @@ from greeter.v1 import greeter_pb2 as pb
 
 from meshkit import END, PUBLIC, Call, CUService, Exchange, every, resource, rpc
 from meshkit.declaration import Public
+from tests.service.greeters import CONTRACT, Good, fault
 
 if TYPE_CHECKING:
     from greeter.v1.greeter_pb2 import GreetRequest as HiddenRequest
 
-CONTRACT = pb.DESCRIPTOR.services_by_name["GreeterService"]
 HERE = __file__
-
-
-class Good:
-    """The four methods, as they should be; a mix-in for classes that get one of them wrong."""
-
-    @rpc(permission="greeter:greet")
-    async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
-        return pb.GreetResponse(text=request.name)
-
-    @rpc(permission="greeter:greet")
-    async def greet_many(
-        self, request: pb.GreetManyRequest, call: Call
-    ) -> AsyncIterator[pb.GreetManyResponse]:
-        yield pb.GreetManyResponse(text=request.name)
-
-    @rpc(permission="greeter:greet")
-    async def greet_all(self, requests: AsyncIterator[pb.GreetAllRequest], call: Call) -> pb.GreetAllResponse:
-        return pb.GreetAllResponse()
-
-    @rpc(permission="greeter:greet")
-    async def chat(
-        self, requests: AsyncIterator[pb.ChatRequest], call: Call
-    ) -> AsyncIterator[pb.ChatResponse]:
-        yield pb.ChatResponse()
-
-
-def fault(make: Callable[[], Any]) -> str:
-    with pytest.raises(TypeError) as caught:
-        make()
-    return str(caught.value)
 
 
 def line_of(text: str) -> int:
     """Number of the one line of this file that ends with a mark."""
-    lines = inspect.getsource(inspect.getmodule(Good)).splitlines()  # type: ignore[arg-type]
+    lines = Path(HERE).read_text().splitlines()
     (number,) = [number for number, line in enumerate(lines, 1) if line.endswith(f"# {text}")]
     return number
 
@@ -332,37 +302,6 @@ def test_jobs_are_async_and_make_sense() -> None:
             every(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "keyword",
-    [
-        {"name": "Greeter"},
-        {"name": "a" * 41},
-        {"port": -1},
-        {"port": 65536},
-        {"port": "50060"},
-        {"middleware": print},
-        {"middleware": (3,)},
-    ],
-)
-def test_wrong_class_keywords_are_told(keyword: dict[str, Any]) -> None:
-    def make() -> None:
-        class Greeter(Good, CUService, contract=CONTRACT, **keyword):
-            """Has a wrong keyword."""
-
-    assert "Greeter" in fault(make)
-
-
-@pytest.mark.parametrize("contract", [pb, "greeter.v1.GreeterService", pb.DESCRIPTOR])
-def test_what_is_no_contract_is_told_with_what_one_is(contract: Any) -> None:
-    def make() -> None:
-        class Greeter(Good, CUService, contract=contract):
-            """Has none."""
-
-    text = fault(make)
-    assert "is no descriptor of a gRPC service" in text
-    assert 'services_by_name["GreeterService"]' in text
-
-
 def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:
     def make() -> None:
         class Greeter(Good, CUService, contract=CONTRACT, prt=5):  # type: ignore  # misspelt
@@ -373,24 +312,6 @@ def test_a_misspelt_class_keyword_is_told_with_what_was_meant() -> None:
     assert f"{HERE}:{line_of('misspelt')}" in text
     known = "contract, name, port, middleware, allow_peers, depends_on"
     assert f"takes no prt (did you mean port?). It takes {known}." in text
-
-
-def test_class_keywords_of_mix_ins_are_theirs_on_either_side() -> None:
-    seen: list[str] = []
-
-    class Coloured:
-        def __init_subclass__(cls, *, colour: str = "", **others: Any) -> None:
-            super().__init_subclass__(**others)
-            seen.append(colour)
-
-    class Before(Coloured, Good, CUService, contract=CONTRACT, colour="red"):
-        """Has it taken before the service sees it."""
-
-    class After(Good, CUService, Coloured, contract=CONTRACT, colour="blue"):  # type: ignore
-        """Has it passed on."""
-
-    assert seen == ["red", "blue"]
-    assert Before.definition.name == After.definition.name == "greeter"
 
 
 def test_a_misspelt_argument_of_the_decorator_is_told_with_what_was_meant() -> None:
@@ -448,82 +369,3 @@ def test_a_resource_that_is_not_open_says_what_to_do_and_a_test_may_set_it() -> 
 def test_the_public_face_has_what_a_middleware_needs() -> None:
     assert END is not None
     assert Exchange is not None
-
-
-@pytest.mark.parametrize(
-    ("peers", "what", "mend"),
-    [
-        ("router", "allow_peers='router'", 'Give a set of names: {"router"}.'),
-        (set(), "allow_peers names nobody", "Name services, or leave it out."),
-        ({"Router"}, "'Router' is no service", "A service's name is [a-z]"),
-        ([7], "7 is no service", "A service's name is [a-z]"),
-        ({"router": True}, "allow_peers={'router': True}", "Give a set of names"),
-    ],
-)
-def test_peers_that_make_no_sense_are_refused(peers: Any, what: str, mend: str) -> None:
-    def on_the_class() -> None:
-        class Greeter(Good, CUService, contract=CONTRACT, allow_peers=peers):
-            """Names its peers wrongly."""
-
-    def on_a_method() -> None:
-        class Greeter(Good, CUService, contract=CONTRACT):
-            """Names the peers of a method wrongly."""
-
-            @rpc(permission="greeter:greet", allow_peers=peers)
-            async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
-                return pb.GreetResponse()
-
-    for make, place in ((on_the_class, "Greeter ("), (on_a_method, "Greeter.greet (")):
-        text = fault(make)
-        assert what in text
-        assert mend in text
-        assert place in text
-
-
-def test_a_methods_peers_replace_those_of_its_class_and_a_subclass_keeps_them() -> None:
-    class Greeter(Good, CUService, contract=CONTRACT, allow_peers=["router"]):
-        """Lets the router in, at one method the brain."""
-
-        @rpc(permission="greeter:greet", allow_peers=("brain", "zero"))
-        async def greet(self, request: pb.GreetRequest, call: Call) -> pb.GreetResponse:
-            return pb.GreetResponse()
-
-    class Later(Greeter, name="later"):
-        """The same."""
-
-    for kind in (Greeter, Later):
-        peers = {each.attribute: each.allow_peers for each in kind.definition.rpcs}
-        assert peers.pop("greet") == {"brain", "zero"}
-        assert set(peers.values()) == {frozenset({"router"})}
-
-
-@pytest.mark.parametrize(
-    ("names", "what", "mend"),
-    [
-        ("brain", "depends_on='brain'", 'Give a set of names: {"brain"}.'),
-        (("Brain",), "'Brain' is no service", "A service's name is [a-z]"),
-        (("brain", "greeter"), "greeter depends on itself", "Leave"),
-    ],
-)
-def test_dependencies_that_make_no_sense_are_refused(names: Any, what: str, mend: str) -> None:
-    def make() -> None:
-        class Greeter(Good, CUService, contract=CONTRACT, depends_on=names):
-            """Names what it depends on wrongly."""
-
-    text = fault(make)
-    assert what in text
-    assert mend.lower() in text.lower()
-
-
-def test_dependencies_are_each_told_once_and_a_subclass_keeps_them() -> None:
-    class Greeter(Good, CUService, contract=CONTRACT, depends_on=["brain", "zero", "brain"]):
-        """Depends on two."""
-
-    class Later(Greeter, name="later"):
-        """The same."""
-
-    class Alone(Greeter, name="alone", depends_on=()):
-        """On none any more."""
-
-    assert Greeter.definition.depends_on == Later.definition.depends_on == ("brain", "zero")
-    assert Alone.definition.depends_on == ()
