@@ -114,8 +114,9 @@ class DbosEngine:
             catalogue,
             resources,
             options.retention_s,
-            lambda ids: self._in_thread(lambda: self._dbos.executing(ids)),
+            lambda: self._in_thread(self._dbos.executing),
             lambda ids: self._in_thread(lambda: self._dbos.forget(ids)),
+            log,
         )
         self._task: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(options.concurrency)

@@ -119,13 +119,11 @@ class DbosProcess:
 
         DBOS._recover_pending_workflows([executor])
 
-    def executing(self, ids: Sequence[str]) -> dict[str, str]:
-        """Those of the workflows that an executor has claimed, and which."""
+    def executing(self) -> dict[str, str]:
+        """The workflows that an executor has claimed, and which."""
         from dbos import DBOS
 
-        found = DBOS.list_workflows(
-            workflow_ids=list(ids), status="PENDING", load_input=False, load_output=False
-        )
+        found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
         return {each.workflow_id: each.executor_id or "" for each in found}
 
     def forget(self, ids: Sequence[str]) -> None:

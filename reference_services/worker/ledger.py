@@ -151,15 +151,16 @@ class History(Protocol):
         """Whether it is the caller who does a chore that one replica does for all; True once in so many seconds."""
         ...
 
-    async def ended(self, age: float, limit: int) -> list[Ended]:
-        """Workflows that a call started and that ended `age` seconds ago, with all that they started; at most `limit`.
+    async def ended(self, age: float, left: Sequence[str], limit: int) -> list[Ended]:
+        """Workflows that a call started, and all that they started, which ended `age` seconds ago; at most `limit`.
 
-        What a workflow started comes before it. Where some of that has not ended, all of it is left out.
+        What a workflow started comes before it. A family of which anything has not ended, or later, is left out, and so
+        are those of the workflows in `left`.
         """
         ...
 
-    async def forget(self, tenant: str, ids: Sequence[str]) -> int:
-        """Deletes those of the tenant's workflows that have ended, and says how many."""
+    async def forget(self, tenant: str, ids: Sequence[str], age: float) -> int:
+        """Deletes those of the tenant's workflows that ended `age` seconds ago, and says how many."""
         ...
 
     async def forget_executors(self, age: float) -> None:

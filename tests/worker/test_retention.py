@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
@@ -25,7 +26,10 @@ from reference_services.worker.dbos_engine import DAY_S, DbosEngine, EngineOptio
 from reference_services.worker.engine import Order
 from reference_services.worker.harvester.planning import outline
 from reference_services.worker.harvester.workflows import harvest
+from reference_services.worker.ledger import Ended, Executor
+from reference_services.worker.postgres import ledger as postgres_ledger
 from reference_services.worker.postgres.schema import WORKER
+from reference_services.worker.retention import ROUND_S, Retention
 from reference_services.worker.sqlite.ledger import LEDGER
 from reference_services.worker.storage import Storage
 from reference_services.worker.workflow import Json, State, Workflow
@@ -221,16 +225,130 @@ async def test_a_family_goes_whole_and_children_first(storage: Storage, clock: C
     await add("acme", "b", "b-0", "b-0-0", unfinished="b-0-0")
     await add("acme", "c", "c-0", unfinished="c-0")
     await add("rival", "d")
-    assert await ledger.ended(1.0, 100) == []
+    assert await ledger.ended(1.0, [], 100) == []
     clock.now += 2.0
     await add("acme", "young")
-    assert [tuple(each) for each in await ledger.ended(1.0, 100)] == [
-        *(("acme", "a-0-1", "n"), ("acme", "a-0", "n"), ("acme", "a-1", "n")),
+    late = await ledger.take_up("acme", "c-0", "worker-1")
+    assert late
+    assert await ledger.finish("acme", "c-0", late.attempts, result={}), "its family has not had its time"
+    assert [tuple(each) for each in await ledger.ended(1.0, [], 100)] == [
+        *(("acme", "a-1", "n"), ("acme", "a-0-1", "n"), ("acme", "a-0", "n")),
         *(("acme", "a", "n"), ("rival", "d", "n")),
     ]
-    assert [each.id for each in await ledger.ended(1.0, 2)] == ["a-0-1", "a-0"]
-    assert await ledger.forget("acme", ["a", "b-0-0", "d"]) == 1, "neither what waits nor another tenant's"
+    assert [each.id for each in await ledger.ended(1.0, [], 2)] == ["a-1", "a-0-1"]
+    assert [each.id for each in await ledger.ended(1.0, ["a"], 100)] == ["d"]
+    gone = await ledger.forget("acme", ["a", "b-0-0", "d", "young"], 1.0)
+    assert gone == 1, "neither what waits nor what is young nor another tenant's"
     assert await ledger.get("rival", "d") is not None
+
+
+async def test_what_is_forgotten_while_it_is_asked_for_again_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there when the row is to be added, and gone when the fingerprints are compared."""
+    name = postgres.new_database()
+    url = postgres.server().url(name)
+    new = Workflow(id="a", tenant="acme", principal="", name="n", state=State.QUEUED)
+    compare = postgres_ledger._fingerprints
+
+    async def too_late(db: Any, workflow_id: str) -> Any:
+        monkeypatch.undo()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:
+            await other.execute("DELETE FROM worker.workflows")
+        return await compare(db, workflow_id)
+
+    async with opened(url) as tables:
+        assert await tables.ledger.add(new)
+        monkeypatch.setattr(postgres_ledger, "_fingerprints", too_late)
+        assert await tables.ledger.add(new)
+    postgres.drop_database(name)
+
+
+@dataclass
+class Book:
+    """A ledger of which a test looks at what is asked."""
+
+    workflows: list[Ended]
+    forgotten: list[str] = field(default_factory=list)
+
+    async def take_turn(self, chore: str, seconds: float) -> bool:
+        assert seconds > 2 * ROUND_S
+        return True
+
+    async def ended(self, age: float, left: Sequence[str], limit: int) -> list[Ended]:
+        return [each for each in self.workflows if each.id.partition("-")[0] not in left]
+
+    async def forget(self, tenant: str, ids: Sequence[str], age: float) -> int:
+        self.forgotten += ids
+        self.workflows = [each for each in self.workflows if each.id not in ids]
+        return len(ids)
+
+    async def executors(self) -> list[Executor]:
+        return [Executor("alive", 1, "alive", "")]
+
+    async def forget_executors(self, age: float) -> None: ...
+
+
+def retention(
+    book: Book, log: Any, *, forget: Any = None, busy: Sequence[str] = (), clock: Any = time.monotonic
+) -> tuple[Retention, list[str]]:
+    async def executing() -> dict[str, str]:
+        return dict.fromkeys(busy, "alive")
+
+    async def discard(ids: Sequence[str]) -> None:
+        discarded.extend(ids)
+
+    discarded: list[str] = []
+    catalogue = Catalogue([Definition("kept", hold, forget=forget), Definition("plain", hold)])
+    return Retention(book, catalogue, Resources(), AGE, executing, discard, log, clock), discarded  # type: ignore[arg-type]
+
+
+async def test_those_that_cannot_let_go_stay_and_keep_nobody_else() -> None:
+    async def fails(tenant: str, ids: Sequence[str], resources: Resources) -> None:
+        if tenant == "acme":
+            raise RuntimeError("no")
+
+    book = Book(
+        [
+            *(Ended("acme", "a-0", "plain"), Ended("acme", "a", "kept"), Ended("acme", "b", "plain")),
+            *(
+                Ended("rival", "c", "kept"),
+                Ended("rival", "d", "of-another-release"),
+                Ended("rival", "e-9", "plain"),
+            ),
+            Ended("rival", "e", "plain"),
+        ]
+    )
+    with structlog.testing.capture_logs() as logs:
+        found, discarded = retention(book, structlog.get_logger(), forget=fails, busy=["e-9"])
+        assert await found.round() == 2
+    assert book.forgotten == discarded == ["b", "c"]
+    assert {(line["workflow"], line["log_level"]) for line in logs} == {
+        ("kept", "error"),
+        ("of-another-release", "warning"),
+    }
+    assert await found.round() == 0, "and the next round ends as well"
+
+
+@pytest.mark.parametrize("held_up_at", ["letting go", "deleting"])
+async def test_a_round_that_stood_still_touches_nothing_any_more(held_up_at: str) -> None:
+    """By then another may have gone round, and freed an id that has come again."""
+    clock = Clock()
+
+    async def slow(tenant: str, ids: Sequence[str], resources: Resources) -> None:
+        if held_up_at == "letting go":
+            clock.now += ROUND_S
+
+    book = Book([Ended("acme", "a", "kept")])
+    found, discarded = retention(book, structlog.get_logger(), forget=slow, clock=clock)
+    if held_up_at == "deleting":
+        find = book.ended
+
+        async def late(age: float, left: Sequence[str], limit: int) -> list[Ended]:
+            clock.now += ROUND_S
+            return await find(age, left, limit)
+
+        book.ended = late  # type: ignore[method-assign]
+    assert await found.round() == 0
+    assert (book.forgotten, discarded) == ([], [])
 
 
 async def test_executors_are_forgotten_when_their_work_was_given_back_long_ago(
@@ -276,5 +394,5 @@ async def test_a_ledger_of_an_older_release_is_brought_up_to_date(tmp_path: Path
     for url in (f"sqlite:///{tmp_path}/worker.sqlite", postgres.server().url(name)):
         async with opened(url) as tables:
             await tables.ledger.forget_executors(1.0)
-            assert await tables.ledger.ended(1.0, 10) == []
+            assert await tables.ledger.ended(1.0, [], 10) == []
     postgres.drop_database(name)

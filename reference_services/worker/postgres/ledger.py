@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reference_services.postgres import NOBODY, Connection, Database, rows
+from reference_services.postgres import NOBODY, Connection, Database, Overtaken, rows
 from reference_services.worker.ledger import (
     COLUMNS,
     MESSAGE_LENGTH,
@@ -51,9 +51,13 @@ class PostgresLedger:
                     *(as_text(new.arguments), now, now),
                 ),
             )
-            if not made and await _fingerprints(db, new.id) != [(mark,)]:
+            if made:
+                return True
+            if not (there := await _fingerprints(db, new.id)):
+                raise Overtaken  # it was forgotten meanwhile
+            if there != [(mark,)]:
                 raise reused()
-            return bool(made)
+            return False
 
         return await self._database.write(new.tenant, work)
 
@@ -218,16 +222,16 @@ class PostgresLedger:
         )
         return changed == 1
 
-    async def ended(self, age: float, limit: int) -> list[Ended]:
+    async def ended(self, age: float, left: Sequence[str], limit: int) -> list[Ended]:
         """See `History`."""
-        values = (self._clock() - age, limit)
-        query = "SELECT * FROM worker.ended(%s, %s)"
+        values = (self._clock() - age, list(left), limit)
+        query = "SELECT * FROM worker.ended(%s, %s, %s)"
         return [Ended(*row) for row in await self._database.read(NOBODY, lambda db: rows(db, query, values))]
 
-    async def forget(self, tenant: str, ids: Sequence[str]) -> int:
+    async def forget(self, tenant: str, ids: Sequence[str], age: float) -> int:
         """See `History`."""
-        query = "DELETE FROM worker.workflows WHERE id = ANY (%s) AND state >= 3"
-        return await self._changed(tenant, query, (list(ids),))
+        query = "DELETE FROM worker.workflows WHERE id = ANY (%s) AND state >= 3 AND finished_at < %s"
+        return await self._changed(tenant, query, (list(ids), self._clock() - age))
 
     async def forget_executors(self, age: float) -> None:
         """See `History`."""

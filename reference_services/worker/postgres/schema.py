@@ -65,22 +65,21 @@ CREATE INDEX workflows_ended ON workflows (finished_at) WHERE parent_id = '' AND
 CREATE TABLE turns (chore text COLLATE "C" PRIMARY KEY, next_at float8 NOT NULL);
 GRANT SELECT, INSERT, UPDATE ON turns TO {ROLE};
 ALTER TABLE executors ADD COLUMN buried_at float8 NOT NULL DEFAULT 0;
--- As the owner, for all tenants: ids and names, and nothing else.
-CREATE FUNCTION ended(before float8, most integer) RETURNS TABLE (tenant text, id text, name text)
+-- As the owner, for all tenants: ids and names, and nothing else. The id of what a workflow started is its own, with
+-- `-` and a number behind it; `.` is the next character.
+CREATE FUNCTION ended(before float8, spared text[], most integer)
+RETURNS TABLE (tenant text, id text, name text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE roots AS (
-        SELECT w.tenant, w.id, w.name FROM worker.workflows AS w
-        WHERE w.parent_id = '' AND w.state >= 3 AND w.finished_at < before AND NOT EXISTS (
-            SELECT FROM worker.workflows AS c WHERE c.tenant = w.tenant AND c.parent_id = w.id AND c.state < 3)
-        ORDER BY w.finished_at LIMIT 20
-    ), family AS (
-        SELECT r.tenant, r.id, r.name, r.id AS root, 3 AS state, 0 AS depth FROM roots AS r UNION ALL
-        SELECT w.tenant, w.id, w.name, f.root, w.state, f.depth + 1
-        FROM worker.workflows AS w JOIN family AS f ON w.tenant = f.tenant AND w.parent_id = f.id
+    WITH roots AS (
+        SELECT w.tenant, w.id FROM worker.workflows AS w
+        WHERE w.parent_id = '' AND w.state >= 3 AND w.finished_at < before AND w.id <> ALL (spared) AND NOT EXISTS (
+            SELECT FROM worker.workflows AS c WHERE c.tenant = w.tenant AND c.id > w.id || '-' AND c.id < w.id || '.'
+            AND (c.state < 3 OR c.finished_at >= before))
+        ORDER BY w.finished_at LIMIT most
     )
-    SELECT f.tenant, f.id, f.name FROM family AS f
-    WHERE (f.tenant, f.root) NOT IN (SELECT u.tenant, u.root FROM family AS u WHERE u.state < 3)
-    ORDER BY f.depth DESC, f.tenant, f.id LIMIT most
+    SELECT f.tenant, f.id, f.name FROM roots AS r JOIN worker.workflows AS f
+    ON f.tenant = r.tenant AND (f.id = r.id OR (f.id > r.id || '-' AND f.id < r.id || '.'))
+    ORDER BY f.tenant, f.id DESC LIMIT most
 $$;
 REVOKE ALL ON FUNCTION ended FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ended TO {ROLE};

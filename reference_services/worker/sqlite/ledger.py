@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -48,18 +49,20 @@ LEDGER = Schema(
 _RUNNING, _QUEUED, _CANCELLED = int(State.RUNNING), int(State.QUEUED), int(State.CANCELLED)
 _WHOLE = ", ".join(COLUMNS)
 _ENDED = """
-WITH RECURSIVE roots AS (
-    SELECT tenant, id, name FROM workflows AS w WHERE parent_id = '' AND state >= 3 AND finished_at < ?
-    AND NOT EXISTS (SELECT 1 FROM workflows AS c WHERE c.tenant = w.tenant AND c.parent_id = w.id AND c.state < 3)
-    ORDER BY finished_at LIMIT 20
-), family AS (
-    SELECT tenant, id, name, id AS root, 3 AS state, 0 AS depth FROM roots UNION ALL
-    SELECT w.tenant, w.id, w.name, f.root, w.state, f.depth + 1
-    FROM workflows AS w JOIN family AS f ON w.tenant = f.tenant AND w.parent_id = f.id
+WITH roots AS (
+    SELECT tenant, id FROM workflows AS w
+    WHERE parent_id = '' AND state >= 3 AND finished_at < :before AND id NOT IN (SELECT value FROM json_each(:left))
+    AND NOT EXISTS (
+        SELECT 1 FROM workflows AS c WHERE c.id > w.id || '-' AND c.id < w.id || '.' AND c.tenant = w.tenant
+        AND (c.state < 3 OR c.finished_at >= :before)
+    )
+    ORDER BY finished_at LIMIT :most
 )
-SELECT tenant, id, name FROM family WHERE (tenant, root) NOT IN (SELECT tenant, root FROM family WHERE state < 3)
-ORDER BY depth DESC, tenant, id LIMIT ?
+SELECT f.tenant, f.id, f.name FROM roots AS r JOIN workflows AS f
+ON f.tenant = r.tenant AND (f.id = r.id OR (f.id > r.id || '-' AND f.id < r.id || '.'))
+ORDER BY f.tenant, f.id DESC LIMIT :most
 """
+"""The id of what a workflow started is its own, with `-` and a number behind it; `.` is the next character."""
 
 
 class SqliteLedger:
@@ -254,18 +257,20 @@ class SqliteLedger:
         )
         return await self._database.execute(query, (chore, now + seconds, now, now + 2 * seconds)) == 1
 
-    async def ended(self, age: float, limit: int) -> list[Ended]:
+    async def ended(self, age: float, left: Sequence[str], limit: int) -> list[Ended]:
         """See `History`."""
-        values = (self._clock() - age, limit)
+        values = {"before": self._clock() - age, "left": json.dumps(list(left)), "most": limit}
         return [
             Ended(*row) for row in await self._database.read(lambda db: db.execute(_ENDED, values).fetchall())
         ]
 
-    async def forget(self, tenant: str, ids: Sequence[str]) -> int:
+    async def forget(self, tenant: str, ids: Sequence[str], age: float) -> int:
         """See `History`."""
         marks = ",".join("?" * len(ids))
-        query = f"DELETE FROM workflows WHERE tenant = ? AND id IN ({marks}) AND state >= 3"
-        return await self._database.execute(query, (tenant, *ids))
+        query = (
+            f"DELETE FROM workflows WHERE tenant = ? AND id IN ({marks}) AND state >= 3 AND finished_at < ?"
+        )
+        return await self._database.execute(query, (tenant, *ids, self._clock() - age))
 
     async def forget_executors(self, age: float) -> None:
         """See `History`."""
